@@ -1,0 +1,34 @@
+//! Vademecum: answers questions about the owner's documents, offline, over MQTT.
+//!
+//! The house, room by room; arrows point downwards only (see `ARCHITECTURE.md`):
+//!
+//! | room | one job |
+//! |---|---|
+//! | [`service`] | start order, readiness, signals, shutdown |
+//! | [`mqtt`] | connection, topics, codec, embedded broker |
+//! | [`http`] | the local control socket |
+//! | [`eval`] | retrieval and answer quality on labelled sets |
+//! | [`answer`] | a question becomes a cited answer |
+//! | [`ingest`] | files become chunks in the store |
+//! | [`retrieve`] | which passages, and how sure |
+//! | [`engine`] | the generator: one thread owns the llama.cpp context |
+//! | [`embed`] | text to unit vectors |
+//! | [`store`] | documents, chunks, vectors and postings in sled |
+//! | [`llama`] | the boundary to llama.cpp that `engine` and `embed` share |
+//! | [`gguf`] | the model file: reading, checking, converting |
+//! | [`tune`] | which cores, how many threads |
+//! | [`config`] | one typed tree from file, environment and flags |
+pub mod answer;
+pub mod config;
+pub mod embed;
+pub mod engine;
+pub mod eval;
+pub mod gguf;
+pub mod http;
+pub mod ingest;
+pub mod llama;
+pub mod mqtt;
+pub mod retrieve;
+pub mod service;
+pub mod store;
+pub mod tune;
