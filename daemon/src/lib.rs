@@ -4,9 +4,11 @@
 //!
 //! | room | one job |
 //! |---|---|
+//! | [`cli`] | the commands, one file each |
 //! | [`service`] | start order, readiness, signals, shutdown |
 //! | [`mqtt`] | connection, topics, codec, embedded broker |
 //! | [`http`] | the local control socket |
+//! | [`api`] | what clients may ask: requests, bounds, replies |
 //! | [`eval`] | retrieval and answer quality on labelled sets |
 //! | [`answer`] | a question becomes a cited answer |
 //! | [`ingest`] | files become chunks in the store |
@@ -19,6 +21,8 @@
 //! | [`tune`] | which cores, how many threads |
 //! | [`config`] | one typed tree from file, environment and flags |
 pub mod answer;
+pub mod api;
+pub mod cli;
 pub mod config;
 pub mod embed;
 pub mod engine;

@@ -1,1 +1,7 @@
-fn main(){}
+//! The `vademecum` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vademecum::cli::main()
+}

@@ -1,1 +1,426 @@
-//! (being written)
+//! A question becomes a cited answer: retrieve, show the evidence, prompt, generate, cite, or abstain.
+
+use crate::embed::Embedder;
+use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Request, Sampling};
+use crate::retrieve::{Passage, Query, RetrieveError, Retriever};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The default system prompt.
+pub const SYSTEM_PROMPT: &str = "Answer the question briefly, using only the numbered passages. \
+Name the passage you used, like [1]. If the passages do not answer the question, say: not found.";
+
+/// Sentences quoted from a passage.
+const QUOTE_SENTENCES: usize = 2;
+
+/// What can go wrong with a question.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Retrieval failed.
+    #[error(transparent)]
+    Retrieve(#[from] RetrieveError),
+    /// The generator failed or refused.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The question's deadline passed.
+    #[error("the deadline of {0} ms passed before the answer was complete; allow more time with deadline_ms or lower max_tokens")]
+    DeadlineExceeded(u128),
+    /// The question was cancelled.
+    #[error("the question was cancelled")]
+    Cancelled,
+    /// A task of the daemon ended unexpectedly.
+    #[error("an internal task failed: {0}")]
+    Internal(String),
+}
+
+/// How much is done for a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Evidence and a generated answer.
+    #[default]
+    Answer,
+    /// Evidence alone, in milliseconds.
+    Evidence,
+}
+
+/// One question.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Its text.
+    pub text: String,
+    /// The collection that is asked.
+    pub collection: String,
+    /// Tags that passages must have: keys are AND-ed, values OR-ed.
+    pub filter: BTreeMap<String, Vec<String>>,
+    /// Passages to retrieve.
+    pub top_k: usize,
+    /// Longest answer in tokens.
+    pub max_tokens: usize,
+    /// How much is done.
+    pub mode: Mode,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// When it was received.
+    pub asked: Instant,
+    /// Time allowed from then on.
+    pub allowed: Duration,
+}
+
+/// A passage that an answer rests on, as it crosses the wire.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Citation {
+    /// Its number in the prompt, from 1.
+    pub n: usize,
+    /// The document's id.
+    pub document: String,
+    /// The document's title.
+    pub title: String,
+    /// Headings down to the passage, joined by ` > `.
+    pub heading: String,
+    /// Page, where the source has pages.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub page: Option<u32>,
+    /// The chunk's id.
+    pub chunk: String,
+    /// Fused score, 0 to 1.
+    pub score: f32,
+    /// The sentence or two that answer best.
+    pub quote: String,
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Question to evidence.
+    pub evidence_ms: f64,
+    /// Encoding the question.
+    pub embed_ms: f64,
+    /// Searching the library.
+    pub search_ms: f64,
+    /// Waiting for the generator.
+    pub queue_ms: f64,
+    /// Reading the prompt.
+    pub prefill_ms: f64,
+    /// Question to the first piece of the answer.
+    pub ttft_ms: f64,
+    /// Question to the whole answer.
+    pub total_ms: f64,
+    /// Decoding speed.
+    pub tokens_per_s: f64,
+}
+
+/// What was computed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Passages in the prompt.
+    pub passages: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of those, tokens whose state was reused.
+    pub reused_tokens: usize,
+    /// Tokens of the answer.
+    pub answer_tokens: usize,
+}
+
+/// A cited answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Its text.
+    pub answer: String,
+    /// Whether the library holds an answer.
+    pub found: bool,
+    /// How sure retrieval is that it does, 0 to 1.
+    pub confidence: f32,
+    /// Passages the model read, strongest first.
+    pub citations: Vec<Citation>,
+    /// The generator.
+    pub model: String,
+    /// Why the answer ended: `stop`, `length`.
+    pub finish: String,
+    /// Where the time went.
+    pub timings: Timings,
+    /// What was computed.
+    pub usage: Usage,
+}
+
+/// What is told while an answer is made.
+#[derive(Debug)]
+pub enum Progress {
+    /// Before a token is generated; empty when the library holds no answer.
+    Evidence(Vec<Citation>),
+    /// A piece of the answer.
+    Delta(String),
+}
+
+/// What the answering room needs to know from the configuration.
+#[derive(Debug, Clone)]
+pub struct AnswerOptions {
+    /// The system prompt.
+    pub system: String,
+    /// Below this confidence the library holds no answer.
+    pub threshold: f32,
+    /// What is said then.
+    pub not_found: String,
+    /// Strings that end an answer.
+    pub stop: Vec<String>,
+}
+
+/// Answers questions; cheap to clone.
+#[derive(Clone)]
+pub struct Answerer {
+    retriever: Retriever,
+    embedder: Embedder,
+    engine: Engine,
+    options: Arc<AnswerOptions>,
+}
+
+impl Answerer {
+    /// Joins the rooms that an answer needs.
+    pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, options: AnswerOptions) -> Self {
+        Self { retriever, embedder, engine, options: Arc::new(options) }
+    }
+
+    /// The generator.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Below this confidence the library holds no answer.
+    pub fn threshold(&self) -> f32 {
+        self.options.threshold
+    }
+
+    /// The retriever.
+    pub fn retriever(&self) -> &Retriever {
+        &self.retriever
+    }
+
+    /// Answers one question, telling `progress` about the evidence and each piece of the answer on the way.
+    ///
+    /// # Errors
+    /// [`AnswerError`]: the collection is unknown, the queue full, the deadline passed, the question cancelled.
+    pub async fn answer(
+        &self,
+        question: &Question,
+        cancel: &Cancel,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Answer, AnswerError> {
+        let (found, evidence) = self.evidence(question).await?;
+        let mut answer = Answer {
+            answer: String::new(),
+            found,
+            confidence: evidence.confidence,
+            citations: evidence.citations,
+            model: self.engine.info().model.clone(),
+            finish: "stop".into(),
+            timings: Timings {
+                evidence_ms: millis(question.asked.elapsed()),
+                embed_ms: evidence.embed_ms,
+                search_ms: evidence.search_ms,
+                ..Timings::default()
+            },
+            usage: Usage::default(),
+        };
+        if !found {
+            answer.citations.clear();
+        }
+        progress(Progress::Evidence(answer.citations.clone()));
+        match (found, question.mode) {
+            (false, _) => answer.answer.clone_from(&self.options.not_found),
+            (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
+            (true, Mode::Answer) => self.generate(question, &evidence.passages, cancel, progress, &mut answer).await?,
+        }
+        answer.timings.total_ms = millis(question.asked.elapsed());
+        Ok(answer)
+    }
+
+    async fn evidence(&self, question: &Question) -> Result<(bool, Evidence), AnswerError> {
+        let query = Query {
+            text: question.text.clone(),
+            collection: question.collection.clone(),
+            filter: question.filter.clone(),
+            top_k: question.top_k,
+        };
+        let (retriever, embedder) = (self.retriever.clone(), self.embedder.clone());
+        let threshold = self.options.threshold;
+        let work = move || -> Result<(bool, Evidence), AnswerError> {
+            let retrieval = retriever.search(&query)?;
+            let found = !retrieval.passages.is_empty() && retrieval.confidence >= threshold;
+            let quotes = if found { crate::retrieve::quotes(&embedder, &query.text, &retrieval.passages, QUOTE_SENTENCES)? } else { vec![] };
+            let citations = retrieval.passages.iter().zip(quotes).enumerate().map(|(i, (passage, quote))| cite(i + 1, passage, quote));
+            let evidence = Evidence {
+                citations: citations.collect(),
+                confidence: retrieval.confidence,
+                embed_ms: retrieval.embed_ms,
+                search_ms: retrieval.search_ms,
+                passages: retrieval.passages,
+            };
+            Ok((found, evidence))
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| AnswerError::Internal(e.to_string()))?
+    }
+
+    async fn generate(
+        &self,
+        question: &Question,
+        passages: &[Passage],
+        cancel: &Cancel,
+        progress: &mut (dyn FnMut(Progress) + Send),
+        answer: &mut Answer,
+    ) -> Result<(), AnswerError> {
+        let request = Request {
+            system: self.options.system.clone(),
+            passages: passages.iter().map(prompt_passage).collect(),
+            question: question.text.clone(),
+            max_tokens: question.max_tokens,
+            stop: self.options.stop.clone(),
+            sampling: question.sampling.clone(),
+            deadline: question.asked + question.allowed,
+        };
+        let mut generation = self.engine.generate(request, cancel.clone())?;
+        let deadline = tokio::time::Instant::from_std(question.asked + question.allowed);
+        let completion = loop {
+            // A question that still waits for the generator is ended here; one that runs is ended there as well.
+            let event = tokio::select! {
+                event = generation.events.recv() => event,
+                () = cancel.cancelled() => return Err(AnswerError::Cancelled),
+                () = tokio::time::sleep_until(deadline) => return Err(AnswerError::DeadlineExceeded(question.allowed.as_millis())),
+            };
+            match event {
+                Some(Event::Delta(delta)) => {
+                    if answer.timings.ttft_ms == 0.0 {
+                        answer.timings.ttft_ms = millis(question.asked.elapsed());
+                    }
+                    progress(Progress::Delta(delta));
+                }
+                Some(Event::Done(completion)) => break completion,
+                Some(Event::Failed(error)) => return Err(error.into()),
+                None => return Err(EngineError::Stopped.into()),
+            }
+        };
+        match completion.finish {
+            Finish::Cancelled => return Err(AnswerError::Cancelled),
+            Finish::Deadline => return Err(AnswerError::DeadlineExceeded(question.allowed.as_millis())),
+            Finish::Stop => {}
+            Finish::Length => answer.finish = "length".into(),
+        }
+        answer.citations.truncate(completion.passages_used);
+        self.complete(&completion, answer);
+        Ok(())
+    }
+
+    /// Puts the generator's text and figures into the answer.
+    fn complete(&self, completion: &Completion, answer: &mut Answer) {
+        let text = without_foreign_marks(completion.text.trim(), completion.passages_used);
+        if says_not_found(&text) {
+            answer.found = false;
+            answer.citations.clear();
+            answer.answer.clone_from(&self.options.not_found);
+        } else {
+            answer.answer = text;
+        }
+        let timings = &mut answer.timings;
+        timings.queue_ms = millis(completion.waited);
+        timings.prefill_ms = millis(completion.prefill);
+        let seconds = completion.decode.as_secs_f64();
+        timings.tokens_per_s = if seconds > 0.0 { completion.answer_tokens as f64 / seconds } else { 0.0 };
+        answer.usage = Usage {
+            passages: completion.passages_used,
+            prompt_tokens: completion.prompt_tokens,
+            reused_tokens: completion.reused_tokens,
+            answer_tokens: completion.answer_tokens,
+        };
+    }
+}
+
+/// What retrieval gave.
+struct Evidence {
+    passages: Vec<Passage>,
+    citations: Vec<Citation>,
+    confidence: f32,
+    embed_ms: f64,
+    search_ms: f64,
+}
+
+fn cite(n: usize, passage: &Passage, quote: String) -> Citation {
+    Citation {
+        n,
+        document: passage.document.clone(),
+        title: passage.title.clone(),
+        heading: passage.heading.clone(),
+        page: passage.page,
+        chunk: passage.chunk.clone(),
+        score: passage.score,
+        quote,
+    }
+}
+
+fn prompt_passage(passage: &Passage) -> PromptPassage {
+    // The title usually is the first heading; saying it twice costs tokens.
+    let heading = if passage.heading.starts_with(&passage.title) {
+        passage.heading.clone()
+    } else if passage.heading.is_empty() {
+        passage.title.clone()
+    } else {
+        format!("{} > {}", passage.title, passage.heading)
+    };
+    PromptPassage { heading, text: passage.text.clone() }
+}
+
+/// Milliseconds with three decimals.
+pub fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Drops marks such as `[7]` that name no passage the model has read: a citation to nowhere is worse than none.
+fn without_foreign_marks(text: &str, passages: usize) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find('[') {
+        let (before, after) = rest.split_at(open);
+        let number = after[1..].split_once(']').map(|(inside, _)| inside).filter(|n| (1..=4).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()));
+        match number {
+            Some(n) if !n.parse::<usize>().is_ok_and(|n| (1..=passages).contains(&n)) => {
+                out.push_str(before.trim_end_matches(' '));
+                rest = &after[n.len() + 2..];
+            }
+            _ => {
+                out.push_str(before);
+                out.push('[');
+                rest = &after[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Whether the model says that the passages hold no answer, as the prompt asks it to.
+fn says_not_found(text: &str) -> bool {
+    let plain = text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
+    plain.is_empty() || plain == "not found" || plain.starts_with("not found.") || plain.starts_with("not found [")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_that_name_no_passage_are_dropped() {
+        assert_eq!(without_foreign_marks("Press reset [2]. See [7] and [x] [ 1 ].", 2), "Press reset [2]. See and [x] [ 1 ].");
+        assert_eq!(without_foreign_marks("[0][1] a[3", 1), "[1] a[3");
+        assert_eq!(without_foreign_marks("no marks", 0), "no marks");
+    }
+
+    #[test]
+    fn abstention_is_recognised_only_as_the_whole_answer() {
+        assert!(says_not_found("Not found."));
+        assert!(says_not_found(" \"not found\" "));
+        assert!(says_not_found(""));
+        assert!(!says_not_found("The sensor was not found on the bus."));
+        assert!(!says_not_found("Error 404 means page not found."));
+    }
+}

@@ -1,1 +1,555 @@
-//! (being written)
+//! One typed configuration tree from file, environment and flags.
+//!
+//! The layers are merged as plain tables first (default, file, environment, flags: later wins) and turned into the
+//! typed [`Config`] exactly once, so that every unknown key and every bad value is refused with the place it came from.
+
+mod layers;
+
+pub use layers::{Flags, Loaded, load};
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Where the daemon looks for its configuration when `--config` is not given.
+pub const SYSTEM_CONFIG: &str = "/etc/vademecum/vademecum.toml";
+
+/// What can be wrong with a configuration; each message names the place, the key and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read configuration {path}: {source}; check the path given with --config and its permissions")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{path} is not valid TOML: {message}")]
+    Syntax {
+        /// The file.
+        path: String,
+        /// The parser's words, with line and column.
+        message: String,
+    },
+    /// A key that does not exist.
+    #[error("{origin}: unknown key `{key}`; {remedy}")]
+    UnknownKey {
+        /// File, variable or flag.
+        origin: String,
+        /// Dotted key.
+        key: String,
+        /// The nearest known key, or where to look.
+        remedy: String,
+    },
+    /// A value of the wrong type or outside its range.
+    #[error("{origin}: `{key}` {problem}")]
+    BadValue {
+        /// File, variable or flag.
+        origin: String,
+        /// Dotted key.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This node's name: the second part of every topic. Empty: the host name.
+    pub node: String,
+    /// Where documents, vectors and copies of the sources are kept.
+    pub data_dir: PathBuf,
+    /// The collection that questions and documents use when they name none.
+    pub collection: String,
+    /// The connection to the broker.
+    pub mqtt: Mqtt,
+    /// The embedded broker, used when `mqtt.broker` is empty.
+    pub broker: EmbeddedBroker,
+    /// The generator.
+    pub model: Model,
+    /// The encoder that turns text into vectors.
+    pub embedder: Embedder,
+    /// How questions are answered.
+    pub answer: Answer,
+    /// How documents are read.
+    pub ingest: Ingest,
+    /// The database.
+    pub store: Store,
+    /// Start and stop.
+    pub service: Service,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// `[mqtt]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mqtt {
+    /// `mqtt://host:port` or `mqtts://host:port`; empty: the embedded broker.
+    pub broker: String,
+    /// First part of every topic.
+    pub base: String,
+    /// Protocol: `auto` (5, then 3.1.1 when the broker refuses it), `5` or `3.1.1`.
+    pub version: String,
+    /// Client id; empty: `vademecum-<node>`.
+    pub client_id: String,
+    /// User name; empty: none.
+    pub username: String,
+    /// File whose first line is the password; empty: none.
+    pub password_file: PathBuf,
+    /// PEM file of the authorities that `mqtts` trusts; empty: the system's.
+    pub ca_file: PathBuf,
+    /// Keep-alive in seconds.
+    pub keep_alive_s: u64,
+    /// Largest payload accepted, in bytes.
+    pub max_payload_bytes: usize,
+    /// Topic filters that replies may go to, besides the node's own `answer/<id>`.
+    pub reply_topics: Vec<String>,
+    /// Whether documents may be put and deleted over MQTT.
+    pub documents: bool,
+    /// Fleet group whose shared subscription this node joins; empty: none.
+    pub fleet: String,
+}
+
+/// `[broker]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbeddedBroker {
+    /// Address and port; loopback only.
+    pub listen: String,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// The generator's GGUF file; empty: `generator.gguf` in the usual places.
+    pub generator: PathBuf,
+    /// Context in tokens, prompt and answer together.
+    pub context: u32,
+    /// Threads that decode; 0: chosen by the cores this process may use.
+    pub threads: usize,
+    /// Threads that read prompts; 0: chosen likewise.
+    pub batch_threads: usize,
+}
+
+/// `[embedder]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embedder {
+    /// The encoder's GGUF file; empty: `embedder.gguf` in the usual places.
+    pub path: PathBuf,
+    /// The Hugging Face `tokenizer.json`; empty: from the GGUF, or beside it.
+    pub tokenizer: PathBuf,
+    /// Threads; 0: chosen by the cores this process may use.
+    pub threads: usize,
+    /// Tokens in one forward pass.
+    pub batch_tokens: usize,
+}
+
+/// `[answer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Answer {
+    /// Passages retrieved for a question.
+    pub top_k: usize,
+    /// Longest answer in tokens.
+    pub max_tokens: usize,
+    /// Below this confidence (0 to 1) the answer is `found: false`.
+    pub threshold: f32,
+    /// What is said when the library holds no answer.
+    pub not_found: String,
+    /// The system prompt.
+    pub system: String,
+    /// Strings that end an answer.
+    pub stop: Vec<String>,
+    /// Sampling temperature; 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus sampling: smallest set of tokens with this probability mass.
+    pub top_p: f32,
+    /// Tokens less likely than this share of the likeliest are dropped.
+    pub min_p: f32,
+    /// Random seed, used when the temperature is above 0.
+    pub seed: u32,
+    /// A question without a deadline of its own gets this one, in milliseconds.
+    pub deadline_ms: u64,
+    /// Questions that may wait; one more is answered `queue_full`.
+    pub queue: usize,
+    /// Longest question in bytes.
+    pub max_question_bytes: usize,
+}
+
+/// `[ingest]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ingest {
+    /// Tokens of the embedder in one chunk, heading path included.
+    pub chunk_tokens: usize,
+    /// Globs of the files to read; empty: every readable kind.
+    pub include: Vec<String>,
+    /// Globs of the files to leave out.
+    pub exclude: Vec<String>,
+    /// Largest document in bytes.
+    pub max_document_bytes: u64,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// sled's page cache in bytes.
+    pub cache_bytes: u64,
+}
+
+/// `[service]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Service {
+    /// Seconds that the running question gets to finish after SIGTERM.
+    pub shutdown_grace_s: u64,
+    /// Seconds between two `metrics` messages; 0: none.
+    pub metrics_every_s: u64,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            data_dir: PathBuf::new(),
+            collection: "default".into(),
+            mqtt: Mqtt::default(),
+            broker: EmbeddedBroker::default(),
+            model: Model::default(),
+            embedder: Embedder::default(),
+            answer: Answer::default(),
+            ingest: Ingest::default(),
+            store: Store::default(),
+            service: Service::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            broker: String::new(),
+            base: "vademecum".into(),
+            version: "auto".into(),
+            client_id: String::new(),
+            username: String::new(),
+            password_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
+            keep_alive_s: 30,
+            max_payload_bytes: 1024 * 1024,
+            reply_topics: ["reply/#", "+/reply/#", "response/#", "+/response/#"].map(String::from).to_vec(),
+            documents: true,
+            fleet: String::new(),
+        }
+    }
+}
+
+impl Default for EmbeddedBroker {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:1883".into() }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { generator: PathBuf::new(), context: 2048, threads: 0, batch_threads: 0 }
+    }
+}
+
+impl Default for Embedder {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), tokenizer: PathBuf::new(), threads: 0, batch_tokens: 512 }
+    }
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self {
+            top_k: 3,
+            max_tokens: 128,
+            threshold: 0.5,
+            not_found: "The library does not hold an answer to this question.".into(),
+            system: crate::answer::SYSTEM_PROMPT.into(),
+            stop: vec![],
+            temperature: 0.0,
+            top_p: 0.95,
+            min_p: 0.05,
+            seed: 0,
+            deadline_ms: 120_000,
+            queue: 16,
+            max_question_bytes: 4096,
+        }
+    }
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self { chunk_tokens: 176, include: vec![], exclude: vec![], max_document_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { cache_bytes: 16 * 1024 * 1024 }
+    }
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self { shutdown_grace_s: 10, metrics_every_s: 60 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into() }
+    }
+}
+
+/// A broker's address, parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Whether the connection is encrypted (`mqtts`).
+    pub tls: bool,
+}
+
+impl BrokerUrl {
+    /// Parses `mqtt[s]://host[:port]`; the ports default to 1883 and 8883.
+    ///
+    /// # Errors
+    /// What is wrong with the text, as a clause that follows the key's name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (tls, rest) = if let Some(rest) = text.strip_prefix("mqtt://") {
+            (false, rest)
+        } else if let Some(rest) = text.strip_prefix("mqtts://") {
+            (true, rest)
+        } else {
+            return Err(format!("is `{text}`; write mqtt://host:port or mqtts://host:port"));
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains(['/', '@', '?', '#', ' ']) {
+            return Err(format!("is `{text}`; only host and port may follow the scheme (user name and password have keys of their own)"));
+        }
+        let bad_port = |port: &str| format!("has the port `{port}`; write a number from 1 to 65535");
+        let parse_port = |port: &str| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| bad_port(port));
+        let default_port = if tls { 8883 } else { 1883 };
+        let (host, port) = if let Some(v6) = rest.strip_prefix('[') {
+            let (host, tail) = v6.split_once(']').ok_or_else(|| format!("is `{text}`; the bracket of the IPv6 address is not closed"))?;
+            (host, tail.strip_prefix(':').map(parse_port).transpose()?)
+        } else {
+            match rest.rsplit_once(':') {
+                Some((host, port)) => (host, Some(parse_port(port)?)),
+                None => (rest, None),
+            }
+        };
+        if host.is_empty() {
+            return Err(format!("is `{text}`; the host is missing"));
+        }
+        Ok(Self { host: host.to_owned(), port: port.unwrap_or(default_port), tls })
+    }
+}
+
+impl Config {
+    /// The configured node name, or the host name.
+    pub fn node_name(&self) -> String {
+        if self.node.is_empty() { host_name() } else { self.node.clone() }
+    }
+
+    /// Base of every topic: `<mqtt.base>/<node>`.
+    pub fn topic_base(&self) -> String {
+        format!("{}/{}", self.mqtt.base, self.node_name())
+    }
+
+    /// The broker to connect to: the configured one, or the embedded one's address.
+    ///
+    /// # Errors
+    /// What is wrong with the address.
+    pub fn broker_url(&self) -> Result<BrokerUrl, String> {
+        if self.mqtt.broker.is_empty() {
+            let listen: SocketAddr = self.broker.listen.parse().map_err(|_| format!("`{}` is not address:port", self.broker.listen))?;
+            return Ok(BrokerUrl { host: listen.ip().to_string(), port: listen.port(), tls: false });
+        }
+        BrokerUrl::parse(&self.mqtt.broker)
+    }
+
+    /// The data directory: configured, systemd's `STATE_DIRECTORY`, `/var/lib/vademecum` for root, else the user's.
+    pub fn data_dir(&self) -> PathBuf {
+        if !self.data_dir.as_os_str().is_empty() {
+            return self.data_dir.clone();
+        }
+        if let Some(state) = std::env::var_os("STATE_DIRECTORY") {
+            return PathBuf::from(state);
+        }
+        if rustix::process::geteuid().is_root() {
+            return PathBuf::from("/var/lib/vademecum");
+        }
+        match (std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME")) {
+            (Some(data), _) => PathBuf::from(data).join("vademecum"),
+            (None, Some(home)) => PathBuf::from(home).join(".local/share/vademecum"),
+            (None, None) => PathBuf::from("/var/lib/vademecum"),
+        }
+    }
+
+    /// The local control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.data_dir().join("control.sock")
+    }
+
+    /// The generator's file: configured, or the first `generator.gguf` found in the usual places.
+    pub fn generator_path(&self) -> PathBuf {
+        self.model_path(&self.model.generator, "generator.gguf")
+    }
+
+    /// The embedder's file: configured, or the first `embedder.gguf` found in the usual places.
+    pub fn embedder_path(&self) -> PathBuf {
+        self.model_path(&self.embedder.path, "embedder.gguf")
+    }
+
+    fn model_path(&self, configured: &Path, name: &str) -> PathBuf {
+        if !configured.as_os_str().is_empty() {
+            return configured.to_owned();
+        }
+        let cache = std::env::var_os("VADEMECUM_MODELS").map(PathBuf::from).or_else(user_model_cache);
+        let mut places = vec![self.data_dir().join("models"), PathBuf::from("/usr/share/vademecum/models")];
+        places.extend(cache);
+        let first = places[0].join(name);
+        places.into_iter().map(|dir| dir.join(name)).find(|path| path.exists()).unwrap_or(first)
+    }
+
+    /// Checks what types cannot: ranges and forms.
+    ///
+    /// # Errors
+    /// `(key, what is wrong and what would be right)`.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        let between = |key, value: usize, low: usize, high: usize| {
+            if (low..=high).contains(&value) { Ok(()) } else { Err((key, format!("is {value}; it must be from {low} to {high}"))) }
+        };
+        let share = |key, value: f32| {
+            if (0.0..=1.0).contains(&value) { Ok(()) } else { Err((key, format!("is {value}; it must be from 0 to 1"))) }
+        };
+        let level = |key, text: &str| {
+            let fits = !text.is_empty() && text.len() <= 64 && !text.contains(['+', '#', '/', '\0', '$']) && !text.contains(char::is_whitespace);
+            if fits { Ok(()) } else { Err((key, format!("is `{text}`; use up to 64 letters, digits, `-`, `_` or `.`: it is one level of a topic"))) }
+        };
+        level("node", &self.node_name())?;
+        for part in self.mqtt.base.split('/') {
+            level("mqtt.base", part)?;
+        }
+        if !self.mqtt.fleet.is_empty() {
+            level("mqtt.fleet", &self.mqtt.fleet)?;
+        }
+        if !collection_name_is_valid(&self.collection) {
+            return Err(("collection", format!("is `{}`; {COLLECTION_RULE}", self.collection)));
+        }
+        if !self.mqtt.broker.is_empty() {
+            BrokerUrl::parse(&self.mqtt.broker).map_err(|problem| ("mqtt.broker", problem))?;
+        }
+        match self.broker.listen.parse::<SocketAddr>() {
+            Err(_) => return Err(("broker.listen", format!("is `{}`; write address:port, for example 127.0.0.1:1883", self.broker.listen))),
+            Ok(listen) if !listen.ip().is_loopback() => {
+                let problem = format!("is `{listen}`; the embedded broker has no access control and serves loopback only: for other machines run mosquitto and set mqtt.broker");
+                return Err(("broker.listen", problem));
+            }
+            Ok(_) => {}
+        }
+        if !matches!(self.mqtt.version.as_str(), "auto" | "5" | "3.1.1") {
+            return Err(("mqtt.version", format!("is `{}`; write \"auto\", \"5\" or \"3.1.1\"", self.mqtt.version)));
+        }
+        if let Some(filter) = self.mqtt.reply_topics.iter().find(|f| !topic_filter_is_valid(f)) {
+            return Err(("mqtt.reply_topics", format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last")));
+        }
+        if self.log.level.parse::<log::LevelFilter>().is_err() {
+            return Err(("log.level", format!("is `{}`; write error, warn, info, debug or trace", self.log.level)));
+        }
+        between("mqtt.keep_alive_s", self.mqtt.keep_alive_s as usize, 5, 65_535)?;
+        between("mqtt.max_payload_bytes", self.mqtt.max_payload_bytes, 1024, 64 * 1024 * 1024)?;
+        between("model.context", self.model.context as usize, 512, 131_072)?;
+        between("model.threads", self.model.threads, 0, 512)?;
+        between("model.batch_threads", self.model.batch_threads, 0, 512)?;
+        between("embedder.threads", self.embedder.threads, 0, 512)?;
+        between("embedder.batch_tokens", self.embedder.batch_tokens, 64, 8192)?;
+        between("answer.top_k", self.answer.top_k, 1, 20)?;
+        between("answer.max_tokens", self.answer.max_tokens, 1, 4096)?;
+        between("answer.deadline_ms", self.answer.deadline_ms as usize, 100, 86_400_000)?;
+        between("answer.queue", self.answer.queue, 1, 4096)?;
+        between("answer.max_question_bytes", self.answer.max_question_bytes, 16, 65_536)?;
+        between("ingest.chunk_tokens", self.ingest.chunk_tokens, 32, 2048)?;
+        between("ingest.max_document_bytes", self.ingest.max_document_bytes as usize, 1024, 1 << 30)?;
+        between("store.cache_bytes", self.store.cache_bytes as usize, 1 << 20, 1 << 32)?;
+        between("service.shutdown_grace_s", self.service.shutdown_grace_s as usize, 0, 600)?;
+        between("service.metrics_every_s", self.service.metrics_every_s as usize, 0, 86_400)?;
+        share("answer.threshold", self.answer.threshold)?;
+        share("answer.top_p", self.answer.top_p)?;
+        share("answer.min_p", self.answer.min_p)?;
+        if !(0.0..=5.0).contains(&self.answer.temperature) {
+            return Err(("answer.temperature", format!("is {}; it must be from 0 to 5", self.answer.temperature)));
+        }
+        if self.answer.max_tokens + 256 > self.model.context as usize {
+            let problem = format!("is {}, which leaves no room for passages in model.context = {}", self.answer.max_tokens, self.model.context);
+            return Err(("answer.max_tokens", problem));
+        }
+        Ok(())
+    }
+}
+
+/// The rule for collection names, as a clause.
+pub const COLLECTION_RULE: &str = "a collection is named with 1 to 64 of a-z, 0-9, `-` and `_`, beginning with a letter or digit";
+
+/// Whether `name` follows [`COLLECTION_RULE`].
+pub fn collection_name_is_valid(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| plain(b) || b == b'-' || b == b'_')
+        && name.bytes().next().is_some_and(plain)
+}
+
+/// Whether `filter` is an MQTT topic filter (MQTT 5.0, section 4.7.1).
+pub fn topic_filter_is_valid(filter: &str) -> bool {
+    let levels: Vec<&str> = filter.split('/').collect();
+    !filter.is_empty()
+        && filter.len() <= 1024
+        && !filter.contains('\0')
+        && levels.iter().enumerate().all(|(i, level)| match *level {
+            "+" => true,
+            "#" => i + 1 == levels.len(),
+            other => !other.contains(['+', '#']),
+        })
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let first = name.split('.').next().unwrap_or_default().to_owned();
+    if first.is_empty() { "node".to_owned() } else { first }
+}
+
+fn user_model_cache() -> Option<PathBuf> {
+    let base = std::env::var_os("VADEMECUM_CACHE").map(PathBuf::from).or_else(|| {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"))).map(|dir| dir.join("vademecum"))
+    });
+    base.map(|dir| dir.join("models"))
+}
+
+#[cfg(test)]
+mod tests;

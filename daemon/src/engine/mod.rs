@@ -1,1 +1,280 @@
-//! (being written)
+//! The generator: one OS thread owns the llama.cpp model and context; an [`Engine`] is a cheap handle to it.
+//!
+//! A [`Request`] goes in through a bounded queue and comes out as a stream of [`Event`]s. The thread works on one
+//! request at a time and looks between any two tokens whether it was cancelled or its deadline has passed.
+
+mod prompt;
+mod session;
+mod text;
+
+pub use prompt::PromptPassage;
+
+use crate::gguf::{Gguf, GgufError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// What can go wrong with the generator.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model file cannot be used.
+    #[error(transparent)]
+    Model(#[from] GgufError),
+    /// The boundary to llama.cpp refused.
+    #[error(transparent)]
+    Llama(#[from] crate::llama::LlamaError),
+    /// The file is a model, but not one that generates text.
+    #[error("{path} is not a generator: its architecture is `{architecture}`; give a text-generation GGUF with --generator (and a sentence encoder with --embedder)")]
+    NotAGenerator {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        architecture: String,
+    },
+    /// llama.cpp could not load the file or make a context.
+    #[error("llama.cpp cannot use {path}: {reason}")]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// Its words.
+        reason: String,
+    },
+    /// More requests wait than the queue holds.
+    #[error("{waiting} questions wait already; ask again later, or raise answer.queue")]
+    QueueFull {
+        /// The queue's length.
+        waiting: usize,
+    },
+    /// System prompt, question and one passage do not fit into the context.
+    #[error("the prompt needs {needed} tokens but only {room} fit beside the answer; shorten the question, lower max_tokens or raise model.context")]
+    PromptTooLong {
+        /// Tokens of the smallest possible prompt.
+        needed: usize,
+        /// Tokens that fit.
+        room: usize,
+    },
+    /// llama.cpp failed while it computed.
+    #[error("the generator failed: {0}; the question can be asked again")]
+    Compute(String),
+    /// The owner thread has ended.
+    #[error("the generator has stopped; restart the daemon")]
+    Stopped,
+}
+
+/// How the generator is set up.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Context in tokens.
+    pub context: u32,
+    /// Threads that decode and that read prompts.
+    pub threads: crate::tune::Threads,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// System prompt to compute in advance; its KV entries are reused by every question that begins with it.
+    pub system: String,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0: greedy, the likeliest token.
+    pub temperature: f32,
+    /// Smallest set of tokens with this probability mass (nucleus sampling, Holtzman et al. 2020).
+    pub top_p: f32,
+    /// Tokens less likely than this share of the likeliest are dropped.
+    pub min_p: f32,
+    /// Random seed.
+    pub seed: u32,
+}
+
+/// One question to the generator.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The system prompt.
+    pub system: String,
+    /// Passages, strongest first; the weakest are left out when they do not fit.
+    pub passages: Vec<PromptPassage>,
+    /// The question, never cut.
+    pub question: String,
+    /// Longest answer in tokens.
+    pub max_tokens: usize,
+    /// Strings that end the answer.
+    pub stop: Vec<String>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// What comes back, in order: any number of deltas, then one `Done` or `Failed`.
+#[derive(Debug)]
+pub enum Event {
+    /// A piece of the answer, whole UTF-8 characters.
+    Delta(String),
+    /// The answer is complete, or was ended early.
+    Done(Completion),
+    /// The answer could not be made.
+    Failed(EngineError),
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model ended it, or a stop string did.
+    Stop,
+    /// It reached `max_tokens` or the end of the context.
+    Length,
+    /// It was cancelled.
+    Cancelled,
+    /// Its deadline passed.
+    Deadline,
+}
+
+/// The end of an answer.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The whole text.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Passages that were in the prompt, counted from the strongest.
+    pub passages_used: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of those, tokens whose state was still in the KV cache.
+    pub reused_tokens: usize,
+    /// Tokens of the answer.
+    pub answer_tokens: usize,
+    /// Time in the queue.
+    pub waited: Duration,
+    /// Time to read the prompt.
+    pub prefill: Duration,
+    /// Time to write the answer.
+    pub decode: Duration,
+}
+
+/// What is loaded.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct EngineInfo {
+    /// The model's own name, or its file's.
+    pub model: String,
+    /// Architecture, for example `llama`.
+    pub architecture: String,
+    /// Identifies the file's content.
+    pub fingerprint: String,
+    /// Context in tokens.
+    pub context: u32,
+    /// Whether the chat template is the model's own; else a plain instruct prompt is used.
+    pub own_template: bool,
+    /// Threads that decode and that read prompts.
+    pub threads: crate::tune::Threads,
+}
+
+/// Ends a running or waiting request when told to.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<(AtomicBool, Notify)>);
+
+impl Cancel {
+    /// Ends the request at the next token.
+    pub fn cancel(&self) {
+        self.0.0.store(true, Ordering::Release);
+        self.0.1.notify_waiters();
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is cancelled.
+    pub async fn cancelled(&self) {
+        loop {
+            let notified = self.0.1.notified();
+            if self.is_cancelled() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// A running request: its events, and the way to end it. Dropping it cancels.
+#[derive(Debug)]
+pub struct Generation {
+    /// Events in order.
+    pub events: mpsc::UnboundedReceiver<Event>,
+    cancel: Cancel,
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+struct Job {
+    request: Request,
+    cancel: Cancel,
+    queued: Instant,
+    // Bounded by max_tokens: the owner thread never waits for a slow reader.
+    events: mpsc::UnboundedSender<Event>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Handle to the generator's thread; cheap to clone. The thread ends when the last handle is gone.
+#[derive(Clone)]
+pub struct Engine {
+    jobs: std_mpsc::Sender<Job>,
+    permits: Arc<Semaphore>,
+    queue: usize,
+    info: Arc<EngineInfo>,
+}
+
+impl Engine {
+    /// Checks the model file, maps it, and starts the owner thread. Blocks until the model is ready.
+    ///
+    /// # Errors
+    /// The file is missing, damaged, not a generator or too large; each names the file and the remedy.
+    pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
+        let gguf = Gguf::open(path)?;
+        session::check(&gguf, path, options)?;
+        let (ready_tx, ready_rx) = std_mpsc::sync_channel(1);
+        let (jobs, inbox) = std_mpsc::channel::<Job>();
+        let (path, thread_options) = (path.to_owned(), options.clone());
+        std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || session::run(&path, &gguf, &thread_options, &ready_tx, &inbox))
+            .map_err(|e| EngineError::Compute(format!("cannot start its thread: {e}")))?;
+        let info = ready_rx.recv().map_err(|_| EngineError::Stopped)??;
+        Ok(Self { jobs, permits: Arc::new(Semaphore::new(options.queue)), queue: options.queue, info: Arc::new(info) })
+    }
+
+    /// What is loaded.
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// Requests that wait or run.
+    pub fn depth(&self) -> usize {
+        self.queue.saturating_sub(self.permits.available_permits())
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// [`EngineError::QueueFull`] when too many wait, [`EngineError::Stopped`] when the thread has ended.
+    pub fn generate(&self, request: Request, cancel: Cancel) -> Result<Generation, EngineError> {
+        let full = |_| EngineError::QueueFull { waiting: self.queue };
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(full)?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let job = Job { request, cancel: cancel.clone(), queued: Instant::now(), events, _permit: permit };
+        self.jobs.send(job).map_err(|_| EngineError::Stopped)?;
+        Ok(Generation { events: receiver, cancel })
+    }
+}
+
+#[cfg(test)]
+mod tests;

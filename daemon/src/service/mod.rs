@@ -1,1 +1,377 @@
-//! (being written)
+//! The daemon: start order, readiness, signals, shutdown.
+
+pub mod logging;
+mod metrics;
+
+use crate::answer::{AnswerOptions, Answerer};
+use crate::api::{Api, Limits};
+use crate::config::{Config, Loaded};
+use crate::embed::{EmbedOptions, Embedder};
+use crate::engine::{Engine, EngineOptions, Sampling};
+use crate::ingest::{IngestOptions, Pipeline};
+use crate::mqtt::connection::{Connection, ConnectionOptions};
+use crate::mqtt::topics::Topics;
+use crate::mqtt::{ReportFn, Server};
+use crate::retrieve::Retriever;
+use crate::store::{EmbedderId, Store, StoreOptions};
+use crate::tune::Topology;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
+
+/// Room that v5 packets get beyond the largest payload, so that a larger one gets an error instead of silence.
+const PACKET_HEADROOM: usize = 16 * 1024 * 1024;
+
+/// The largest packet that MQTT can carry. A 3.1.1 session that meets a larger one than it takes would lose the connection
+/// and be sent it again at once, for ever.
+const MQTT_MAX_PACKET: usize = 268_435_455;
+
+/// Why the daemon cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The generator.
+    #[error(transparent)]
+    Engine(#[from] crate::engine::EngineError),
+    /// The embedder.
+    #[error(transparent)]
+    Embed(#[from] crate::embed::EmbedError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The connection to the broker.
+    #[error(transparent)]
+    Connection(#[from] crate::mqtt::connection::ConnectionError),
+    /// The embedded broker.
+    #[cfg(feature = "broker")]
+    #[error(transparent)]
+    Broker(#[from] crate::mqtt::broker::BrokerError),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] crate::http::SocketError),
+    /// Something of the system.
+    #[error("{0}")]
+    System(String),
+}
+
+/// The rooms that work without a network: what `run` serves and what the command line uses directly.
+pub struct Rooms {
+    /// The store.
+    pub store: Store,
+    /// The encoder.
+    pub embedder: Embedder,
+    /// Finds passages.
+    pub retriever: Retriever,
+    /// Takes documents in.
+    pub pipeline: Pipeline,
+}
+
+/// Opens the embedder alone.
+///
+/// # Errors
+/// The model file cannot be used.
+pub fn open_embedder(config: &Config) -> Result<Embedder, ServiceError> {
+    let tokenizer = &config.embedder.tokenizer;
+    let options = EmbedOptions {
+        threads: Topology::detect().threads(config.embedder.threads, config.embedder.threads).batch,
+        batch_tokens: config.embedder.batch_tokens,
+        tokenizer: (!tokenizer.as_os_str().is_empty()).then(|| tokenizer.clone()),
+    };
+    Ok(Embedder::load(&config.embedder_path(), &options)?)
+}
+
+/// Opens the store alone.
+///
+/// # Errors
+/// It is locked, damaged, or not to be written.
+pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
+    let dir = config.data_dir();
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&dir);
+    made.map_err(|e| ServiceError::System(format!("cannot make the data directory {}: {e}; set data_dir or run as a user who may", dir.display())))?;
+    let options = StoreOptions { cache_bytes: config.store.cache_bytes, ..StoreOptions::default() };
+    Ok(Store::open(&dir, &options)?)
+}
+
+/// What identifies an embedder in the store.
+pub fn embedder_id(embedder: &Embedder) -> EmbedderId {
+    EmbedderId { name: embedder.name().to_owned(), fingerprint: embedder.fingerprint().to_owned(), dimensions: embedder.dimensions() }
+}
+
+/// How documents are read, from the configuration.
+pub fn ingest_options(config: &Config) -> IngestOptions {
+    IngestOptions { max_tokens: config.ingest.chunk_tokens, max_document_bytes: config.ingest.max_document_bytes, ..IngestOptions::default() }
+}
+
+impl Rooms {
+    /// Opens store and embedder at the same time and joins the rooms that need them.
+    ///
+    /// # Errors
+    /// Either cannot be opened, or the store was made with another embedder.
+    pub fn open(config: &Config) -> Result<Self, ServiceError> {
+        let (store, embedder) = std::thread::scope(|scope| {
+            let embedder = scope.spawn(|| open_embedder(config));
+            let store = open_store(config);
+            (store, embedder.join())
+        });
+        let (store, embedder) = (store?, embedder.map_err(|_| ServiceError::System("loading the embedder failed".into()))??);
+        store.bind_embedder(&embedder_id(&embedder))?;
+        Ok(Self::join(config, store, embedder))
+    }
+
+    /// Joins the rooms around a store and an embedder that belong together.
+    pub fn join(config: &Config, store: Store, embedder: Embedder) -> Self {
+        let retriever = Retriever::new(store.clone(), embedder.clone());
+        let pipeline = Pipeline::new(store.clone(), embedder.clone(), ingest_options(config));
+        Self { store, embedder, retriever, pipeline }
+    }
+}
+
+/// How tokens are chosen when a question leaves it open.
+pub fn sampling(config: &Config) -> Sampling {
+    let answer = &config.answer;
+    Sampling { temperature: answer.temperature, top_p: answer.top_p, min_p: answer.min_p, seed: answer.seed }
+}
+
+/// Loads the generator.
+///
+/// # Errors
+/// The model file cannot be used.
+pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
+    let options = EngineOptions {
+        context: config.model.context,
+        threads: Topology::detect().threads(config.model.threads, config.model.batch_threads),
+        // One works, the others wait.
+        queue: config.answer.queue + 1,
+        system: config.answer.system.clone(),
+    };
+    Ok(Engine::load(&config.generator_path(), &options)?)
+}
+
+/// Joins retrieval and generation.
+pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
+    let options = AnswerOptions {
+        system: config.answer.system.clone(),
+        threshold: config.answer.threshold,
+        not_found: config.answer.not_found.clone(),
+        stop: config.answer.stop.clone(),
+    };
+    Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options)
+}
+
+fn limits(config: &Config, context: u32) -> Limits {
+    Limits {
+        collection: config.collection.clone(),
+        top_k: config.answer.top_k,
+        max_tokens: config.answer.max_tokens,
+        max_tokens_cap: (context as usize / 2).max(config.answer.max_tokens),
+        deadline: Duration::from_millis(config.answer.deadline_ms),
+        max_question_bytes: config.answer.max_question_bytes,
+        max_payload_bytes: config.mqtt.max_payload_bytes,
+        questions: config.answer.queue + 1,
+        documents: config.mqtt.documents,
+        sampling: sampling(config),
+    }
+}
+
+/// How to reach the broker, without client id and last will.
+///
+/// # Errors
+/// The address or the password file cannot be used.
+pub fn connection_options(config: &Config) -> Result<ConnectionOptions, ServiceError> {
+    let broker = config.broker_url().map_err(|problem| ServiceError::System(format!("mqtt.broker {problem}")))?;
+    let mqtt = &config.mqtt;
+    let credentials = if mqtt.username.is_empty() {
+        None
+    } else {
+        let password = if mqtt.password_file.as_os_str().is_empty() { String::new() } else { first_line(&mqtt.password_file)? };
+        Some((mqtt.username.clone(), password))
+    };
+    let given = |path: &Path| (!path.as_os_str().is_empty()).then(|| path.to_owned());
+    Ok(ConnectionOptions {
+        broker,
+        client_id: String::new(),
+        version: mqtt.version.clone(),
+        credentials,
+        ca_file: given(&mqtt.ca_file),
+        keep_alive: Duration::from_secs(mqtt.keep_alive_s),
+        max_packet: if mqtt.version == "3.1.1" { MQTT_MAX_PACKET } else { mqtt.max_payload_bytes + PACKET_HEADROOM },
+        will: None,
+        persistent: false,
+    })
+}
+
+fn first_line(path: &Path) -> Result<String, ServiceError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| ServiceError::System(format!("cannot read mqtt.password_file {}: {e}; check the path and its permissions", path.display())))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It cannot start; the message names the thing and the remedy.
+pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
+    let started = Instant::now();
+    let config = Arc::new(loaded.config);
+    log::info!("vademecum {} starting as node {:?}", env!("CARGO_PKG_VERSION"), config.node_name());
+    if let Some(file) = &loaded.file {
+        log::info!("configuration: {}", file.display());
+    }
+    let mut terminate = on_signal(SignalKind::terminate())?;
+    let mut interrupt = on_signal(SignalKind::interrupt())?;
+
+    // The broker first: what it needs is cheap, and a port in use is told before a model is loaded.
+    #[cfg(feature = "broker")]
+    let broker = start_broker(&config).await?;
+    #[cfg(not(feature = "broker"))]
+    if config.mqtt.broker.is_empty() {
+        return Err(ServiceError::System("this build has no embedded broker; set mqtt.broker".into()));
+    }
+
+    let (for_rooms, for_engine) = (Arc::clone(&config), Arc::clone(&config));
+    let rooms = tokio::task::spawn_blocking(move || Rooms::open(&for_rooms));
+    let engine = tokio::task::spawn_blocking(move || open_engine(&for_engine));
+    let ended = |e: tokio::task::JoinError| ServiceError::System(format!("starting failed: {e}"));
+    let (rooms, engine) = (rooms.await.map_err(ended)??, engine.await.map_err(ended)??);
+    let info = engine.info().clone();
+    log::info!("generator {} ({}), context {}, {} decode and {} batch threads", info.model, info.architecture, info.context, info.threads.decode, info.threads.batch);
+    log::info!("embedder {}, {} dimensions", rooms.embedder.name(), rooms.embedder.dimensions());
+
+    let embedder_name = rooms.embedder.name().to_owned();
+    let (socket, data_dir) = (config.control_socket(), config.data_dir());
+    let answerer = answerer(&config, &rooms, engine);
+    let api = Api::new(limits(&config, info.context), answerer, rooms.pipeline);
+
+    let topics = Topics::new(config.topic_base(), &config.mqtt.base, &config.mqtt.fleet, config.mqtt.reply_topics.clone());
+    let mut options = connection_options(&config)?;
+    options.client_id = if config.mqtt.client_id.is_empty() { format!("vademecum-{}", config.node_name()) } else { config.mqtt.client_id.clone() };
+    options.will = Some((topics.of("state"), "offline"));
+    options.persistent = true;
+    let (connection, sender) = Connection::new(options, topics.subscriptions())?;
+
+    let report = Report { api: api.clone(), config: Arc::clone(&config), info, embedder_name, started, data_dir };
+    let for_info = report.clone();
+    let info_fn: ReportFn = Arc::new(move || for_info.info());
+    let server = Server::new(topics, api.clone(), sender, info_fn);
+
+    let changed = Arc::new(Notify::new());
+    let listener = crate::http::bind(&socket)?;
+    let for_status = (report.clone(), Arc::clone(&server));
+    let status: ReportFn = Arc::new(move || for_status.0.status(for_status.1.depth()));
+    let control = tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
+
+    let (ready_tx, mut ready_rx) = oneshot::channel();
+    let (stop_tx, stop_rx) = oneshot::channel();
+    let polling = tokio::spawn(Arc::clone(&server).run(connection, ready_tx, stop_rx));
+    notify(&[sd_notify::NotifyState::Status("connecting to the broker")]);
+
+    let every = Duration::from_secs(config.service.metrics_every_s.max(1));
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let mut ready = false;
+    let reason = loop {
+        tokio::select! {
+            version = &mut ready_rx, if !ready => {
+                ready = true;
+                if let Ok(version) = version {
+                    log::info!("ready after {:.2} s, on {} over MQTT {version}", started.elapsed().as_secs_f64(), config.topic_base());
+                    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("ready")]);
+                }
+            }
+            _ = ticks.tick(), if config.service.metrics_every_s > 0 => server.publish_metrics(&report.metrics(server.depth())).await,
+            () = changed.notified() => server.publish_info().await,
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+        }
+    };
+
+    log::info!("{reason}: stopping, {} s for the questions at work", config.service.shutdown_grace_s);
+    notify(&[sd_notify::NotifyState::Stopping]);
+    server.drain(Duration::from_secs(config.service.shutdown_grace_s)).await;
+    let _ = stop_tx.send(());
+    if let Ok(connection) = polling.await {
+        connection.close(Duration::from_secs(2)).await;
+    }
+    control.abort();
+    let _ = std::fs::remove_file(&socket);
+    #[cfg(feature = "broker")]
+    if let Some(broker) = broker {
+        broker.shutdown().await;
+    }
+    rooms.store.flush()?;
+    log::info!("stopped");
+    Ok(())
+}
+
+fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, ServiceError> {
+    signal(kind).map_err(|e| ServiceError::System(format!("cannot listen for signals: {e}")))
+}
+
+#[cfg(feature = "broker")]
+async fn start_broker(config: &Config) -> Result<Option<crate::mqtt::broker::Broker>, ServiceError> {
+    if !config.mqtt.broker.is_empty() {
+        return Ok(None);
+    }
+    let listen = config.broker.listen.parse().map_err(|_| ServiceError::System(format!("broker.listen is `{}`; write address:port", config.broker.listen)))?;
+    let broker = crate::mqtt::broker::Broker::start(listen).await?;
+    log::info!("embedded broker on {}", broker.local_addr());
+    Ok(Some(broker))
+}
+
+/// Tells systemd, when it is there.
+fn notify(states: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        log::debug!("sd_notify: {error}");
+    }
+}
+
+/// Makes the reports.
+#[derive(Clone)]
+struct Report {
+    api: Api,
+    config: Arc<Config>,
+    info: crate::engine::EngineInfo,
+    embedder_name: String,
+    started: Instant,
+    data_dir: PathBuf,
+}
+
+impl Report {
+    /// What is published as `info`, retained.
+    fn info(&self) -> serde_json::Value {
+        let limits = self.api.limits();
+        let collections = self.api.collections().unwrap_or_default();
+        let collections: Vec<_> = collections
+            .iter()
+            .map(|c| serde_json::json!({ "name": c.name, "documents": c.documents, "chunks": c.chunks }))
+            .collect();
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "node": self.config.node_name(),
+            "model": self.info,
+            "embedder": self.embedder_name,
+            "collections": collections,
+            "limits": {
+                "question_bytes": limits.max_question_bytes,
+                "payload_bytes": limits.max_payload_bytes,
+                "max_tokens": limits.max_tokens_cap,
+                "top_k": crate::api::MAX_TOP_K,
+                "questions": limits.questions,
+                "deadline_ms": limits.deadline.as_millis() as u64,
+                "documents": limits.documents,
+            },
+            "threads": self.info.threads,
+        })
+    }
+
+    /// What is published as `metrics`.
+    fn metrics(&self, depth: usize) -> serde_json::Value {
+        metrics::collect(self.api.counters(), depth, self.started.elapsed(), &self.data_dir)
+    }
+
+    /// Both, for the control socket.
+    fn status(&self, depth: usize) -> serde_json::Value {
+        serde_json::json!({ "info": self.info(), "metrics": self.metrics(depth) })
+    }
+}

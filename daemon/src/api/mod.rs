@@ -1,0 +1,303 @@
+//! What clients may ask of the daemon, whatever way they come: requests, their bounds, replies, error codes.
+
+pub mod wire;
+
+use crate::answer::{AnswerError, Answerer, Mode, Question, millis};
+use crate::config::{COLLECTION_RULE, collection_name_is_valid};
+use crate::engine::{EngineError, Sampling};
+use crate::ingest::{Change, IngestError, Outcome, Pipeline, Source};
+use crate::retrieve::{Query, RetrieveError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use wire::{ErrorCode, PassageReply};
+
+/// Largest `top_k` that a request may ask for.
+pub const MAX_TOP_K: usize = 20;
+
+/// Documents in one page of a list.
+const LIST_PAGE: usize = 1000;
+
+/// Why a request is refused: a word for programs, a sentence for people.
+pub type Problem = (ErrorCode, String);
+
+/// What requests may ask for, and what they get when they do not.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Collection used when none is named.
+    pub collection: String,
+    /// Passages retrieved.
+    pub top_k: usize,
+    /// Longest answer in tokens.
+    pub max_tokens: usize,
+    /// Longest answer that a request may ask for.
+    pub max_tokens_cap: usize,
+    /// Time allowed when the request names none.
+    pub deadline: Duration,
+    /// Longest question in bytes.
+    pub max_question_bytes: usize,
+    /// Largest payload in bytes.
+    pub max_payload_bytes: usize,
+    /// Questions at work or waiting.
+    pub questions: usize,
+    /// Whether documents may be put and deleted.
+    pub documents: bool,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Questions answered.
+    pub answered: AtomicU64,
+    /// Of those, with `found: false`.
+    pub not_found: AtomicU64,
+    /// Requests that ended in an error.
+    pub errors: AtomicU64,
+    /// Time to the first token of the last answer, in microseconds.
+    pub last_ttft_us: AtomicU64,
+    /// Decoding speed of the last answer, in thousandths of a token per second.
+    pub last_milli_tokens_per_s: AtomicU64,
+}
+
+/// The rooms that requests need, joined; cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    limits: Arc<Limits>,
+    answerer: Answerer,
+    pipeline: Arc<Pipeline>,
+    counters: Arc<Counters>,
+    /// One document at a time: the encoder is shared with the questions.
+    ingesting: Arc<Semaphore>,
+}
+
+impl Api {
+    /// Joins the rooms.
+    pub fn new(limits: Limits, answerer: Answerer, pipeline: Pipeline) -> Self {
+        let counters = Arc::new(Counters::default());
+        Self { limits: Arc::new(limits), answerer, pipeline: Arc::new(pipeline), counters, ingesting: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// What requests may ask for.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Counts since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Answers questions.
+    pub fn answerer(&self) -> &Answerer {
+        &self.answerer
+    }
+
+    /// Checks a question's bounds and fills in what it leaves open.
+    ///
+    /// # Errors
+    /// The bound that is broken.
+    pub fn question(&self, ask: &wire::Ask, asked: Instant) -> Result<Question, Problem> {
+        let limits = &self.limits;
+        let text = ask.question.trim();
+        if text.is_empty() {
+            return Err((ErrorCode::BadRequest, "the question is empty".into()));
+        }
+        if text.len() > limits.max_question_bytes {
+            let problem = format!("the question has {} bytes; at most {} are allowed", text.len(), limits.max_question_bytes);
+            return Err((ErrorCode::TooLarge, problem));
+        }
+        let bad = |problem: String| Err((ErrorCode::BadRequest, problem));
+        let top_k = ask.top_k.unwrap_or(limits.top_k);
+        if !(1..=MAX_TOP_K).contains(&top_k) {
+            return bad(format!("top_k is {top_k}; it must be from 1 to {MAX_TOP_K}"));
+        }
+        let max_tokens = ask.max_tokens.unwrap_or(limits.max_tokens);
+        if !(1..=limits.max_tokens_cap).contains(&max_tokens) {
+            return bad(format!("max_tokens is {max_tokens}; it must be from 1 to {}", limits.max_tokens_cap));
+        }
+        let allowed = ask.deadline_ms.map_or(limits.deadline, Duration::from_millis);
+        if allowed.is_zero() || allowed > Duration::from_secs(86_400) {
+            return bad("deadline_ms must be from 1 to 86400000".into());
+        }
+        let sampling = Sampling {
+            temperature: ask.temperature.unwrap_or(limits.sampling.temperature),
+            top_p: ask.top_p.unwrap_or(limits.sampling.top_p),
+            min_p: ask.min_p.unwrap_or(limits.sampling.min_p),
+            seed: ask.seed.unwrap_or(limits.sampling.seed),
+        };
+        let share = 0.0..=1.0;
+        if !(0.0..=5.0).contains(&sampling.temperature) || !share.contains(&sampling.top_p) || !share.contains(&sampling.min_p) {
+            return bad("temperature must be from 0 to 5, top_p and min_p from 0 to 1".into());
+        }
+        check_filter(&ask.filter)?;
+        Ok(Question {
+            text: text.to_owned(),
+            collection: self.collection(ask.collection.as_deref())?,
+            filter: ask.filter.clone(),
+            top_k,
+            max_tokens,
+            mode: ask.mode.unwrap_or(Mode::Answer),
+            sampling,
+            asked,
+            allowed,
+        })
+    }
+
+    fn collection(&self, named: Option<&str>) -> Result<String, Problem> {
+        let name = named.unwrap_or(&self.limits.collection);
+        if collection_name_is_valid(name) {
+            Ok(name.to_owned())
+        } else {
+            Err((ErrorCode::BadRequest, format!("the collection is called {name:?}; {COLLECTION_RULE}")))
+        }
+    }
+
+    /// Passages without an answer.
+    ///
+    /// # Errors
+    /// A broken bound, an unknown collection, or the store's trouble.
+    pub async fn search(&self, id: String, ask: &wire::Ask) -> Result<wire::SearchReply, Problem> {
+        let question = self.question(ask, Instant::now())?;
+        let query = Query { text: question.text, collection: question.collection, filter: question.filter, top_k: question.top_k };
+        let retriever = self.answerer.retriever().clone();
+        let retrieval = blocking(move || retriever.search(&query)).await?.map_err(|e| (code_of_retrieval(&e), e.to_string()))?;
+        Ok(search_reply(id, retrieval, self.answerer.threshold()))
+    }
+
+    /// Puts a document.
+    ///
+    /// # Errors
+    /// The document cannot be read, a bound is broken, or the store refuses.
+    pub async fn put(&self, put: wire::Put) -> Result<(String, Outcome), Problem> {
+        let collection = self.collection(put.collection.as_deref())?;
+        let bytes = match (put.data, put.text) {
+            (Some(data), None) => data.into_vec(),
+            (None, Some(text)) => text.into_bytes(),
+            _ => return Err((ErrorCode::BadRequest, "a document has either text or data".to_owned())),
+        };
+        let source = Source { id: put.document.clone(), name: put.document, media_type: put.media_type, bytes, title: put.title, tags: put.tags };
+        let _one = self.ingesting.acquire().await;
+        let (pipeline, into) = (Arc::clone(&self.pipeline), collection.clone());
+        let outcome = blocking(move || pipeline.put(&into, source)).await?.map_err(|e| (code_of_ingest(&e), e.to_string()))?;
+        Ok((collection, outcome))
+    }
+
+    /// Deletes a document; `false` when there was none.
+    ///
+    /// # Errors
+    /// A broken bound, or the store's trouble.
+    pub async fn delete(&self, delete: &wire::Delete) -> Result<bool, Problem> {
+        let collection = self.collection(delete.collection.as_deref())?;
+        let (store, document) = (self.pipeline.store().clone(), delete.document.clone());
+        blocking(move || store.delete(&collection, &document)).await?.map_err(|e| (ErrorCode::Storage, e.to_string()))
+    }
+
+    /// Lists documents, a page at a time.
+    ///
+    /// # Errors
+    /// A broken bound, or the store's trouble.
+    pub async fn list(&self, id: String, list: &wire::List) -> Result<wire::ListReply, Problem> {
+        let collection = list.collection.as_deref().map(|name| self.collection(Some(name))).transpose()?;
+        let store = self.pipeline.store().clone();
+        let documents = blocking(move || store.documents(collection.as_deref())).await?.map_err(|e| (ErrorCode::Storage, e.to_string()))?;
+        let total = documents.len();
+        let (skip, limit) = (list.skip.unwrap_or(0), list.limit.unwrap_or(LIST_PAGE).min(LIST_PAGE));
+        Ok(wire::ListReply { id, documents: documents.into_iter().skip(skip).take(limit).collect(), total })
+    }
+
+    /// The store's collections.
+    ///
+    /// # Errors
+    /// The store's trouble.
+    pub fn collections(&self) -> Result<Vec<crate::store::Collection>, crate::store::StoreError> {
+        self.pipeline.store().collections()
+    }
+
+    /// Counts an answer.
+    pub fn count(&self, answer: &crate::answer::Answer) {
+        let counters = &self.counters;
+        counters.answered.fetch_add(1, Ordering::Relaxed);
+        if !answer.found {
+            counters.not_found.fetch_add(1, Ordering::Relaxed);
+        }
+        if answer.usage.answer_tokens > 0 {
+            counters.last_ttft_us.store((answer.timings.ttft_ms * 1e3) as u64, Ordering::Relaxed);
+            counters.last_milli_tokens_per_s.store((answer.timings.tokens_per_s * 1e3) as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The word for a change.
+pub fn change_word(change: Change) -> &'static str {
+    match change {
+        Change::Added => "added",
+        Change::Replaced => "replaced",
+        Change::Unchanged => "unchanged",
+    }
+}
+
+/// A search's result as it crosses the wire.
+pub fn search_reply(id: String, retrieval: crate::retrieve::Retrieval, threshold: f32) -> wire::SearchReply {
+    let passage = |(i, p): (usize, crate::retrieve::Passage)| PassageReply {
+        n: i + 1,
+        document: p.document,
+        title: p.title,
+        heading: p.heading,
+        page: p.page,
+        chunk: p.chunk,
+        score: p.score,
+        text: p.text,
+    };
+    wire::SearchReply {
+        id,
+        found: !retrieval.passages.is_empty() && retrieval.confidence >= threshold,
+        confidence: retrieval.confidence,
+        embed_ms: millis(Duration::from_secs_f64(retrieval.embed_ms.max(0.0) / 1e3)),
+        search_ms: millis(Duration::from_secs_f64(retrieval.search_ms.max(0.0) / 1e3)),
+        passages: retrieval.passages.into_iter().enumerate().map(passage).collect(),
+    }
+}
+
+fn check_filter(filter: &BTreeMap<String, Vec<String>>) -> Result<(), Problem> {
+    let values: usize = filter.values().map(Vec::len).sum();
+    if filter.len() > 16 || values > 256 || filter.values().any(Vec::is_empty) {
+        return Err((ErrorCode::BadRequest, "a filter has at most 16 keys and 256 values, and at least one value for each key".into()));
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| (ErrorCode::Internal, format!("an internal task failed: {e}")))
+}
+
+/// The contract's word for an answer's error.
+pub fn code_of(error: &AnswerError) -> ErrorCode {
+    match error {
+        AnswerError::Retrieve(error) => code_of_retrieval(error),
+        AnswerError::Engine(EngineError::QueueFull { .. }) => ErrorCode::QueueFull,
+        AnswerError::Engine(EngineError::PromptTooLong { .. }) => ErrorCode::TooLarge,
+        AnswerError::Engine(_) | AnswerError::Internal(_) => ErrorCode::Internal,
+        AnswerError::DeadlineExceeded(_) => ErrorCode::DeadlineExceeded,
+        AnswerError::Cancelled => ErrorCode::Cancelled,
+    }
+}
+
+fn code_of_retrieval(error: &RetrieveError) -> ErrorCode {
+    match error {
+        RetrieveError::UnknownCollection { .. } => ErrorCode::UnknownCollection,
+        RetrieveError::Store(_) => ErrorCode::Storage,
+        _ => ErrorCode::Internal,
+    }
+}
+
+fn code_of_ingest(error: &IngestError) -> ErrorCode {
+    match error {
+        IngestError::Store(_) => ErrorCode::Storage,
+        IngestError::Embed(_) => ErrorCode::Internal,
+        _ => ErrorCode::BadRequest,
+    }
+}

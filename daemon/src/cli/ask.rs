@@ -1,0 +1,221 @@
+//! `vademecum ask`: a question over MQTT, streamed to the terminal.
+
+use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime};
+use crate::answer::{Answer, Citation, Mode};
+use crate::api::wire::{self, Encoding};
+use crate::config::Config;
+use crate::mqtt::connection::{Connection, Notice, Outgoing, Properties, Sender};
+use crate::mqtt::new_id;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the node may take to say that it is online.
+const PRESENCE: Duration = Duration::from_secs(3);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The question
+    question: String,
+    /// Evidence alone, without a generated answer
+    #[arg(long)]
+    evidence: bool,
+    /// Passages to retrieve
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Only documents with this tag (repeatable; values of one key are alternatives)
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Give up after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+}
+
+pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
+    let mut ask = wire::Ask {
+        id: Some(new_id()),
+        question: args.question.clone(),
+        collection: common.collection.clone(),
+        top_k: args.top_k,
+        max_tokens: args.max_tokens,
+        stream: Some(!common.json),
+        mode: args.evidence.then_some(Mode::Evidence),
+        deadline_ms: Some(args.timeout.clamp(1, 86_400) * 1000),
+        ..wire::Ask::default()
+    };
+    for (key, value) in pairs(&args.filter, "--filter")? {
+        ask.filter.entry(key).or_default().push(value);
+    }
+    let runtime = runtime()?;
+    let asking = Asking { config, json: common.json, patience: Duration::from_secs(args.timeout.clamp(1, 86_400) + 2) };
+    let answer = runtime.block_on(asking.ask(&ask));
+    runtime.shutdown_background();
+    let answer = answer?;
+    Ok(if answer.found { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
+}
+
+/// One question on its way.
+pub(super) struct Asking<'a> {
+    pub(super) config: &'a Config,
+    pub(super) json: bool,
+    pub(super) patience: Duration,
+}
+
+impl Asking<'_> {
+    /// Asks, shows what comes back, and returns the final answer.
+    pub(super) async fn ask(&self, ask: &wire::Ask) -> Result<Answer, Failure> {
+        let base = self.config.topic_base();
+        let id = ask.id.clone().unwrap_or_else(new_id);
+        let answers = format!("{base}/answer/{id}");
+        let state = format!("{base}/state");
+        let mut options = crate::service::connection_options(self.config)?;
+        options.client_id = format!("vademecum-ask-{id}");
+        let (connection, sender) =
+            Connection::new(options, vec![answers.clone(), state.clone()]).map_err(|e| Failure::Other(e.to_string()))?;
+        let conversation = Conversation { asking: self, connection, sender, base, answers, state };
+        match tokio::time::timeout(self.patience, conversation.run(ask)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::Other(format!("no answer within {} s; ask with a longer --timeout, or look at the daemon's log", self.patience.as_secs()))),
+        }
+    }
+}
+
+struct Conversation<'a> {
+    asking: &'a Asking<'a>,
+    connection: Connection,
+    sender: Sender,
+    base: String,
+    answers: String,
+    state: String,
+}
+
+impl Conversation<'_> {
+    async fn run(mut self, ask: &wire::Ask) -> Result<Answer, Failure> {
+        self.meet().await?;
+        let payload = Encoding::Json.encode(ask).map_err(Failure::Other)?;
+        let properties = Properties { content_type: Some(Encoding::Json.content_type().into()), ..Properties::default() };
+        let message = Outgoing { topic: format!("{}/ask", self.base), payload: payload.into(), retain: false, properties };
+        let sender = self.sender.clone();
+        tokio::spawn(async move { sender.send(message).await });
+        let mut printer = Printer::default();
+        loop {
+            match self.connection.next().await {
+                Notice::Message(message) if message.topic == self.answers => {
+                    let value: serde_json::Value = Encoding::Json.decode(&message.payload).map_err(Failure::Other)?;
+                    if let Some(error) = value.get("error") {
+                        let text = |key| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+                        return Err(Failure::Other(format!("{} ({})", text("message"), text("code"))));
+                    }
+                    if let Some(delta) = value.get("delta").and_then(serde_json::Value::as_str) {
+                        printer.delta(delta);
+                    } else if value.get("answer").is_some() {
+                        let reply: wire::AnswerReply = serde_json::from_value(value).map_err(|e| Failure::Other(e.to_string()))?;
+                        if self.asking.json {
+                            print_json(&reply)?;
+                        } else {
+                            printer.answer(&reply.answer);
+                        }
+                        self.connection.close(Duration::from_secs(1)).await;
+                        return Ok(reply.answer);
+                    }
+                }
+                Notice::Message(message) if message.topic == self.state && &message.payload[..] == b"offline" => {
+                    return Err(Failure::Other(format!("the node went offline; it left {} = offline", self.state)));
+                }
+                Notice::Disconnected(reason) => return Err(Failure::Other(format!("the broker has gone: {reason}"))),
+                _ => {}
+            }
+        }
+    }
+
+    /// Connects and waits until the node says that it is online.
+    async fn meet(&mut self) -> Result<(), Failure> {
+        let broker = self.asking.config.broker_url().map_err(Failure::Other)?;
+        let mut refused = 0;
+        let online = async {
+            loop {
+                match self.connection.next().await {
+                    Notice::Message(message) if message.topic == self.state => return Ok(&message.payload[..] == b"online"),
+                    Notice::SubscriptionRefused => return Err("the broker refuses the subscription to the reply topic".to_owned()),
+                    Notice::Disconnected(reason) => {
+                        refused += 1;
+                        // The second attempt may speak the other version of the protocol.
+                        if refused > 1 {
+                            return Err(reason);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let start = format!("start it with `vademecum run --node {}`, or name another with --node", self.asking.config.node_name());
+        match tokio::time::timeout(PRESENCE, online).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(Failure::Other(format!("the node is offline: {} = offline; {start}", self.state))),
+            Ok(Err(reason)) => {
+                let remedy = format!("start the daemon (`vademecum run`) or name the broker with --broker; reason: {reason}");
+                Err(Failure::Other(format!("no broker answers on {}:{}; {remedy}", broker.host, broker.port)))
+            }
+            Err(_) => Err(Failure::Other(format!("no node has ever been online under {}; {start}", self.base))),
+        }
+    }
+}
+
+/// Writes an answer to the terminal as it comes.
+#[derive(Default)]
+struct Printer {
+    streamed: String,
+}
+
+impl Printer {
+    fn delta(&mut self, delta: &str) {
+        self.streamed.push_str(delta);
+        let mut out = std::io::stdout().lock();
+        if write!(out, "{}", visible(delta)).and_then(|()| out.flush()).is_err() {
+            std::process::exit(0);
+        }
+    }
+
+    fn answer(&self, answer: &Answer) {
+        if self.streamed.is_empty() {
+            print_line(&visible(&answer.answer));
+        } else {
+            print_line("");
+            if !answer.found {
+                print_line(&visible(&answer.answer));
+            }
+        }
+        for citation in &answer.citations {
+            print_line(&cited(citation));
+        }
+        print_line(&timings(answer));
+    }
+}
+
+/// A citation as two lines: where, and what it says.
+fn cited(citation: &Citation) -> String {
+    let page = citation.page.map(|p| format!(", page {p}")).unwrap_or_default();
+    let heading = if citation.heading.is_empty() { citation.title.clone() } else { citation.heading.clone() };
+    let place = format!("{heading}{page} ({}, score {:.2})", citation.document, citation.score);
+    let quote = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("  [{}] {}\n      \"{}\"", citation.n, visible(&place), visible(&quote))
+}
+
+fn timings(answer: &Answer) -> String {
+    let t = &answer.timings;
+    let mut parts = vec![format!("evidence {:.0} ms", t.evidence_ms)];
+    if answer.usage.answer_tokens > 0 {
+        parts.push(format!("first token {:.0} ms", t.ttft_ms));
+        parts.push(format!("{:.0} tokens/s", t.tokens_per_s));
+    }
+    parts.push(format!("total {:.0} ms", t.total_ms));
+    format!("  ({}; confidence {:.2})", parts.join(", "), answer.confidence)
+}
+
+/// Text from outside without control characters that a terminal would obey.
+fn visible(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}

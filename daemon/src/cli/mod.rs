@@ -1,0 +1,254 @@
+//! The commands, one file each.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 (`ask` and `search`) the library holds no answer.
+
+mod ask;
+mod config;
+mod demo;
+mod doctor;
+mod documents;
+mod eval;
+mod ingest;
+mod model;
+mod run;
+mod search;
+mod tune;
+
+use crate::config::{ConfigError, Flags, Loaded, load};
+use clap::{Args, Parser, Subcommand};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The library holds no answer.
+pub const NOT_FOUND: u8 = 3;
+
+/// Answers questions about your own documents, offline, over MQTT.
+#[derive(Debug, Parser)]
+#[command(name = "vademecum", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Settings that every command takes; each wins over environment and file.
+#[derive(Debug, Clone, Args)]
+struct Common {
+    /// Configuration file [default: /etc/vademecum/vademecum.toml when it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where documents, vectors and copies of the sources are kept
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// The broker, mqtt://host:port or mqtts://host:port
+    #[arg(long, global = true, value_name = "URL")]
+    broker: Option<String>,
+    /// The node's name, second part of every topic
+    #[arg(long, global = true, value_name = "NAME")]
+    node: Option<String>,
+    /// The generator's GGUF file
+    #[arg(long, global = true, value_name = "GGUF")]
+    generator: Option<String>,
+    /// The embedder's GGUF file
+    #[arg(long, global = true, value_name = "GGUF")]
+    embedder: Option<String>,
+    /// The collection of documents
+    #[arg(long, global = true, value_name = "NAME")]
+    collection: Option<String>,
+    /// Set any key of the configuration, for example --set answer.top_k=2
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print JSON for scripts
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more (debug; twice: trace)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run,
+    /// Ask a question over MQTT
+    Ask(ask::Args),
+    /// Find passages, without generating an answer
+    Search(search::Args),
+    /// Read documents into the library
+    Ingest(ingest::Args),
+    /// List or delete documents
+    Documents(documents::Args),
+    /// Look into model files and convert encoders
+    Model(model::Args),
+    /// Show the cores this process may use and the threads chosen
+    Tune,
+    /// Check the installation; says what to do about each problem
+    Doctor,
+    /// Start a daemon of its own, read the sample manual and ask it three questions
+    Demo(demo::Args),
+    /// Measure retrieval and answers on a labelled set in BEIR format
+    Eval(eval::Args),
+    /// Print the effective configuration
+    Config,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Service(#[from] crate::service::ServiceError),
+    #[error(transparent)]
+    Client(#[from] crate::http::ClientError),
+    #[error("{0}")]
+    Other(String),
+}
+
+type Outcome = Result<ExitCode, Failure>;
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    wait_briefly_for_threads();
+    limit_arenas();
+    let level = |loaded: &Loaded| match (cli.common.verbose, loaded.config.log.level.parse()) {
+        (0, Ok(level)) => level,
+        (1, _) => log::LevelFilter::Debug,
+        (0, Err(_)) => log::LevelFilter::Info,
+        _ => log::LevelFilter::Trace,
+    };
+    let outcome = cli.common.load().map_err(Failure::from).and_then(|loaded| {
+        // Commands speak for themselves; only the daemon tells what it is doing.
+        let quiet = cli.common.verbose == 0 && !matches!(cli.command, Command::Run);
+        crate::service::logging::start(if quiet { log::LevelFilter::Warn } else { level(&loaded) });
+        dispatch(&cli, loaded)
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            if cli.common.json {
+                eprintln!("{}", serde_json::json!({ "error": failure.to_string() }));
+            } else {
+                eprintln!("vademecum: {failure}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, loaded: Loaded) -> Outcome {
+    let common = &cli.common;
+    match &cli.command {
+        Command::Run => run::run(loaded),
+        Command::Ask(args) => ask::run(&loaded.config, common, args),
+        Command::Search(args) => search::run(&loaded.config, common, args),
+        Command::Ingest(args) => ingest::run(&loaded.config, common, args),
+        Command::Documents(args) => documents::run(&loaded.config, common, args),
+        Command::Model(args) => model::run(common, args),
+        Command::Tune => tune::run(&loaded.config, common),
+        Command::Doctor => doctor::run(&loaded, common),
+        Command::Demo(args) => demo::run(common, args),
+        Command::Eval(args) => eval::run(&loaded.config, common, args),
+        Command::Config => config::run(&loaded, common),
+    }
+}
+
+impl Common {
+    fn load(&self) -> Result<Loaded, ConfigError> {
+        let named = [
+            ("data_dir", &self.data_dir),
+            ("mqtt.broker", &self.broker),
+            ("node", &self.node),
+            ("model.generator", &self.generator),
+            ("embedder.path", &self.embedder),
+            ("collection", &self.collection),
+        ];
+        let mut flags: Flags = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
+        for setting in &self.set {
+            let (key, value) = setting.split_once('=').ok_or_else(|| ConfigError::BadValue {
+                origin: "--set".into(),
+                key: setting.clone(),
+                problem: "has no value; write --set key=value".into(),
+            })?;
+            flags.push((key.trim().to_owned(), value.trim().to_owned()));
+        }
+        let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        load(self.config.as_deref(), env, &flags)
+    }
+}
+
+/// A runtime for commands: one thread polls, others do what blocks.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).max_blocking_threads(8).enable_all().build().map_err(|e| Failure::Other(format!("cannot start: {e}")))
+}
+
+/// Prints a value as JSON on one line.
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|e| Failure::Other(e.to_string()))?;
+    print_line(&text);
+    Ok(())
+}
+
+/// Prints a line; a reader that has gone away (`| head`) ends the command quietly.
+fn print_line(text: &str) {
+    use std::io::Write;
+    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+fn progress_bar(length: u64, template: &str) -> indicatif::ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let style = indicatif::ProgressStyle::with_template(template).unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(length).with_style(style)
+}
+
+/// `key=value` pairs from the command line.
+fn pairs(given: &[String], flag: &str) -> Result<Vec<(String, String)>, Failure> {
+    let split = |pair: &String| pair.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
+    given.iter().map(|pair| split(pair).ok_or_else(|| Failure::Other(format!("{flag} {pair}: write {flag} key=value")))).collect()
+}
+
+/// Sets how long llama.cpp's OpenMP threads spin at a barrier before they sleep.
+///
+/// libgomp reads its settings before `main`, so the program replaces itself once, with the setting made. Spinning for ever
+/// (libgomp's default) collapses when other work shares the cores; sleeping at once makes every barrier slow.
+fn wait_briefly_for_threads() {
+    const SPIN: &str = "GOMP_SPINCOUNT";
+    const CHOSEN: [&str; 3] = [SPIN, "OMP_WAIT_POLICY", "OMP_NUM_THREADS"];
+    if CHOSEN.iter().any(|name| std::env::var_os(name).is_some()) {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    use std::os::unix::process::CommandExt;
+    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(SPIN, "20000").exec();
+    // Without the setting everything works, only slower when cores are shared.
+    eprintln!("vademecum: cannot set {SPIN}: {error}");
+}
+
+/// Keeps glibc from making an arena of freed memory for every thread.
+fn limit_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt only sets a parameter of the allocator; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,68 @@
+//! `vademecum search`: passages from the running daemon, or straight from the library.
+
+use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime};
+use crate::api::wire;
+use crate::config::Config;
+use crate::http::Client;
+use crate::retrieve::Query;
+use crate::service::Rooms;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What to look for
+    query: String,
+    /// Passages to show
+    #[arg(long, short = 'k', value_name = "N", default_value_t = 5)]
+    top_k: usize,
+    /// Only documents with this tag (repeatable; values of one key are alternatives)
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+}
+
+pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
+    let mut filter: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (key, value) in pairs(&args.filter, "--filter")? {
+        filter.entry(key).or_default().push(value);
+    }
+    if !(1..=crate::api::MAX_TOP_K).contains(&args.top_k) {
+        return Err(Failure::Other(format!("--top-k is {}; it must be from 1 to {}", args.top_k, crate::api::MAX_TOP_K)));
+    }
+    let ask = wire::Ask {
+        question: args.query.clone(),
+        collection: Some(config.collection.clone()),
+        top_k: Some(args.top_k),
+        filter: filter.clone(),
+        ..wire::Ask::default()
+    };
+    let over_socket = runtime()?.block_on(async {
+        match Client::connect(&config.control_socket()).await? {
+            Some(mut client) => client.post::<_, wire::SearchReply>("search", &ask).await.map(Some),
+            None => Ok(None),
+        }
+    })?;
+    let reply = match over_socket {
+        Some(reply) => reply,
+        None => {
+            let rooms = Rooms::open(config)?;
+            let query = Query { text: args.query.clone(), collection: config.collection.clone(), filter, top_k: args.top_k };
+            let retrieval = rooms.retriever.search(&query).map_err(|e| Failure::Other(e.to_string()))?;
+            crate::api::search_reply(String::new(), retrieval, config.answer.threshold)
+        }
+    };
+    if common.json {
+        print_json(&reply)?;
+    } else {
+        for passage in &reply.passages {
+            let heading = if passage.heading.is_empty() { &passage.title } else { &passage.heading };
+            print_line(&format!("[{}] {heading} ({}, score {:.2})", passage.n, passage.chunk, passage.score));
+            for line in passage.text.trim().lines() {
+                print_line(&format!("    {line}"));
+            }
+        }
+        let verdict = if reply.found { "holds an answer" } else { "does not hold an answer" };
+        print_line(&format!("({:.1} ms; the library probably {verdict}: confidence {:.2})", reply.embed_ms + reply.search_ms, reply.confidence));
+    }
+    Ok(if reply.found { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
+}

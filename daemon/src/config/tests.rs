@@ -1,0 +1,90 @@
+use super::layers::{default_table, leaves, load};
+use super::*;
+
+fn no_env() -> std::iter::Empty<(String, String)> {
+    std::iter::empty()
+}
+
+fn file_with(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("vademecum.toml");
+    std::fs::write(&path, text).expect("write");
+    (dir, path)
+}
+
+fn error_of(text: &str) -> String {
+    let (_dir, path) = file_with(text);
+    load(Some(&path), no_env(), &vec![]).expect_err("refused").to_string()
+}
+
+#[test]
+fn flags_win_over_environment_over_file() {
+    let (_dir, path) = file_with("node = \"file\"\n[mqtt]\nbase = \"base\"\nkeep_alive_s = 20\n");
+    let env = [("VADEMECUM_NODE", "env"), ("VADEMECUM_MQTT_KEEP_ALIVE_S", "40"), ("VADEMECUM_CACHE", "/tmp"), ("HOME", "/root")];
+    let env = env.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let loaded = load(Some(&path), env, &vec![("node".into(), "flag".into())]).expect("valid");
+    assert_eq!(loaded.config.node, "flag");
+    assert_eq!(loaded.config.mqtt.keep_alive_s, 40);
+    assert_eq!(loaded.config.topic_base(), "base/flag");
+    assert_eq!(loaded.origins["mqtt.keep_alive_s"], "VADEMECUM_MQTT_KEEP_ALIVE_S");
+    assert!(!loaded.origins.contains_key("mqtt.version"));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_file_key_and_remedy() {
+    let message = error_of("[mqtt]\nbrokr = \"mqtt://a\"\n");
+    assert!(message.contains("vademecum.toml") && message.contains("`mqtt.brokr`") && message.contains("did you mean `mqtt.broker`"), "{message}");
+    let env = [("VADEMECUM_MQTT_BROKR".to_owned(), "x".to_owned())].into_iter();
+    let message = load(None, env, &vec![]).expect_err("refused").to_string();
+    assert!(message.contains("VADEMECUM_MQTT_BROKR") && message.contains("mqtt.broker"), "{message}");
+}
+
+#[test]
+fn bad_values_are_refused_with_the_right_form() {
+    for (text, expected) in [
+        ("[mqtt]\nkeep_alive_s = \"long\"\n", "`mqtt.keep_alive_s` is \"long\", a text in quotes; it must be a whole number"),
+        ("[mqtt]\nbroker = \"localhost\"\n", "write mqtt://host:port"),
+        ("[broker]\nlisten = \"0.0.0.0:1883\"\n", "loopback only"),
+        ("[answer]\nthreshold = 2.0\n", "from 0 to 1"),
+        ("[answer]\nmax_tokens = 2000\n", "leaves no room"),
+        ("[model]\ncontext = -1\n", "cannot be negative"),
+        ("node = \"a/b\"\n", "one level of a topic"),
+        ("collection = \"Ä\"\n", "a collection is named"),
+        ("node = \n", "not valid TOML"),
+        ("[mqtt]\nreply_topics = [\"a/#/b\"]\n", "not a topic filter"),
+    ] {
+        let message = error_of(text);
+        assert!(message.contains(expected), "{text:?} gave: {message}");
+        assert!(message.contains("vademecum.toml"), "{message}");
+    }
+}
+
+#[test]
+fn broker_addresses() {
+    let parse = |text| BrokerUrl::parse(text).map(|u| (u.host, u.port, u.tls));
+    assert_eq!(parse("mqtt://pi.local"), Ok(("pi.local".into(), 1883, false)));
+    assert_eq!(parse("mqtts://[::1]:8884"), Ok(("::1".into(), 8884, true)));
+    for bad in ["http://x", "mqtt://", "mqtt://u:p@h", "mqtt://h:0", "mqtt://h:99999", "mqtt://[::1"] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+}
+
+/// The shipped file names every key, each commented out at its default.
+#[test]
+fn the_shipped_file_documents_every_key_with_its_default() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/vademecum.toml");
+    let text = std::fs::read_to_string(&path).expect("config/vademecum.toml");
+    assert_eq!(load(Some(&path), no_env(), &vec![]).expect("as shipped").config, Config::default());
+    let active: String = text
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
+        .fold(String::new(), |all, line| all + line + "\n");
+    let table: toml::Table = active.parse().expect("uncommented file is TOML");
+    let mut documented = leaves(&table);
+    let mut expected = leaves(&default_table());
+    documented.sort();
+    expected.sort();
+    assert_eq!(documented, expected);
+    let (_dir, path) = file_with(&active);
+    assert_eq!(load(Some(&path), no_env(), &vec![]).expect("uncommented").config, Config::default());
+}

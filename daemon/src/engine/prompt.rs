@@ -1,0 +1,185 @@
+//! The prompt: the model's own chat template around a system prompt, numbered passages and the question.
+//!
+//! The template is rendered once with marks in place of the contents and cut at the marks. Its own text may contain
+//! control tokens; what comes from outside is tokenised apart from it, with special tokens off, so that no document and no
+//! question can open or close a turn.
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+use minijinja::{Environment, Error, ErrorKind, context};
+
+const SYSTEM_MARK: &str = "\u{E000}S\u{E000}";
+const USER_MARK: &str = "\u{E000}U\u{E000}";
+
+/// A passage as the model sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptPassage {
+    /// Where it stands: document title and headings.
+    pub heading: String,
+    /// Its text.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    /// Text of the template itself: control tokens count.
+    Markup(String),
+    System,
+    User,
+}
+
+/// A chat template, cut into parts.
+#[derive(Debug, Clone)]
+pub(super) struct Template {
+    parts: Vec<Part>,
+    own: bool,
+}
+
+/// The plain prompt for a model without a template (a base model).
+const PLAIN: [&str; 3] = ["", "\n\n", "\nAnswer:"];
+
+/// Strings that end an answer to the plain prompt: a base model goes on with the next question.
+pub(super) const PLAIN_STOPS: [&str; 2] = ["\n\n", "\nQuestion:"];
+
+impl Template {
+    /// Cuts the model's template; a missing or unusable one gives the plain prompt.
+    pub(super) fn of(model: &LlamaModel) -> Self {
+        let source = model.chat_template(None).ok().and_then(|t| t.to_string().ok());
+        let bos = special_text(model, model.vocab().bos());
+        let eos = special_text(model, model.vocab().eos());
+        match source.map(|source| Self::cut(&source, &bos, &eos)) {
+            Some(Ok(template)) => template,
+            Some(Err(error)) => {
+                log::warn!("the model's chat template cannot be used ({error}); a plain prompt is used instead");
+                Self::plain()
+            }
+            None => Self::plain(),
+        }
+    }
+
+    fn plain() -> Self {
+        let [before, between, after] = PLAIN.map(|text| Part::Markup(text.to_owned()));
+        Self { parts: vec![before, Part::System, between, Part::User, after], own: false }
+    }
+
+    /// Whether the template is the model's own.
+    pub(super) fn is_own(&self) -> bool {
+        self.own
+    }
+
+    fn cut(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
+        let with_system = [("system", SYSTEM_MARK.to_owned()), ("user", USER_MARK.to_owned())];
+        let rendered = render(source, &with_system, bos, eos);
+        // Some templates (Gemma's) know no system turn: it then opens the user's.
+        let rendered = match rendered {
+            Ok(text) if text.contains(SYSTEM_MARK) => text,
+            _ => render(source, &[("user", format!("{SYSTEM_MARK}\n\n{USER_MARK}"))], bos, eos)?,
+        };
+        let missing = || Error::new(ErrorKind::InvalidOperation, "it does not keep the messages' contents");
+        let (before, rest) = rendered.split_once(SYSTEM_MARK).ok_or_else(missing)?;
+        let (between, after) = rest.split_once(USER_MARK).ok_or_else(missing)?;
+        if after.contains(USER_MARK) || rest.contains(SYSTEM_MARK) {
+            return Err(Error::new(ErrorKind::InvalidOperation, "it repeats the messages' contents"));
+        }
+        let markup = |text: &str| Part::Markup(text.to_owned());
+        Ok(Self { parts: vec![markup(before), Part::System, markup(between), Part::User, markup(after)], own: true })
+    }
+
+    /// Tokens up to and including the system prompt: the same for every question.
+    pub(super) fn prefix(&self, model: &LlamaModel, system: &str) -> Vec<LlamaToken> {
+        self.tokens_until(model, system, None)
+    }
+
+    /// Tokens of the whole prompt around `user`, the already tokenised user turn.
+    pub(super) fn tokens(&self, model: &LlamaModel, system: &str, user: &[LlamaToken]) -> Vec<LlamaToken> {
+        self.tokens_until(model, system, Some(user))
+    }
+
+    fn tokens_until(&self, model: &LlamaModel, system: &str, user: Option<&[LlamaToken]>) -> Vec<LlamaToken> {
+        let vocab = model.vocab();
+        let mut tokens = Vec::new();
+        for part in &self.parts {
+            match (part, user) {
+                (Part::Markup(text), _) => tokens.extend(vocab.tokenize(text.as_bytes(), false, true)),
+                (Part::System, _) => tokens.extend(data_tokens(model, system)),
+                (Part::User, Some(user)) => tokens.extend_from_slice(user),
+                (Part::User, None) => break,
+            }
+        }
+        if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
+            tokens.insert(0, vocab.bos());
+        }
+        if user.is_none() {
+            // What stands between system and user may merge differently with what follows: leave its last token out.
+            tokens.pop();
+        }
+        tokens
+    }
+}
+
+/// Tokens of text from outside: special tokens off, so that `<|im_end|>` stays five characters of text.
+pub(super) fn data_tokens(model: &LlamaModel, text: &str) -> Vec<LlamaToken> {
+    model.vocab().tokenize(text.as_bytes(), false, false)
+}
+
+/// The user turn's pieces: numbered passages, then the question.
+pub(super) fn passage_text(number: usize, passage: &PromptPassage) -> String {
+    if passage.heading.is_empty() {
+        format!("[{number}] {}\n\n", passage.text.trim())
+    } else {
+        format!("[{number}] {}: {}\n\n", passage.heading, passage.text.trim())
+    }
+}
+
+/// The question as it stands at the end of the user turn.
+pub(super) fn question_text(question: &str) -> String {
+    format!("Question: {}", question.trim())
+}
+
+fn special_text(model: &LlamaModel, token: LlamaToken) -> String {
+    model.vocab().text(token).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn render(source: &str, messages: &[(&str, String)], bos: &str, eos: &str) -> Result<String, Error> {
+    let mut env = Environment::new();
+    // Templates are written for Python's Jinja with these two switches on.
+    env.set_trim_blocks(true);
+    env.set_lstrip_blocks(true);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_fuel(Some(1_000_000));
+    env.add_function("raise_exception", |message: String| -> Result<String, Error> { Err(Error::new(ErrorKind::InvalidOperation, message)) });
+    env.add_template("chat", source)?;
+    let messages: Vec<_> = messages.iter().map(|(role, content)| context! { role, content }).collect();
+    env.get_template("chat")?.render(context! { messages, add_generation_prompt => true, bos_token => bos, eos_token => eos })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    const NO_SYSTEM: &str = "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{{ message['content'] | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}";
+
+    fn markup(template: &Template) -> Vec<String> {
+        template.parts.iter().map(|p| match p { Part::Markup(text) => text.clone(), Part::System => "S".into(), Part::User => "U".into() }).collect()
+    }
+
+    #[test]
+    fn a_template_is_cut_at_its_contents() {
+        let template = Template::cut(CHATML, "", "").expect("cut");
+        assert_eq!(markup(&template), ["<|im_start|>system\n", "S", "<|im_end|>\n<|im_start|>user\n", "U", "<|im_end|>\n<|im_start|>assistant\n"]);
+    }
+
+    #[test]
+    fn a_system_prompt_opens_the_user_turn_where_there_is_no_system_turn() {
+        let template = Template::cut(NO_SYSTEM, "<bos>", "").expect("cut");
+        assert_eq!(markup(&template), ["<bos><start_of_turn>user\n", "S", "\n\n", "U", "<end_of_turn>\n<start_of_turn>model\n"]);
+    }
+
+    #[test]
+    fn hostile_templates_are_refused() {
+        for source in ["{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", "no content", "{{ messages", "{{ messages[1].content }}{{ messages[1].content }}"] {
+            assert!(Template::cut(source, "", "").is_err(), "{source}");
+        }
+    }
+}

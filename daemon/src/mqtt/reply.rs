@@ -1,0 +1,165 @@
+//! Where a reply goes and how it is encoded.
+
+use super::connection::{Message, Outgoing, Properties, Sender};
+use super::topics::Topics;
+use crate::answer::Citation;
+use crate::api::Problem;
+use crate::api::wire::{self, Encoding, ErrorBody, ErrorCode, ErrorReply};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The open end of a request.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) id: String,
+    pub(super) topic: String,
+    encoding: Encoding,
+    correlation_data: Option<Bytes>,
+    seq: u64,
+}
+
+/// A request's own idea of its id and reply topic.
+pub(super) trait Addressed {
+    fn id(&self) -> Option<&str>;
+    fn reply_to(&self) -> Option<&str>;
+}
+
+macro_rules! addressed {
+    ($($request:ty),*) => {$(
+        impl Addressed for $request {
+            fn id(&self) -> Option<&str> {
+                self.id.as_deref()
+            }
+            fn reply_to(&self) -> Option<&str> {
+                self.reply_to.as_deref()
+            }
+        }
+    )*};
+}
+addressed!(wire::Ask, wire::Put, wire::Delete, wire::List);
+
+impl Reply {
+    /// Reads a request and finds out where its reply goes: v5 response topic, `reply_to`, `answer/<id>`.
+    ///
+    /// A request that cannot be read still has a place for the error. `plain` makes a request of plain text.
+    pub(super) fn open<T: DeserializeOwned + Addressed>(
+        topics: &Topics,
+        message: &Message,
+        max_payload: usize,
+        plain: impl FnOnce(String) -> T,
+    ) -> (Self, Result<T, Problem>) {
+        let encoding = Encoding::of(&message.payload, message.properties.content_type.as_deref());
+        let request = if message.payload.len() > max_payload {
+            let problem = format!("the payload has {} bytes; at most {max_payload} are allowed", message.payload.len());
+            Err((ErrorCode::TooLarge, problem))
+        } else {
+            match encoding {
+                Some(encoding) => encoding.decode::<T>(&message.payload).map_err(|problem| (ErrorCode::BadRequest, problem)),
+                None => match std::str::from_utf8(&message.payload) {
+                    Ok(text) => Ok(plain(text.to_owned())),
+                    Err(_) => Err((ErrorCode::BadRequest, "the payload is neither JSON, CBOR nor UTF-8 text".to_owned())),
+                },
+            }
+        };
+        let correlation_data = message.properties.correlation_data.clone();
+        let own = request.as_ref().ok().and_then(Addressed::id).map(str::to_owned);
+        let id = own.or_else(|| correlation_data.as_deref().and_then(id_of_correlation)).unwrap_or_else(new_id);
+        let asked = message.properties.response_topic.as_deref().or_else(|| request.as_ref().ok().and_then(Addressed::reply_to));
+        let (topic, request) = match asked.map(|topic| topics.check_reply(topic).map(|()| topic.to_owned())) {
+            None => (topics.answer(&id), request),
+            Some(Ok(topic)) => (topic, request),
+            Some(Err(problem)) => {
+                log::warn!("request {id:?} asks for its reply in a place that is not allowed");
+                (topics.answer(&id), Err((ErrorCode::BadRequest, problem)))
+            }
+        };
+        (Self { id, topic, encoding: encoding.unwrap_or(Encoding::Json), correlation_data, seq: 0 }, request)
+    }
+
+    /// Sends a reply.
+    pub(super) async fn send<T: Serialize>(&self, sender: &Sender, value: &T) {
+        let payload = match self.encoding.encode(value) {
+            Ok(payload) => payload,
+            Err(problem) => return log::error!("reply {:?} cannot be encoded: {problem}", self.id),
+        };
+        let properties = Properties {
+            response_topic: None,
+            correlation_data: self.correlation_data.clone(),
+            content_type: Some(self.encoding.content_type().into()),
+        };
+        let message = Outgoing { topic: self.topic.clone(), payload: payload.into(), retain: false, properties };
+        if let Err(error) = sender.send(message).await {
+            log::error!("reply {:?} is lost: {error}", self.id);
+        }
+    }
+
+    pub(super) async fn error(&self, sender: &Sender, code: ErrorCode, message: String) {
+        self.send(sender, &ErrorReply { id: self.id.clone(), error: ErrorBody { code, message } }).await;
+    }
+
+    pub(super) async fn evidence(&mut self, sender: &Sender, evidence: Vec<Citation>) {
+        let message = wire::EvidenceReply { id: self.id.clone(), seq: self.seq, evidence };
+        self.seq += 1;
+        self.send(sender, &message).await;
+    }
+
+    pub(super) async fn delta(&mut self, sender: &Sender, delta: String) {
+        let message = wire::DeltaReply { id: self.id.clone(), seq: self.seq, delta };
+        self.seq += 1;
+        self.send(sender, &message).await;
+    }
+}
+
+/// Correlation data that is short printable text serves as the id.
+fn id_of_correlation(data: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(data).ok()?;
+    ((1..=wire::MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control)).then(|| text.to_owned())
+}
+
+/// A fresh id: 16 hexadecimal digits.
+pub fn new_id() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics() -> Topics {
+        Topics::new("v/pi".into(), "v", "", vec!["reply/#".into()])
+    }
+
+    fn open(payload: &[u8], properties: Properties) -> (Reply, Result<wire::Ask, Problem>) {
+        let message = Message { topic: "v/pi/ask".into(), payload: payload.to_vec().into(), retained: false, properties };
+        Reply::open(&topics(), &message, 100, |question| wire::Ask { question, ..wire::Ask::default() })
+    }
+
+    #[test]
+    fn the_reply_goes_to_the_response_topic_then_reply_to_then_the_answer_topic() {
+        let with = |topic: &str| Properties { response_topic: Some(topic.into()), ..Properties::default() };
+        let payload = br#"{"id":"a","question":"q","reply_to":"reply/2"}"#;
+        assert_eq!(open(payload, with("reply/1")).0.topic, "reply/1");
+        assert_eq!(open(payload, Properties::default()).0.topic, "reply/2");
+        assert_eq!(open(br#"{"id":"a","question":"q"}"#, Properties::default()).0.topic, "v/pi/answer/a");
+        let (reply, request) = open(payload, with("home/lamp"));
+        assert_eq!(reply.topic, "v/pi/answer/a");
+        assert_eq!(request.expect_err("refused").0, ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn ids_come_from_the_payload_then_the_correlation_data() {
+        let correlated = |data: &'static [u8]| Properties { correlation_data: Some(Bytes::from_static(data)), ..Properties::default() };
+        assert_eq!(open(br#"{"id":"a","question":"q"}"#, correlated(b"c")).0.id, "a");
+        assert_eq!(open(b"plain question", correlated(b"c")).0.id, "c");
+        assert_eq!(open(b"plain question", correlated(b"\xff\x00")).0.id.len(), 16);
+    }
+
+    #[test]
+    fn unreadable_requests_get_an_error_with_the_right_code() {
+        assert_eq!(open(&[b' '; 101], Properties::default()).1.expect_err("too large").0, ErrorCode::TooLarge);
+        assert_eq!(open(b"{\"question\":", Properties::default()).1.expect_err("cut off").0, ErrorCode::BadRequest);
+        assert_eq!(open(b"\xff\xfe", Properties::default()).1.expect_err("no text").0, ErrorCode::BadRequest);
+        assert_eq!(open(b"Why?", Properties::default()).1.expect("text").question, "Why?");
+    }
+}

@@ -1,0 +1,151 @@
+//! Topic names below `<base>/<node>`, and where replies may go.
+
+/// The topics of one node.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    base: String,
+    fleet: Option<String>,
+    reply_filters: Vec<String>,
+}
+
+/// What a request topic asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A question.
+    Ask,
+    /// Passages only.
+    Search,
+    /// Put a document.
+    Put,
+    /// Delete a document.
+    Delete,
+    /// List documents.
+    List,
+    /// Cancel a question.
+    Cancel,
+}
+
+const KINDS: [(&str, Kind); 6] = [
+    ("ask", Kind::Ask),
+    ("search", Kind::Search),
+    ("documents/put", Kind::Put),
+    ("documents/delete", Kind::Delete),
+    ("documents/list", Kind::List),
+    ("cancel", Kind::Cancel),
+];
+
+impl Topics {
+    /// Topics below `base` (`vademecum/<node>`), with the fleet group if the node is in one.
+    pub fn new(base: String, prefix: &str, fleet: &str, reply_filters: Vec<String>) -> Self {
+        let fleet = (!fleet.is_empty()).then(|| format!("{prefix}/fleet/{fleet}/ask"));
+        Self { base, fleet, reply_filters }
+    }
+
+    /// `<base>/<name>`.
+    pub fn of(&self, name: &str) -> String {
+        format!("{}/{name}", self.base)
+    }
+
+    /// Where a reply goes when the request names no place.
+    pub fn answer(&self, id: &str) -> String {
+        self.of(&format!("answer/{}", topic_level(id)))
+    }
+
+    /// Topic filters to subscribe to.
+    pub fn subscriptions(&self) -> Vec<String> {
+        let shared = self.fleet.iter().filter_map(|topic| {
+            let group = topic.rsplit('/').nth(1)?;
+            Some(format!("$share/{group}/{topic}"))
+        });
+        KINDS.iter().map(|(name, _)| self.of(name)).chain(shared).collect()
+    }
+
+    /// What `topic` asks for.
+    pub fn kind(&self, topic: &str) -> Option<Kind> {
+        if self.fleet.as_deref() == Some(topic) {
+            return Some(Kind::Ask);
+        }
+        let name = topic.strip_prefix(self.base.as_str())?.strip_prefix('/')?;
+        KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
+    /// Checks a reply topic from outside.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn check_reply(&self, topic: &str) -> Result<(), String> {
+        if topic.is_empty() || topic.len() > 512 {
+            return Err("a reply topic has 1 to 512 bytes".into());
+        }
+        if topic.contains(['+', '#']) || topic.chars().any(char::is_control) || topic.starts_with('$') {
+            return Err("a reply topic has no wildcards, no control characters and does not begin with $".into());
+        }
+        if topic.strip_prefix(self.base.as_str()).is_some_and(|rest| rest.starts_with("/answer/")) {
+            return Ok(());
+        }
+        // Below our own names nothing else may be written: a reply to `ask` would be the next question.
+        let own = topic == self.base || topic.strip_prefix(self.base.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        if own || self.fleet.as_deref() == Some(topic) || !self.reply_filters.iter().any(|filter| matches(filter, topic)) {
+            return Err(format!(
+                "replies may not go to this topic; use {}/answer/<id> or one that mqtt.reply_topics allows ({})",
+                self.base,
+                self.reply_filters.join(", ")
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// `id` as one level of a topic: what a topic cannot hold becomes `_`.
+fn topic_level(id: &str) -> String {
+    id.chars().map(|c| if matches!(c, '/' | '+' | '#' | '$') || c.is_control() { '_' } else { c }).collect()
+}
+
+/// Whether `topic` matches the topic filter (MQTT 5.0, section 4.7).
+fn matches(filter: &str, topic: &str) -> bool {
+    let mut levels = topic.split('/');
+    for part in filter.split('/') {
+        match (part, levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (literal, Some(level)) if literal == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics() -> Topics {
+        Topics::new("vademecum/pi".into(), "vademecum", "lab", vec!["reply/#".into(), "+/reply".into()])
+    }
+
+    #[test]
+    fn requests_are_told_by_their_topic() {
+        let t = topics();
+        assert_eq!(t.kind("vademecum/pi/documents/put"), Some(Kind::Put));
+        assert_eq!(t.kind("vademecum/fleet/lab/ask"), Some(Kind::Ask));
+        assert_eq!(t.kind("vademecum/pi2/ask"), None);
+        assert!(t.subscriptions().contains(&"$share/lab/vademecum/fleet/lab/ask".to_owned()));
+        assert_eq!(t.answer("a/b#"), "vademecum/pi/answer/a_b_");
+    }
+
+    #[test]
+    fn replies_go_only_where_they_may() {
+        let t = topics();
+        for allowed in ["reply/1", "reply", "reply/a/b", "x/reply", "vademecum/pi/answer/7"] {
+            assert!(t.check_reply(allowed).is_ok(), "{allowed}");
+        }
+        for refused in ["", "reply/+", "reply/#", "$SYS/x", "home/lamp/set", "vademecum/pi/ask", "vademecum/pi/state", "vademecum/fleet/lab/ask", "reply/\0"] {
+            assert!(t.check_reply(refused).is_err(), "{refused}");
+        }
+        let open = Topics::new("v/pi".into(), "v", "lab", vec!["#".into()]);
+        assert!(open.check_reply("anything/goes").is_ok());
+        for refused in ["v/pi/ask", "v/pi", "v/fleet/lab/ask"] {
+            assert!(open.check_reply(refused).is_err(), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Logs: to the journal with structured fields when stderr is connected to it, else to stderr for people.
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Starts logging at `level`.
+pub fn start(level: LevelFilter) {
+    let journal = if systemd_journal_logger::connected_to_journal() {
+        systemd_journal_logger::JournalLog::new().ok().map(|journal| journal.with_syslog_identifier("vademecum".into()))
+    } else {
+        None
+    };
+    // A second start (in tests) keeps the first.
+    let _ = match journal {
+        Some(journal) => journal.install(),
+        None => log::set_boxed_logger(Box::new(Stderr)),
+    };
+    log::set_max_level(level);
+}
+
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        // Libraries speak up only when something is wrong; llama.cpp and the rooms of this house at their own level.
+        let ours = metadata.target().starts_with("vademecum") || metadata.target().starts_with("llama.cpp");
+        ours || metadata.level() <= Level::Warn || log::max_level() == LevelFilter::Trace
+    }
+
+    fn log(&self, record: &Record) {
+        if self.enabled(record.metadata()) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let target = record.target().split("::").nth(1).unwrap_or(record.target());
+            // Logging must not bring the daemon down when stderr is gone.
+            let _ = writeln!(std::io::stderr().lock(), "{} {:<5} {target}: {}", timestamp(now.as_secs(), now.subsec_millis()), record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// UTC as in RFC 3339, after Howard Hinnant's `civil_from_days`.
+fn timestamp(unix: u64, millis: u32) -> String {
+    let (days, second) = (unix / 86_400, unix % 86_400);
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{millis:03}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::timestamp;
+
+    #[test]
+    fn timestamps_are_utc() {
+        assert_eq!(timestamp(0, 0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(951_782_400, 7), "2000-02-29T00:00:00.007Z");
+        assert_eq!(timestamp(1_795_385_565, 999), "2026-11-22T22:12:45.999Z");
+    }
+}
