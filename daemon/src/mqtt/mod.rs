@@ -1,1 +1,3 @@
 //! (being written)
+#[cfg(feature = "broker")]
+pub mod broker;
