@@ -303,15 +303,15 @@ fn act(router: &mut Router, connection: &Connection, packet: Packet) -> Result<(
             subscription_id,
             filters,
         } => {
-            let codes = router.subscribe(connection, filters, subscription_id);
+            let codes = router.subscribe(connection, &filters, subscription_id);
             router.reply(connection, |out| {
-                write_codes(out, 0x90, connection.version, id, &codes)
+                write_codes(out, 0x90, connection.version, id, &codes);
             });
         }
         Packet::Unsubscribe { id, filters } => {
             let codes = router.unsubscribe(connection, &filters);
             router.reply(connection, |out| {
-                write_codes(out, 0xb0, connection.version, id, &codes)
+                write_codes(out, 0xb0, connection.version, id, &codes);
             });
         }
         Packet::PingReq => router.reply(connection, write_pong),

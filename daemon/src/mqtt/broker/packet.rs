@@ -95,7 +95,7 @@ pub(super) struct Connect {
 /// One filter of a SUBSCRIBE with its options (section 3.8.3.1).
 #[derive(Debug, Clone)]
 pub(super) struct Filter {
-    pub(super) filter: String,
+    pub(super) pattern: String,
     pub(super) qos: u8,
     pub(super) no_local: bool,
     pub(super) retain_as_published: bool,
@@ -327,14 +327,14 @@ fn read_subscribe(mut reader: Reader<'_>, version: Version) -> Result<Packet, Re
     })?;
     let mut filters = Vec::new();
     while !reader.0.is_empty() {
-        let filter = reader.string()?.to_owned();
+        let pattern = reader.string()?.to_owned();
         let options = reader.u8()?;
         let allowed = if version == Version::V5 { 0x3f } else { 0x03 };
         if options & !allowed != 0 || options & 0x30 == 0x30 {
             return Err(Reason::MALFORMED);
         }
         filters.push(Filter {
-            filter,
+            pattern,
             qos: qos(options & 3)?,
             no_local: options & 0x04 != 0,
             retain_as_published: options & 0x08 != 0,
@@ -607,7 +607,9 @@ pub(super) fn write_codes(out: &mut BytesMut, first: u8, version: Version, id: u
                 body.put_slice(codes);
             }
             Version::V311 if first == 0x90 => {
-                codes.iter().for_each(|code| body.put_u8((*code).min(0x80)))
+                for code in codes {
+                    body.put_u8((*code).min(0x80));
+                }
             }
             Version::V311 => {}
         }

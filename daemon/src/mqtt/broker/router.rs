@@ -510,13 +510,13 @@ impl Router {
             let mut delivery: Option<Delivery> = None;
             for subscription in &session.subscriptions {
                 let options = &subscription.options;
-                let (group, filter) = split_shared(&options.filter);
+                let (group, filter) = split_shared(&options.pattern);
                 if !matches(filter, &message.topic) || (options.no_local && client == from) {
                     continue;
                 }
                 if group.is_some() {
                     groups
-                        .entry(options.filter.clone())
+                        .entry(options.pattern.clone())
                         .or_default()
                         .push((client.clone(), subscription.clone()));
                     continue;
@@ -607,17 +607,17 @@ impl Router {
     pub(super) fn subscribe(
         &mut self,
         connection: &Connection,
-        filters: Vec<Filter>,
+        filters: &[Filter],
         id: Option<u32>,
     ) -> Vec<u8> {
         filters
-            .into_iter()
+            .iter()
             .map(|filter| self.subscribe_one(connection, filter, id))
             .collect()
     }
 
-    fn subscribe_one(&mut self, connection: &Connection, options: Filter, id: Option<u32>) -> u8 {
-        let (group, filter) = split_shared(&options.filter);
+    fn subscribe_one(&mut self, connection: &Connection, options: &Filter, id: Option<u32>) -> u8 {
+        let (group, filter) = split_shared(&options.pattern);
         let bad_group = group.is_some_and(|group| {
             group.is_empty() || group.contains(['#', '+']) || options.no_local
         });
@@ -630,7 +630,7 @@ impl Router {
         let known = session
             .subscriptions
             .iter()
-            .position(|known| known.options.filter == options.filter);
+            .position(|known| known.options.pattern == options.pattern);
         if known.is_none() && session.subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Reason::QUOTA.0;
         }
@@ -676,7 +676,7 @@ impl Router {
             let before = session.subscriptions.len();
             session
                 .subscriptions
-                .retain(|known| known.options.filter != *filter);
+                .retain(|known| known.options.pattern != *filter);
             if session.subscriptions.len() < before {
                 0
             } else {

@@ -1,5 +1,7 @@
 //! The broker as its clients see it: rumqttc in both versions, and the mosquitto clients.
 
+#![allow(clippy::unwrap_used)]
+
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ async fn broker() -> Broker {
 }
 
 /// A client whose event loop runs in a task of its own; received messages come out of the channel.
+#[allow(clippy::struct_field_names)]
 struct Client<C, M> {
     client: C,
     messages: tokio::sync::mpsc::Receiver<M>,
@@ -71,10 +74,10 @@ async fn connect5(
         while let Ok(event) = events.poll().await {
             match event {
                 v5::Event::Incoming(packets::Packet::Publish(publish)) => {
-                    sender.send(publish).await.unwrap()
+                    sender.send(publish).await.unwrap();
                 }
                 v5::Event::Incoming(packets::Packet::ConnAck(_) | packets::Packet::SubAck(_)) => {
-                    wanted -= 1
+                    wanted -= 1;
                 }
                 _ => {}
             }
@@ -120,10 +123,10 @@ async fn connect4(
         while let Ok(event) = events.poll().await {
             match event {
                 rumqttc::Event::Incoming(v4::Packet::Publish(publish)) => {
-                    sender.send(publish).await.unwrap()
+                    sender.send(publish).await.unwrap();
                 }
                 rumqttc::Event::Incoming(v4::Packet::ConnAck(_) | v4::Packet::SubAck(_)) => {
-                    wanted -= 1
+                    wanted -= 1;
                 }
                 _ => {}
             }
@@ -149,9 +152,16 @@ async fn connect4(
 async fn mosquitto(broker: &Broker, program: &str, arguments: &[&str]) -> Option<String> {
     let port = broker.local_addr().port().to_string();
     let mut command = Command::new(program);
-    command.args(["-p", &port]).args(arguments).stdin(Stdio::null());
+    command
+        .args(["-p", &port])
+        .args(arguments)
+        .stdin(Stdio::null());
     let ended = tokio::task::spawn_blocking(move || command.output());
-    match timeout(SOON, ended).await.expect("the client to end").unwrap() {
+    match timeout(SOON, ended)
+        .await
+        .expect("the client to end")
+        .unwrap()
+    {
         Ok(output) => {
             assert!(
                 output.status.success(),
