@@ -32,6 +32,8 @@ const MAX_CONNECT: usize = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that takes nothing for so long is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after a message whose receivers fall behind: their queues shall fill no faster than they can be emptied.
+const SLOW_DOWN: Duration = Duration::from_millis(10);
 /// For the last words to a client.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Room for reading that a connection keeps between packets, in bytes.
@@ -284,15 +286,18 @@ async fn listen(
             Ok(Ok(packet)) => act(&mut lock(router), connection, packet),
             Ok(Err(reason)) => Err(reason),
         };
-        if let Err(reason) = acted {
-            return End::Refused(reason);
+        match acted {
+            Ok(true) => tokio::time::sleep(SLOW_DOWN).await,
+            Ok(false) => {}
+            Err(reason) => return End::Refused(reason),
         }
     }
 }
 
-fn act(router: &mut Router, connection: &Connection, packet: Packet) -> Result<(), Reason> {
+/// Says whether the client publishes faster than another receives.
+fn act(router: &mut Router, connection: &Connection, packet: Packet) -> Result<bool, Reason> {
     match packet {
-        Packet::Publish { id, message } => router.receive(connection, id, message)?,
+        Packet::Publish { id, message } => return router.receive(connection, id, message),
         Packet::PubAck(id) | Packet::PubComp(id) | Packet::PubRec { id, failed: true } => {
             router.acknowledged(connection, id);
         }
@@ -317,7 +322,7 @@ fn act(router: &mut Router, connection: &Connection, packet: Packet) -> Result<(
         Packet::PingReq => router.reply(connection, write_pong),
         Packet::Disconnect { .. } => {}
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Writes what the router has for the client until the connection is to end. Returns between two packets, or when the

@@ -121,11 +121,12 @@ impl Session {
     }
 
     /// Queues a message. A connected client whose queue is full is too slow and is disconnected; what is queued stays.
-    fn offer(&mut self, client: &str, delivery: Delivery) {
+    /// Says whether a connected client's queue is more than half full, so that the publisher can be slowed down.
+    fn offer(&mut self, client: &str, delivery: Delivery) -> bool {
         let full = self.queue.len() >= MAX_QUEUE
             || self.queued_bytes + delivery.message.size() > MAX_QUEUE_BYTES;
         if delivery.qos == 0 && (full || self.link.is_none()) {
-            return;
+            return false;
         }
         if full {
             match self.link.take() {
@@ -140,13 +141,15 @@ impl Session {
                     "mqtt broker: the queue of `{client}` is full; a message for it is dropped"
                 ),
             }
-            return;
+            return false;
         }
         if let Some(link) = &self.link {
             link.wake.notify_one();
         }
         self.queued_bytes += delivery.message.size();
         self.queue.push_back(delivery);
+        self.link.is_some()
+            && (self.queue.len() > MAX_QUEUE / 2 || self.queued_bytes > MAX_QUEUE_BYTES / 2)
     }
 
     /// The next packet identifier that is free; the window is far smaller than the range of identifiers.
@@ -437,34 +440,35 @@ impl Router {
         }
     }
 
-    /// Takes a PUBLISH and answers it as its `QoS` asks.
+    /// Takes a PUBLISH and answers it as its `QoS` asks. Says whether a receiver falls behind.
     pub(super) fn receive(
         &mut self,
         connection: &Connection,
         id: u16,
         message: Message,
-    ) -> Result<(), Reason> {
+    ) -> Result<bool, Reason> {
+        let mut behind = false;
         let qos = message.qos;
         if qos == 2 {
             let Some(session) = self.session(connection) else {
-                return Ok(());
+                return Ok(false);
             };
             let new = session.received.insert(id);
             if session.received.len() > usize::from(RECEIVE_MAXIMUM) {
                 return Err(Reason::RECEIVE_MAXIMUM);
             }
             if new {
-                self.publish(&connection.client, message);
+                behind = self.publish(&connection.client, message);
             }
         } else {
-            self.publish(&connection.client, message);
+            behind = self.publish(&connection.client, message);
         }
         match qos {
             1 => self.reply(connection, |out| write_ack(out, 0x40, id)),
             2 => self.reply(connection, |out| write_ack(out, 0x50, id)),
             _ => {}
         }
-        Ok(())
+        Ok(behind)
     }
 
     /// Takes PUBREL.
@@ -497,7 +501,9 @@ impl Router {
     }
 
     /// Hands a message to all who subscribed, and keeps it when it is to be retained.
-    pub(super) fn publish(&mut self, from: &str, mut message: Message) {
+    /// Says whether a receiver falls behind.
+    pub(super) fn publish(&mut self, from: &str, mut message: Message) -> bool {
+        let mut behind = false;
         let now = Instant::now();
         let retain = message.retain;
         message.retain = false;
@@ -533,12 +539,13 @@ impl Router {
                 delivery.subscription_ids.extend(subscription.id);
             }
             if let Some(delivery) = delivery.filter(|_| !session.gone(now)) {
-                session.offer(client, delivery);
+                behind |= session.offer(client, delivery);
             }
         }
         for members in groups.into_values() {
-            self.publish_shared(&members, &message, retain);
+            behind |= self.publish_shared(&members, &message, retain);
         }
+        behind
     }
 
     /// Hands a message to one member of a shared subscription, in turn, preferring those that are connected.
@@ -547,7 +554,7 @@ impl Router {
         members: &[(String, Subscription)],
         message: &Arc<Message>,
         retain: bool,
-    ) {
+    ) -> bool {
         let connected = |client: &String| {
             self.sessions
                 .get(client)
@@ -571,8 +578,9 @@ impl Router {
                 retain: retain && subscription.options.retain_as_published,
                 subscription_ids: subscription.id.into_iter().collect(),
             };
-            session.offer(client, delivery);
+            return session.offer(client, delivery);
         }
+        false
     }
 
     /// Keeps the message for later subscribers; an empty one clears its topic.

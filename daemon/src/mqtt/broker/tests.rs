@@ -66,7 +66,7 @@ async fn connect5(
             .await
             .unwrap();
     }
-    let (sender, messages) = tokio::sync::mpsc::channel(2000);
+    let (sender, messages) = tokio::sync::mpsc::channel(8);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let mut wanted = filters.len() + 1;
     let task = tokio::spawn(async move {
@@ -115,7 +115,7 @@ async fn connect4(
             .await
             .unwrap();
     }
-    let (sender, messages) = tokio::sync::mpsc::channel(2000);
+    let (sender, messages) = tokio::sync::mpsc::channel(8);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let mut wanted = filters.len() + 1;
     let task = tokio::spawn(async move {
@@ -426,6 +426,31 @@ async fn a_client_that_does_not_read_is_disconnected_and_the_others_go_on() {
         .expect("the slow client is disconnected")
         .unwrap();
     assert!(sink.len() < 30_000_000, "{} bytes", sink.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_slows_its_publisher_and_loses_nothing() {
+    let broker = broker().await;
+    let mut reader = connect4(&broker, "reader", &["burst"], |_| {}).await;
+    let publisher = connect5(&broker, "publisher", &[], |_| {}).await;
+    let client = publisher.client.clone();
+    let publishing = tokio::spawn(async move {
+        for index in 0..2000 {
+            let qos = v5::mqttbytes::QoS::AtLeastOnce;
+            client
+                .publish("burst", qos, false, format!("{index}"))
+                .await
+                .unwrap();
+        }
+    });
+    for index in 0..2000 {
+        assert_eq!(
+            &reader.message().await.payload[..],
+            format!("{index}").as_bytes()
+        );
+        sleep(Duration::from_micros(200)).await;
+    }
+    publishing.await.unwrap();
 }
 
 #[tokio::test]
