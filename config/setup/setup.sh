@@ -122,6 +122,7 @@ convert() {
     rm -f "$out.new"
     env -u VADEMECUM_CACHE "${CARGO_TARGET_DIR:-target}/release/vademecum" model convert "$CACHE/models/minilm" --out "$out.new" --type "$type" >&2 9>&- ||
         die "vademecum model convert failed (its own words are above)"
+    [ -s "$out.new" ] || die "vademecum model convert wrote nothing to $out.new"
     # A daemon may have the old file mapped: replaced by name, never written over.
     if cmp -s "$out.new" "$out"; then rm -f "$out.new"; else mv -f "$out.new" "$out"; fi
 }
