@@ -30,9 +30,9 @@ run: setup build ## Run the daemon with the test models (options: make run ARGS=
 
 test: setup build ## Run every test: units, examples in the documentation, end to end
 	@export VADEMECUM_CACHE="$$($(SETUP) cache-dir)"; \
-	cargo test --release --doc --package vademecum; \
+	cargo test --release --doc --workspace; \
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release --workspace $(ARGS); \
-	else cargo test --release --workspace --lib --bins --tests $(ARGS); fi
+	else RUST_TEST_THREADS="$${RUST_TEST_THREADS:-1}" cargo test --release --workspace --lib --bins --tests $(ARGS); fi
 
 lint: tools ## Check format, clippy, spelling, licences and shell scripts
 	cargo fmt --all --check
@@ -68,4 +68,4 @@ clean: ## Remove what was built (the models in the cache stay)
 # Not listed: demo, run, test and bench use it.
 .PHONY: build
 build:
-	@cargo build --release --package vademecum
+	@cargo build --release --workspace

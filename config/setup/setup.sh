@@ -106,7 +106,7 @@ embedder_is_done() { [ "$(cat "$CACHE/stamp/embedder" 2>/dev/null)" = "$(embedde
 
 build_program() {
     say "building vademecum (release); the first time takes several minutes"
-    cargo build --release --package vademecum >&2 9>&- || die "vademecum does not build (cargo's own words are above)"
+    cargo build --release --workspace >&2 9>&- || die "vademecum does not build (cargo's own words are above)"
 }
 make_embedder() {
     embedder_is_done && return 0  # by the setup that this one waited for
