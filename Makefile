@@ -1,0 +1,69 @@
+# The one door to everything that is done with this repository. `make` alone lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+SETUP := config/setup
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET)/release/vademecum
+CACHE = $$($(SETUP)/setup.sh cache-dir)
+MODELS = $$($(SETUP)/setup.sh models-dir)
+
+# Debian keeps mosquitto in /usr/sbin; rustup's folder may be missing from a shell that was open while it installed.
+export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
+export CARGO_TERM_COLOR ?= auto
+
+.NOTPARALLEL:
+.PHONY: help setup demo run test lint fmt deny bench doc models-dir tools clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing and fetch the test models (a no-op when done)
+	@$(SETUP)/setup.sh
+
+demo: setup build ## Ask a sample manual three questions over MQTT
+	@env -u VADEMECUM_CACHE $(BINARY) demo --models "$(MODELS)"
+
+run: setup build ## Run the daemon with the test models (options: make run ARGS="--node kitchen")
+	@models="$(MODELS)"; exec env -u VADEMECUM_CACHE $(BINARY) run --generator "$$models/generator.gguf" --embedder "$$models/embedder.gguf" $(ARGS)
+
+test: setup build ## Run every test: units, examples in the documentation, end to end
+	@export VADEMECUM_CACHE="$(CACHE)"; \
+	cargo test --release --doc --workspace; \
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release --workspace $(ARGS); \
+	else RUST_TEST_THREADS="$${RUST_TEST_THREADS:-1}" cargo test --release --workspace --lib --bins --tests $(ARGS); fi
+
+lint: tools ## Check format, clippy, spelling, licences and shell scripts
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	@$(SETUP)/lint-text.sh
+	@$(SETUP)/deny.sh
+
+fmt: ## Format the code
+	cargo fmt --all
+
+deny: tools ## Check licences, sources and duplicates, and advisories where a database is at hand
+	@$(SETUP)/deny.sh
+
+bench: setup build ## Measure (see benches/)
+	@VADEMECUM_CACHE="$(CACHE)" cargo bench --package vademecum-benches $(ARGS)
+
+doc: ## Build the documentation of the crate and its rooms
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum
+
+models-dir: ## Print the folder of the test models
+	@$(SETUP)/setup.sh models-dir
+
+tools: ## Get the programs that lint needs (a no-op when done)
+	@$(SETUP)/setup.sh tools
+
+clean: ## Remove what was built (the models in the cache stay)
+	cargo clean
+
+# Not listed: demo, run, test and bench use it.
+.PHONY: build
+build:
+	@cargo build --release --workspace
