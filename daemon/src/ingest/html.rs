@@ -512,7 +512,9 @@ impl Writer {
     }
 
     fn end_table(&mut self) {
-        self.end_cell();
+        if self.table.is_some() {
+            self.end_cell();
+        }
         let Some(mut table) = self.table.take() else {
             return;
         };
