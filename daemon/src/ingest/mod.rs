@@ -14,6 +14,7 @@ mod chunk;
 mod html;
 mod media;
 mod outline;
+mod pipeline;
 mod read;
 mod walk;
 
@@ -21,6 +22,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 pub use chunk::{DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
 pub use media::MediaType;
+pub use pipeline::{Change, IngestOptions, Outcome, Pipeline, Summary, parse_tags};
 pub use read::{Form, Reading, read};
 pub use walk::{DEFAULT_GLOBS, Entry, Walk, load, walk};
 
@@ -150,6 +152,12 @@ pub enum IngestError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The embedder could not embed.
+    #[error(transparent)]
+    Embed(#[from] crate::embed::EmbedError),
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
 }
 
 /// Checks what names and describes a document, before any work is done for it.
