@@ -1,1 +1,271 @@
-//! (being written)
+//! Files become chunks in the store.
+//!
+//! One way through the room, left to right:
+//!
+//! ```text
+//! walk -> Source -> read (media type, decoding, Markdown-like text, title) -> chunk -> embed -> store
+//! ```
+//!
+//! Everything up to `chunk` needs neither a model nor a database; [`Pipeline`] joins them to both.
+//! What comes in was written by strangers: sizes, counts and times are bounded here, and a document that
+//! cannot be read costs that document only.
+
+mod chunk;
+mod html;
+mod media;
+mod outline;
+mod pipeline;
+mod read;
+mod walk;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+pub use chunk::{DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
+pub use media::MediaType;
+pub use pipeline::{Change, IngestOptions, Outcome, Pipeline, Summary, parse_tags};
+pub use read::{Form, Reading, read};
+pub use walk::{DEFAULT_GLOBS, Entry, Walk, load, walk};
+
+/// Largest document taken, in bytes, unless the configuration says otherwise.
+pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Longest document id, in bytes.
+pub const MAX_ID_BYTES: usize = 512;
+
+/// Most tags on one document.
+pub const MAX_TAGS: usize = 32;
+
+/// Longest key of a tag, in bytes.
+pub const MAX_TAG_KEY_BYTES: usize = 64;
+
+/// Longest value of a tag, in bytes.
+pub const MAX_TAG_VALUE_BYTES: usize = 256;
+
+/// One document as it arrives: bytes with what is known about them.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The name under which it is stored and replaced, unique in its collection.
+    pub id: String,
+    /// File name or other hint for media type and title; may be empty.
+    pub name: String,
+    /// Media type as the sender gave it (`text/html; charset=utf-8`), if any.
+    pub media_type: Option<String>,
+    /// The bytes as they were found.
+    pub bytes: Vec<u8>,
+    /// Title to use in place of the one the document gives itself.
+    pub title: Option<String>,
+    /// Metadata that questions can filter by.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// Why a document was not taken in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// A PDF, by its extension, its type or its first bytes.
+    #[error(
+        "{id}: PDF reading comes with a later release; convert it with `pdftotext -layout FILE.pdf FILE.txt`"
+    )]
+    Pdf {
+        /// The document.
+        id: String,
+    },
+    /// Bytes that no reader understands.
+    #[error("{id}: {kind} cannot be read; give text, Markdown or HTML")]
+    Binary {
+        /// The document.
+        id: String,
+        /// What the bytes look like.
+        kind: String,
+    },
+    /// Nothing but blank space, or nothing outside scripts and navigation.
+    #[error("{id}: no text in it")]
+    Empty {
+        /// The document.
+        id: String,
+    },
+    /// More bytes than a document may have.
+    #[error("{id}: larger than {limit} bytes; split it, or raise the limit for documents")]
+    TooLarge {
+        /// The document.
+        id: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// More chunks than a document may have.
+    #[error("{id}: {chunks} chunks, more than the {limit} that one document may have; split it")]
+    TooManyChunks {
+        /// The document.
+        id: String,
+        /// What it would come to.
+        chunks: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// HTML that keeps the parser busy beyond reason.
+    #[error(
+        "{id}: the HTML takes longer than {seconds} s to parse; simplify it or convert it to text"
+    )]
+    TooSlow {
+        /// The document.
+        id: String,
+        /// The limit in seconds.
+        seconds: u64,
+    },
+    /// A reader panicked: a fault of ours, kept to this document.
+    #[error("{id}: the reader failed on this document ({message}); please report it")]
+    ReaderFailed {
+        /// The document.
+        id: String,
+        /// The panic's message.
+        message: String,
+    },
+    /// An id that cannot name a document.
+    #[error("document id {id:?}: {reason}")]
+    BadId {
+        /// The id, shortened.
+        id: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// Tags beyond the bounds.
+    #[error("{id}: {reason}")]
+    BadTags {
+        /// The document.
+        id: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// A glob that does not parse.
+    #[error("glob {glob:?}: {reason}")]
+    BadGlob {
+        /// The glob as given.
+        glob: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file could not be read.
+    #[error("{}: {source}; check that it exists and may be read", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The embedder could not embed.
+    #[error(transparent)]
+    Embed(#[from] crate::embed::EmbedError),
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+}
+
+/// Checks what names and describes a document, before any work is done for it.
+pub(crate) fn check_bounds(source: &Source) -> Result<(), IngestError> {
+    check_id(&source.id)?;
+    let bad_tags = |reason: String| IngestError::BadTags {
+        id: source.id.clone(),
+        reason,
+    };
+    if source.tags.len() > MAX_TAGS {
+        return Err(bad_tags(format!(
+            "{} tags, at most {MAX_TAGS} are allowed",
+            source.tags.len()
+        )));
+    }
+    for (key, value) in &source.tags {
+        if key.is_empty() || key.len() > MAX_TAG_KEY_BYTES || key.chars().any(char::is_control) {
+            return Err(bad_tags(format!(
+                "a tag's key must have 1 to {MAX_TAG_KEY_BYTES} bytes without control characters"
+            )));
+        }
+        if value.len() > MAX_TAG_VALUE_BYTES || value.chars().any(char::is_control) {
+            return Err(bad_tags(format!(
+                "the value of tag {key:?} must have at most {MAX_TAG_VALUE_BYTES} bytes without control characters"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_id(id: &str) -> Result<(), IngestError> {
+    let bad = |reason: &str| IngestError::BadId {
+        id: shortened(id, 80).into_owned(),
+        reason: reason.into(),
+    };
+    if id.is_empty() {
+        return Err(bad("empty; give the document a name"));
+    }
+    if id.len() > MAX_ID_BYTES {
+        return Err(bad("longer than 512 bytes; give it a shorter one"));
+    }
+    if id.chars().any(char::is_control) {
+        return Err(bad("has control characters; rename it"));
+    }
+    Ok(())
+}
+
+/// `text` cut to at most `max_chars` characters, with an ellipsis where something is missing.
+pub(crate) fn shortened(text: &str, max_chars: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(max_chars) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", text[..end].trim_end()).into(),
+    }
+}
+
+/// `text` with every run of white space as one blank, none at the ends.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(id: &str) -> Source {
+        Source {
+            id: id.into(),
+            ..Source::default()
+        }
+    }
+
+    #[test]
+    fn ids_are_bounded() {
+        assert!(check_bounds(&source("manuals/heat pump.md")).is_ok());
+        for id in ["", "a\nb", &"x".repeat(513)] {
+            assert!(
+                matches!(check_bounds(&source(id)), Err(IngestError::BadId { .. })),
+                "{id:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn tags_are_bounded() {
+        let with = |tags: Vec<(String, String)>| Source {
+            tags: tags.into_iter().collect(),
+            ..source("a")
+        };
+        assert!(check_bounds(&with(vec![("site".into(), "north".into())])).is_ok());
+        let many = (0..=MAX_TAGS)
+            .map(|n| (format!("k{n}"), String::new()))
+            .collect();
+        for tags in [
+            many,
+            vec![(String::new(), "v".into())],
+            vec![("k".into(), "v".repeat(257))],
+            vec![("a\0".into(), String::new())],
+        ] {
+            assert!(matches!(
+                check_bounds(&with(tags)),
+                Err(IngestError::BadTags { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn shortening_keeps_characters_whole() {
+        assert_eq!(shortened("äöü", 3), "äöü");
+        assert_eq!(shortened("äöü", 2), "äö…");
+    }
+}

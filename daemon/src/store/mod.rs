@@ -1,1 +1,711 @@
-//! (being written)
+//! The owner's documents on disk: records, chunks, vectors and terms in sled, the sources as plain files beside it.
+//!
+//! ```text
+//! <dir>/lock      held with flock(2) while a process uses the store; holds its process id
+//! <dir>/db/       sled 0.34, one tree (see [`keys`]); what is acknowledged has been synced
+//! <dir>/sources/  the bytes of every document, content-addressed (see [`sources`])
+//! ```
+//!
+//! One version of a document is one atomic batch: after a crash all of it is there or nothing. A version's chunks and rows
+//! carry a number that is never given again, so a reader that still holds an old number finds nothing rather than another
+//! text. Searching reads [`Index`], derived from the rows per collection on first use and kept current.
+
+mod error;
+mod index;
+mod keys;
+mod row;
+mod sources;
+pub mod terms;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use error::StoreError;
+pub use index::{Index, IndexedDocument, Place, Posting};
+pub use sources::sha256_hex;
+
+use sources::Sources;
+
+/// Version of the layout in [`keys`]; a store of a newer one is refused.
+const SCHEMA: u32 = 1;
+/// Longest document id, in bytes.
+pub const MAX_ID_BYTES: usize = 512;
+/// Longest title, tag key or tag value, in bytes.
+pub const MAX_FIELD_BYTES: usize = 4096;
+/// Most tags of one document.
+pub const MAX_TAGS: usize = 64;
+/// Longest chunk text, in bytes: far above any embedder's reach.
+pub const MAX_CHUNK_BYTES: usize = 1 << 20;
+
+/// How the database is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Memory sled may use for its page cache, in bytes.
+    pub cache_bytes: u64,
+    /// How often sled syncs on its own, in milliseconds. Every change is synced before it is acknowledged, so the default
+    /// is never: a timer would only wake an idle board.
+    pub flush_every_ms: Option<u64>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> StoreOptions {
+        StoreOptions { cache_bytes: 16 << 20, flush_every_ms: None }
+    }
+}
+
+/// Which embedder made the vectors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbedderId {
+    /// The model's name, for people.
+    pub name: String,
+    /// The model's fingerprint: equal fingerprints make comparable vectors.
+    pub fingerprint: String,
+    /// Numbers per vector.
+    pub dimensions: usize,
+}
+
+/// A document as the library lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document {
+    /// The owner's name for it, unique within the collection; 1 to 512 bytes without control characters.
+    pub id: String,
+    /// The collection it belongs to: `[a-z0-9][a-z0-9_-]{0,63}`.
+    pub collection: String,
+    /// Its title, for people; also indexed.
+    pub title: String,
+    /// Media type of the source.
+    pub media_type: String,
+    /// SHA-256 of the source, lower-case hex.
+    pub hash: String,
+    /// Length of the source in bytes.
+    pub bytes: u64,
+    /// Number of its chunks.
+    pub chunks: u32,
+    /// When it was added, in seconds since 1970.
+    pub added_unix: u64,
+    /// Metadata that a filter may name.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// A piece of a document's text, as long as the embedder reads well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Id of the document.
+    pub document: String,
+    /// Place in the document, from 0 without gaps.
+    pub ordinal: u32,
+    /// Headings above it, outermost first.
+    pub heading: Vec<String>,
+    /// Page it begins on, from 1, where the source has pages.
+    pub page: Option<u32>,
+    /// The text.
+    pub text: String,
+    /// Where it begins in the document's text, in bytes.
+    pub offset: u64,
+    /// Its length in embedder tokens.
+    pub tokens: u32,
+}
+
+impl Chunk {
+    /// The chunk's name in citations: `<document>#<ordinal>`.
+    pub fn id(&self) -> String {
+        format!("{}#{}", self.document, self.ordinal)
+    }
+}
+
+/// What [`Store::put`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The document is new.
+    Added,
+    /// An older version of it has been replaced.
+    Replaced,
+}
+
+/// A collection and its size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Collection {
+    /// Its name.
+    pub name: String,
+    /// Documents in it.
+    pub documents: u64,
+    /// Chunks in it.
+    pub chunks: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct CollectionRecord {
+    documents: u64,
+    chunks: u64,
+    version: u64,
+}
+
+/// A document with the number of this version of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct DocumentRecord {
+    number: u64,
+    document: Document,
+}
+
+/// The store; clones share one database.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+// Fields drop in this order: the database is closed before the lock is given back.
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    tree: sled::Tree,
+    database: sled::Db,
+    sources: Sources,
+    /// One change at a time; also held while an index is read from the database.
+    writer: Mutex<()>,
+    indexes: Mutex<HashMap<String, Arc<RwLock<Index>>>>,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in `dir`, creating it when it is not there, and holds its lock until the last clone is dropped.
+    ///
+    /// A database that cannot be opened is [`StoreError::Damaged`]; nothing is removed.
+    pub fn open(dir: &Path, options: &StoreOptions) -> Result<Store, StoreError> {
+        std::fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+        let lock = lock(dir)?;
+        let database = open_database(dir, options)?;
+        let tree = database.open_tree("library").map_err(|error| StoreError::database(dir, error))?;
+        let sources = Sources::open(dir.join("sources"))?;
+        let inner = Inner {
+            dir: dir.to_owned(),
+            tree,
+            database,
+            sources,
+            writer: Mutex::default(),
+            indexes: Mutex::default(),
+            _lock: lock,
+        };
+        let store = Store { inner: Arc::new(inner) };
+        store.check_schema()?;
+        store.inner.sources.sweep(&store.records(keys::DOCUMENTS)?)?;
+        Ok(store)
+    }
+
+    /// The directory the store was opened in.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// The embedder whose vectors the store holds; `None` before the first document.
+    pub fn embedder(&self) -> Result<Option<EmbedderId>, StoreError> {
+        self.get(keys::EMBEDDER)
+    }
+
+    /// Binds the store to an embedder: the first one is recorded, any other one refused.
+    pub fn bind_embedder(&self, id: &EmbedderId) -> Result<(), StoreError> {
+        let _writer = self.writer();
+        match self.embedder()? {
+            Some(bound) if bound.fingerprint == id.fingerprint && bound.dimensions == id.dimensions => Ok(()),
+            Some(bound) => Err(StoreError::EmbedderMismatch {
+                stored: format!("{} ({}, {} dimensions)", bound.name, bound.fingerprint, bound.dimensions),
+                offered: format!("{} ({}, {} dimensions)", id.name, id.fingerprint, id.dimensions),
+            }),
+            None => {
+                let mut batch = sled::Batch::default();
+                batch.insert(keys::EMBEDDER, self.encode(id)?);
+                self.commit(batch)
+            }
+        }
+    }
+
+    /// Binds the store to another embedder and forgets every document's chunks and vectors, which it made obsolete.
+    /// The sources and their records stay: [`Store::kept`] lists what has to be put again.
+    pub fn rebind_embedder(&self, id: &EmbedderId) -> Result<(), StoreError> {
+        let _writer = self.writer();
+        // One document at a time keeps the batches small; the binding changes last, so that an interrupted run leaves a
+        // smaller store of the old embedder and can simply be started again.
+        for record in self.records(keys::DOCUMENTS)? {
+            let mut batch = sled::Batch::default();
+            self.remove_rows(&mut batch, &record);
+            batch.remove(keys::document(&record.document.collection, &record.document.id));
+            self.count(&mut batch, &record.document.collection, [-1, -i64::from(record.document.chunks)])?;
+            self.commit(batch)?;
+        }
+        self.indexes().clear();
+        let mut batch = sled::Batch::default();
+        batch.insert(keys::EMBEDDER, self.encode(id)?);
+        self.commit(batch)
+    }
+
+    /// The documents whose sources are kept as files, whether or not the database knows them, oldest first: what the
+    /// store is rebuilt from, with [`Store::source`].
+    pub fn kept(&self) -> Result<Vec<Document>, StoreError> {
+        Ok(self.inner.sources.records()?.into_iter().map(|record| record.document).collect())
+    }
+
+    /// Makes a collection known before it has documents.
+    pub fn create_collection(&self, name: &str) -> Result<(), StoreError> {
+        check_collection(name)?;
+        let _writer = self.writer();
+        if self.get::<CollectionRecord>(&keys::collection(name))?.is_some() {
+            return Ok(());
+        }
+        let mut batch = sled::Batch::default();
+        self.count(&mut batch, name, [0, 0])?;
+        self.commit(batch)
+    }
+
+    /// Stores a document with its chunks and their unit vectors, in place of an older version with the same id.
+    ///
+    /// Atomic and durable: when this returns the document survives a power cut; when it does not, the store is as before.
+    /// `document.chunks` and `document.bytes` are taken from what is given.
+    pub fn put(&self, document: &Document, source: &[u8], chunks: &[Chunk], vectors: &[Vec<f32>]) -> Result<Put, StoreError> {
+        let dimensions = self.embedder()?.ok_or(StoreError::NoEmbedder)?.dimensions;
+        check_document(document, source, chunks, vectors, dimensions)?;
+        // Term analysis is the costly part and needs no lock.
+        let rows: Vec<Vec<u8>> = chunks
+            .iter()
+            .zip(vectors)
+            .map(|(chunk, vector)| row::encode(vector, &head_of(&document.title, &chunk.heading), &chunk.text))
+            .collect();
+
+        let _writer = self.writer();
+        let old: Option<DocumentRecord> = self.get(&keys::document(&document.collection, &document.id))?;
+        let record = DocumentRecord {
+            number: self.next_number()?,
+            document: Document { chunks: chunks.len() as u32, bytes: source.len() as u64, ..document.clone() },
+        };
+        self.inner.sources.keep(&record, source)?;
+        let mut batch = sled::Batch::default();
+        let mut change = [1, i64::from(record.document.chunks)];
+        if let Some(old) = &old {
+            self.remove_rows(&mut batch, old);
+            change = [0, change[1] - i64::from(old.document.chunks)];
+        }
+        for (chunk, row) in chunks.iter().zip(&rows) {
+            batch.insert(keys::chunk(record.number, chunk.ordinal), self.encode(chunk)?);
+            batch.insert(keys::row(record.number, chunk.ordinal), row.as_slice());
+        }
+        batch.insert(keys::document(&document.collection, &document.id), self.encode(&record)?);
+        self.count(&mut batch, &document.collection, change)?;
+        let old_rows = self.index_rows_of(old.as_ref())?;
+        self.commit(batch)?;
+
+        self.update_index(&document.collection, |index| {
+            if let Some(old) = &old {
+                remove_from(index, old, &old_rows);
+            }
+            let slot = index.add_document(indexed(&record));
+            rows.iter()
+                .zip(0..)
+                .all(|(bytes, ordinal)| row::decode(bytes).is_some_and(|row| index.append(slot, ordinal, &row).is_some()))
+        });
+        if let Some(old) = &old {
+            self.forget_source(old, old.document.hash != record.document.hash);
+        }
+        Ok(if old.is_some() { Put::Replaced } else { Put::Added })
+    }
+
+    /// A document's record.
+    pub fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
+        check_collection(collection)?;
+        check_id(id)?;
+        let record: Option<DocumentRecord> = self.get(&keys::document(collection, id))?;
+        Ok(record.map(|record| record.document))
+    }
+
+    /// The documents of a collection, or of all, ordered by collection and id.
+    pub fn documents(&self, collection: Option<&str>) -> Result<Vec<Document>, StoreError> {
+        let prefix = match collection {
+            Some(name) => {
+                check_collection(name)?;
+                keys::documents_of(name)
+            }
+            None => keys::DOCUMENTS.to_vec(),
+        };
+        Ok(self.records(&prefix)?.into_iter().map(|record| record.document).collect())
+    }
+
+    /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one.
+    /// Returns whether it was there. Durable when this returns.
+    pub fn delete(&self, collection: &str, id: &str) -> Result<bool, StoreError> {
+        check_collection(collection)?;
+        check_id(id)?;
+        let _writer = self.writer();
+        let key = keys::document(collection, id);
+        let Some(old) = self.get::<DocumentRecord>(&key)? else {
+            return Ok(false);
+        };
+        // The record beside the source goes first: the other way round, a rebuild after a crash in between would bring
+        // back what the owner deleted.
+        self.inner.sources.drop_record(&old)?;
+        let old_rows = self.index_rows_of(Some(&old))?;
+        let mut batch = sled::Batch::default();
+        self.remove_rows(&mut batch, &old);
+        batch.remove(key);
+        self.count(&mut batch, collection, [-1, -i64::from(old.document.chunks)])?;
+        self.commit(batch)?;
+        self.update_index(collection, |index| {
+            remove_from(index, &old, &old_rows);
+            true
+        });
+        self.forget_source(&old, true);
+        Ok(true)
+    }
+
+    /// The collections by name, with their sizes.
+    pub fn collections(&self) -> Result<Vec<Collection>, StoreError> {
+        let entries = self.inner.tree.scan_prefix(keys::COLLECTIONS);
+        let mut collections = Vec::new();
+        for entry in entries {
+            let (key, value) = entry.map_err(|error| self.database(error))?;
+            let record: CollectionRecord = self.decode(&key, &value)?;
+            let name = String::from_utf8_lossy(&key[keys::COLLECTIONS.len()..]).into_owned();
+            collections.push(Collection { name, documents: record.documents, chunks: record.chunks });
+        }
+        Ok(collections)
+    }
+
+    /// The bytes of a source by its SHA-256 in hex.
+    pub fn source(&self, hash: &str) -> Result<Vec<u8>, StoreError> {
+        let missing = || StoreError::NoSource { hash: hash.to_owned(), dir: self.inner.dir.join("sources") };
+        if !is_hash(hash) {
+            return Err(missing());
+        }
+        self.inner.sources.read(hash)?.ok_or_else(missing)
+    }
+
+    /// A number that grows with each change of the collection and never repeats; 0 for one that does not exist.
+    pub fn version(&self, collection: &str) -> Result<u64, StoreError> {
+        let record: Option<CollectionRecord> = self.get(&keys::collection(collection))?;
+        Ok(record.map_or(0, |record| record.version))
+    }
+
+    /// Syncs the database. Changes of documents are synced already when they return.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.inner.tree.flush().map_err(|error| self.database(error))?;
+        Ok(())
+    }
+
+    /// Reads the collection's search index, building it first if need be; `None` when there is no such collection.
+    /// Changes wait while `read` runs, so it should only compute.
+    pub fn search<R>(&self, collection: &str, read: impl FnOnce(&Index) -> R) -> Result<Option<R>, StoreError> {
+        let known = self.indexes().get(collection).cloned();
+        let index = match known {
+            Some(index) => index,
+            None => match self.load_index(collection)? {
+                Some(index) => index,
+                None => return Ok(None),
+            },
+        };
+        let index = index.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(read(&index)))
+    }
+
+    /// A chunk by the number of its document's version (see [`IndexedDocument::number`]) and its ordinal; `None` when
+    /// that version has been replaced or deleted.
+    pub fn chunk(&self, number: u64, ordinal: u32) -> Result<Option<Chunk>, StoreError> {
+        self.get(&keys::chunk(number, ordinal))
+    }
+
+    /// Reads all rows of a collection into memory.
+    fn load_index(&self, collection: &str) -> Result<Option<Arc<RwLock<Index>>>, StoreError> {
+        let _writer = self.writer();
+        if let Some(index) = self.indexes().get(collection) {
+            return Ok(Some(index.clone()));
+        }
+        let Some(counts) = self.get::<CollectionRecord>(&keys::collection(collection))? else {
+            return Ok(None);
+        };
+        let dimensions = self.embedder()?.map_or(0, |embedder| embedder.dimensions);
+        let mut index = Index::new(dimensions, counts.chunks as usize);
+        for record in self.records(&keys::documents_of(collection))? {
+            let slot = index.add_document(indexed(&record));
+            let mut ordinal = 0;
+            for entry in self.inner.tree.scan_prefix(keys::rows_of(record.number)) {
+                let (key, value) = entry.map_err(|error| self.database(error))?;
+                row::decode(&value).and_then(|row| index.append(slot, ordinal, &row)).ok_or_else(|| self.damaged(&key))?;
+                ordinal += 1;
+            }
+            if ordinal != record.document.chunks {
+                return Err(self.damaged(&keys::rows_of(record.number)));
+            }
+        }
+        let index = Arc::new(RwLock::new(index));
+        self.indexes().insert(collection.to_owned(), index.clone());
+        Ok(Some(index))
+    }
+
+    /// Applies a change that has been committed to the collection's index, if it is in memory. An index that the change
+    /// does not fit, or with too many dead rows, is dropped and read again when next needed.
+    fn update_index(&self, collection: &str, change: impl FnOnce(&mut Index) -> bool) {
+        let known = self.indexes().get(collection).cloned();
+        let Some(index) = known else { return };
+        let keep = {
+            let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
+            change(&mut index) && !index.is_worn()
+        };
+        if !keep {
+            self.indexes().remove(collection);
+        }
+    }
+
+    /// The stored rows of a version, read only when an index in memory will have to forget them.
+    fn index_rows_of(&self, record: Option<&DocumentRecord>) -> Result<Vec<sled::IVec>, StoreError> {
+        match record {
+            Some(record) if self.indexes().contains_key(&record.document.collection) => {
+                let values = self.inner.tree.scan_prefix(keys::rows_of(record.number)).values();
+                values.collect::<Result<_, _>>().map_err(|error| self.database(error))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn remove_rows(&self, batch: &mut sled::Batch, record: &DocumentRecord) {
+        for ordinal in 0..record.document.chunks {
+            batch.remove(keys::chunk(record.number, ordinal));
+            batch.remove(keys::row(record.number, ordinal));
+        }
+    }
+
+    /// Adds to the batch the collection's new counts and version, and the sequence both are drawn from.
+    fn count(&self, batch: &mut sled::Batch, collection: &str, change: [i64; 2]) -> Result<(), StoreError> {
+        let key = keys::collection(collection);
+        let mut record: CollectionRecord = self.get(&key)?.unwrap_or_default();
+        let sequence = self.next_number()?;
+        record.documents = record.documents.saturating_add_signed(change[0]);
+        record.chunks = record.chunks.saturating_add_signed(change[1]);
+        record.version = sequence;
+        batch.insert(key, self.encode(&record)?);
+        batch.insert(keys::SEQUENCE, &sequence.to_be_bytes());
+        Ok(())
+    }
+
+    fn next_number(&self) -> Result<u64, StoreError> {
+        let value = self.inner.tree.get(keys::SEQUENCE).map_err(|error| self.database(error))?;
+        match value {
+            None => Ok(1),
+            Some(bytes) => {
+                let bytes: [u8; 8] = bytes.as_ref().try_into().map_err(|_| self.damaged(keys::SEQUENCE))?;
+                Ok(u64::from_be_bytes(bytes) + 1)
+            }
+        }
+    }
+
+    /// Removes what a committed change left of an old version. The change stands whatever happens here; the next start
+    /// sweeps up.
+    fn forget_source(&self, old: &DocumentRecord, all: bool) {
+        if !all {
+            return;
+        }
+        let sources = &self.inner.sources;
+        if let Err(error) = sources.drop_record(old).and_then(|()| sources.drop_source(&old.document.hash)) {
+            log::warn!("{error}; the next start tries again");
+        }
+    }
+
+    fn commit(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        self.inner.tree.apply_batch(batch).map_err(|error| self.database(error))?;
+        self.flush()
+    }
+
+    fn check_schema(&self) -> Result<(), StoreError> {
+        let found: Option<u32> = self.get(keys::SCHEMA)?;
+        match found {
+            Some(found) if found > SCHEMA => Err(StoreError::SchemaTooNew { dir: self.inner.dir.clone(), found, known: SCHEMA }),
+            Some(_) => Ok(()),
+            None => {
+                let mut batch = sled::Batch::default();
+                batch.insert(keys::SCHEMA, self.encode(&SCHEMA)?);
+                self.commit(batch)
+            }
+        }
+    }
+
+    fn records(&self, prefix: &[u8]) -> Result<Vec<DocumentRecord>, StoreError> {
+        let entries = self.inner.tree.scan_prefix(prefix);
+        entries
+            .map(|entry| {
+                let (key, value) = entry.map_err(|error| self.database(error))?;
+                self.decode(&key, &value)
+            })
+            .collect()
+    }
+
+    fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        let value = self.inner.tree.get(key).map_err(|error| self.database(error))?;
+        value.map(|value| self.decode(key, &value)).transpose()
+    }
+
+    fn decode<T: DeserializeOwned>(&self, key: &[u8], value: &[u8]) -> Result<T, StoreError> {
+        ciborium::from_reader(value).map_err(|_| self.damaged(key))
+    }
+
+    fn encode<T: Serialize>(&self, value: &T) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(value, &mut bytes).map_err(|error| StoreError::Damaged {
+            dir: self.inner.dir.clone(),
+            detail: format!("a record cannot be encoded: {error}"),
+        })?;
+        Ok(bytes)
+    }
+
+    fn damaged(&self, key: &[u8]) -> StoreError {
+        StoreError::Damaged {
+            dir: self.inner.dir.clone(),
+            detail: format!("the record {:?} cannot be read", String::from_utf8_lossy(key)),
+        }
+    }
+
+    fn database(&self, error: sled::Error) -> StoreError {
+        StoreError::database(&self.inner.dir, error)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, ()> {
+        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn indexes(&self) -> MutexGuard<'_, HashMap<String, Arc<RwLock<Index>>>> {
+        self.inner.indexes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.database.flush() {
+            log::error!("{}", StoreError::database(&self.dir, error));
+        }
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(StoreError::io("open", &path))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let _ = (&file).take(32).read_to_string(&mut text);
+            return Err(StoreError::Locked { dir: dir.to_owned(), pid: text.trim().parse().ok() });
+        }
+        Err(error) => return Err(StoreError::io("lock", &path)(error.into())),
+    }
+    let mut write = || {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write().map_err(StoreError::io("write", &path))?;
+    Ok(file)
+}
+
+/// sled 0.34 answers some damage with an error and some with a panic; both mean the same to the owner.
+fn open_database(dir: &Path, options: &StoreOptions) -> Result<sled::Db, StoreError> {
+    let config = sled::Config::new()
+        .path(dir.join("db"))
+        .cache_capacity(options.cache_bytes)
+        .flush_every_ms(options.flush_every_ms)
+        .mode(sled::Mode::LowSpace);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) => Err(StoreError::database(dir, error)),
+        Err(panic) => {
+            let detail = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("sled panicked");
+            Err(StoreError::Damaged { dir: dir.to_owned(), detail: detail.to_owned() })
+        }
+    }
+}
+
+/// Title and headings as one text; a first heading that only repeats the title does not count twice.
+fn head_of(title: &str, heading: &[String]) -> String {
+    let heading = match heading.split_first() {
+        Some((first, rest)) if first == title => rest,
+        _ => heading,
+    };
+    std::iter::once(title).chain(heading.iter().map(String::as_str)).collect::<Vec<_>>().join("\n")
+}
+
+fn indexed(record: &DocumentRecord) -> IndexedDocument {
+    IndexedDocument { id: record.document.id.clone(), number: record.number, tags: record.document.tags.clone() }
+}
+
+fn remove_from(index: &mut Index, old: &DocumentRecord, rows: &[sled::IVec]) {
+    if let Some(slot) = index.slot_of(old.number) {
+        index.remove_document(slot, rows.iter().filter_map(|bytes| row::decode(bytes)));
+    }
+}
+
+/// Whether `name` is a collection name: `[a-z0-9][a-z0-9_-]{0,63}`.
+pub fn check_collection(name: &str) -> Result<(), StoreError> {
+    let fits = (1..=64).contains(&name.len())
+        && !name.starts_with(['_', '-'])
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+    if fits { Ok(()) } else { Err(StoreError::CollectionName(shown(name))) }
+}
+
+/// Whether `id` is a document id: 1 to 512 bytes without control characters.
+pub fn check_id(id: &str) -> Result<(), StoreError> {
+    let fits = (1..=MAX_ID_BYTES).contains(&id.len()) && !id.contains(char::is_control);
+    if fits { Ok(()) } else { Err(StoreError::DocumentId(shown(id))) }
+}
+
+/// As much of a refused name as an error message can bear.
+fn shown(name: &str) -> String {
+    name.chars().take(80).collect()
+}
+
+fn is_hash(hash: &str) -> bool {
+    hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn check_document(
+    document: &Document,
+    source: &[u8],
+    chunks: &[Chunk],
+    vectors: &[Vec<f32>],
+    dimensions: usize,
+) -> Result<(), StoreError> {
+    check_collection(&document.collection)?;
+    check_id(&document.id)?;
+    let refused = |reason: String| Err(StoreError::Refused { id: document.id.clone(), reason });
+    let fields = document.tags.iter().flat_map(|(key, value)| [key, value]);
+    if fields.chain([&document.title, &document.media_type]).any(|field| field.len() > MAX_FIELD_BYTES) {
+        return refused(format!("title, media type and tags may have {MAX_FIELD_BYTES} bytes each"));
+    }
+    if document.tags.len() > MAX_TAGS {
+        return refused(format!("it has {} tags, {MAX_TAGS} are allowed", document.tags.len()));
+    }
+    if chunks.len() != vectors.len() {
+        return refused(format!("{} chunks came with {} vectors", chunks.len(), vectors.len()));
+    }
+    for (ordinal, (chunk, vector)) in chunks.iter().zip(vectors).enumerate() {
+        if chunk.ordinal as usize != ordinal || chunk.document != document.id {
+            return refused(format!("its chunk {ordinal} is named {}", chunk.id()));
+        }
+        if chunk.text.len() > MAX_CHUNK_BYTES || head_of("", &chunk.heading).len() > MAX_CHUNK_BYTES {
+            return refused(format!("its chunk {ordinal} is longer than {MAX_CHUNK_BYTES} bytes"));
+        }
+        if vector.len() != dimensions || vector.iter().any(|value| !value.is_finite()) {
+            return refused(format!("its vector {ordinal} is not {dimensions} finite numbers"));
+        }
+    }
+    if document.hash != sha256_hex(source) {
+        return refused("its hash is not the SHA-256 of its source".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,788 @@
+//! From a document's text to chunks: along headings, then blocks, then sentences, measured in the embedder's tokens.
+//!
+//! A section's blocks become *atoms*, which are kept whole: a paragraph, a list or code block that fits, a table's row.
+//! Blocks that do not fit are split by `text-splitter`, between sentences or lines. Atoms are packed in order until
+//! the limit; a chunk is then one slice of the text, with the table's header before it where it starts inside a table.
+//! Last, small sections that stand beside each other are joined.
+
+use std::{cell::RefCell, collections::HashMap, ops::Range};
+
+use text_splitter::{ChunkConfig, ChunkSizer, MarkdownSplitter, TextSplitter};
+
+use super::{
+    outline::{self, Block, Kind, Section},
+    read::{Form, Reading},
+};
+
+/// Most embedder tokens in a chunk, title and heading path included, unless the configuration says otherwise.
+pub const DEFAULT_MAX_TOKENS: usize = 176;
+
+/// The smallest limit that leaves room for text beside a heading path.
+pub const MIN_MAX_TOKENS: usize = 32;
+
+/// A text counts as at least one token per so many bytes: an encoder reads a kilobyte without blanks as one unknown
+/// word, but whoever reads the passage has to read all of it.
+const MAX_BYTES_PER_TOKEN: usize = 16;
+
+/// Words whose token counts are remembered while one document is chunked.
+const MAX_COUNTED_WORDS: usize = 50_000;
+
+/// A part of a document that is found and quoted as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextChunk {
+    /// Headings from the outermost to the innermost, without the document's title.
+    pub heading: Vec<String>,
+    /// Page from 1, where the text has page breaks.
+    pub page: Option<u32>,
+    /// The text, in Markdown where the document was.
+    pub text: String,
+    /// Where it starts in the [`Reading`]'s text, in bytes.
+    pub offset: u64,
+    /// Embedder tokens of [`embedded_text`].
+    pub tokens: u32,
+}
+
+/// The text that is embedded and indexed for a chunk: a line `title > heading > heading`, then the chunk.
+pub fn embedded_text(title: &str, heading: &[String], text: &str) -> String {
+    prefix(title, heading) + text
+}
+
+fn prefix(title: &str, heading: &[String]) -> String {
+    let mut line = title.to_owned();
+    for part in heading {
+        if !line.is_empty() {
+            line.push_str(" > ");
+        }
+        line.push_str(part);
+    }
+    line.push('\n');
+    line
+}
+
+/// Splits a document into chunks of at most `max_tokens` tokens (at least [`MIN_MAX_TOKENS`]), counted by `count` over
+/// [`embedded_text`]. Exact for tokenizers that part words at white space, as those of the BERT family do.
+pub fn chunk(
+    reading: &Reading,
+    max_tokens: usize,
+    count: &dyn Fn(&str) -> usize,
+) -> Vec<TextChunk> {
+    let chunker = Chunker {
+        reading,
+        limit: max_tokens.max(MIN_MAX_TOKENS),
+        meter: Meter {
+            count,
+            words: RefCell::default(),
+        },
+    };
+    let mut sections = match reading.form {
+        Form::Markdown => outline::markdown(&reading.text),
+        Form::Plain => outline::plain(&reading.text),
+    };
+    // The title is in front of every chunk already.
+    for section in &mut sections {
+        if section.path.first() == Some(&reading.title) {
+            section.path.remove(0);
+        }
+    }
+    let mut drafts = Vec::new();
+    for (index, section) in sections.iter().enumerate() {
+        let parent = sections
+            .get(index + 1)
+            .is_some_and(|next| next.path.len() > section.path.len());
+        chunker.draft(section, parent, &mut drafts);
+    }
+    let drafts = chunker.join_small(drafts);
+    let mut pages = Pages::new(reading);
+    drafts
+        .into_iter()
+        .map(|draft| chunker.finish(draft, &mut pages))
+        .collect()
+}
+
+/// A piece of text that is not split further.
+#[derive(Debug, Clone)]
+struct Atom {
+    range: Range<usize>,
+    tokens: usize,
+    /// The table header to repeat when a chunk starts here, and its tokens.
+    header: Option<(Range<usize>, usize)>,
+}
+
+/// A chunk before it is written out.
+#[derive(Debug)]
+struct Draft {
+    path: Vec<String>,
+    range: Range<usize>,
+    header: Option<Range<usize>>,
+    /// Tokens of the text, header included, path not.
+    tokens: usize,
+    /// Set where the chunk is a whole section: where its heading starts, and the heading's tokens.
+    whole: Option<(usize, usize)>,
+}
+
+struct Chunker<'a> {
+    reading: &'a Reading,
+    limit: usize,
+    meter: Meter<'a>,
+}
+
+impl Chunker<'_> {
+    fn text(&self, range: &Range<usize>) -> &str {
+        &self.reading.text[range.clone()]
+    }
+
+    fn tokens(&self, range: &Range<usize>) -> usize {
+        self.meter.size(self.text(range))
+    }
+
+    fn prefix_tokens(&self, path: &[String]) -> usize {
+        self.meter.size(&prefix(&self.reading.title, path))
+    }
+
+    /// Adds the chunks of one section. `parent`: whether sections of a deeper level follow.
+    fn draft(&self, section: &Section, parent: bool, drafts: &mut Vec<Draft>) {
+        let mut path = section.path.clone();
+        // A path that leaves no room for text loses its outermost headings.
+        while !path.is_empty() && self.prefix_tokens(&path) > self.limit / 2 {
+            path.remove(0);
+        }
+        let budget = self
+            .limit
+            .saturating_sub(self.prefix_tokens(&path))
+            .max(MIN_MAX_TOKENS / 2);
+        let start = section.heading.start;
+        if section.blocks.is_empty() {
+            // A heading with nothing under it still has words to be found by.
+            if !parent && !section.heading.is_empty() {
+                let range = section.heading.clone();
+                drafts.push(Draft {
+                    path,
+                    tokens: self.tokens(&range),
+                    range,
+                    header: None,
+                    whole: Some((start, 0)),
+                });
+            }
+            return;
+        }
+        let groups = pack(self.atoms(&section.blocks, budget), budget);
+        let whole = (groups.len() == 1).then(|| (start, self.tokens(&section.heading)));
+        drafts.extend(groups.into_iter().filter_map(|group| {
+            let (first, last) = (group.first()?, group.last()?);
+            Some(Draft {
+                path: path.clone(),
+                range: first.range.start..last.range.end,
+                header: first.header.as_ref().map(|(range, _)| range.clone()),
+                tokens: size(&group),
+                whole,
+            })
+        }));
+    }
+
+    fn atoms(&self, blocks: &[Block], budget: usize) -> Vec<Atom> {
+        let mut atoms: Vec<Atom> = Vec::new();
+        let mut announced = false;
+        for block in blocks {
+            let first = atoms.len();
+            self.push_block(block, budget, &mut atoms);
+            // "To reset the fault:" belongs to what it announces.
+            if announced
+                && first > 0
+                && first < atoms.len()
+                && atoms[first - 1].tokens + atoms[first].tokens <= budget
+            {
+                let next = atoms.remove(first);
+                let intro = &mut atoms[first - 1];
+                intro.range.end = next.range.end;
+                intro.tokens += next.tokens;
+            }
+            announced =
+                block.kind == Kind::Prose && self.text(&block.range).trim_end().ends_with(':');
+        }
+        atoms
+    }
+
+    fn push_block(&self, block: &Block, budget: usize, atoms: &mut Vec<Atom>) {
+        let tokens = self.tokens(&block.range);
+        if tokens <= budget {
+            atoms.push(Atom {
+                range: block.range.clone(),
+                tokens,
+                header: None,
+            });
+            return;
+        }
+        match &block.kind {
+            Kind::Table(rows) if !rows.is_empty() => self.push_rows(block, rows, budget, atoms),
+            Kind::List(items) if !items.is_empty() => {
+                for item in items {
+                    self.push_part(item, &Kind::Nested, budget, None, atoms);
+                }
+            }
+            kind => self.push_split(&block.range, kind, budget, atoms),
+        }
+    }
+
+    /// The header stays with the first row, and is there to be repeated before the others.
+    fn push_rows(
+        &self,
+        table: &Block,
+        rows: &[Range<usize>],
+        budget: usize,
+        atoms: &mut Vec<Atom>,
+    ) {
+        let header = table.range.start..rows[0].start;
+        let header_tokens = self.tokens(&header);
+        self.push_part(
+            &(table.range.start..rows[0].end),
+            &Kind::Lines,
+            budget,
+            None,
+            atoms,
+        );
+        for row in &rows[1..] {
+            let repeated = (header_tokens <= budget / 2).then(|| (header.clone(), header_tokens));
+            self.push_part(row, &Kind::Lines, budget, repeated, atoms);
+        }
+    }
+
+    fn push_part(
+        &self,
+        part: &Range<usize>,
+        kind: &Kind,
+        budget: usize,
+        header: Option<(Range<usize>, usize)>,
+        atoms: &mut Vec<Atom>,
+    ) {
+        let tokens = self.tokens(part);
+        if tokens + header.as_ref().map_or(0, |(_, tokens)| *tokens) <= budget {
+            atoms.push(Atom {
+                range: part.clone(),
+                tokens,
+                header,
+            });
+        } else if tokens <= budget {
+            atoms.push(Atom {
+                range: part.clone(),
+                tokens,
+                header: None,
+            });
+        } else {
+            self.push_split(part, kind, budget, atoms);
+        }
+    }
+
+    /// Splits what is too long into parts of about equal size that fit.
+    fn push_split(&self, range: &Range<usize>, kind: &Kind, budget: usize, atoms: &mut Vec<Atom>) {
+        let total = self.tokens(range);
+        let even = total.div_ceil(total.div_ceil(budget).max(1));
+        let size = (even + even / 8).clamp(1, budget);
+        let mut start = range.start;
+        while start < range.end {
+            // The splitter's work grows with the square of what it is given; two chunks' worth is enough to see one.
+            let window = self.text(&(start..range.end));
+            let window = &window[..window.floor_char_boundary(budget * 2 * MAX_BYTES_PER_TOKEN)];
+            let length = whole_words(window, self.first_part(window, kind, size));
+            let part = start..start + length.max(1);
+            atoms.push(Atom {
+                tokens: self.tokens(&part),
+                range: part.clone(),
+                header: None,
+            });
+            start = part.end;
+        }
+    }
+
+    /// Length in bytes of the first part of `window`, as `text-splitter` cuts it.
+    fn first_part(&self, window: &str, kind: &Kind, size: usize) -> usize {
+        let config = ChunkConfig::new(size)
+            .with_sizer(&self.meter)
+            .with_trim(false);
+        let first = match kind {
+            Kind::Lines => TextSplitter::new(config)
+                .chunks(window)
+                .next()
+                .map(str::len),
+            Kind::Prose => {
+                // Lines of a paragraph end where they happen to; sentences are what counts.
+                let flowing = window.replace('\n', " ");
+                TextSplitter::new(config)
+                    .chunks(&flowing)
+                    .next()
+                    .map(str::len)
+            }
+            _ => MarkdownSplitter::new(config)
+                .chunks(window)
+                .next()
+                .map(str::len),
+        };
+        first.unwrap_or(window.len())
+    }
+
+    /// Joins sections too small to stand alone with a neighbour under the same parent.
+    fn join_small(&self, drafts: Vec<Draft>) -> Vec<Draft> {
+        let mut joined: Vec<Draft> = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            match joined
+                .last_mut()
+                .and_then(|left| Some((self.union(left, &draft)?, left)))
+            {
+                Some((union, left)) => *left = union,
+                None => joined.push(draft),
+            }
+        }
+        joined
+    }
+
+    fn union(&self, left: &Draft, right: &Draft) -> Option<Draft> {
+        let (_, right_heading) = right.whole?;
+        if left.tokens.min(right.tokens) >= self.limit / 4 {
+            return None;
+        }
+        let parent = right.path.split_last()?.1;
+        let under_parent = left.path == parent;
+        let (start, left_heading) = if under_parent {
+            (left.range.start, 0)
+        } else {
+            left.whole?
+        };
+        if !under_parent && left.path.split_last()?.1 != parent {
+            return None;
+        }
+        let tokens = left.tokens + left_heading + right_heading + right.tokens;
+        (tokens + self.prefix_tokens(parent) <= self.limit).then(|| Draft {
+            path: parent.to_vec(),
+            range: start..right.range.end,
+            header: if under_parent {
+                left.header.clone()
+            } else {
+                None
+            },
+            tokens,
+            whole: None,
+        })
+    }
+
+    fn finish(&self, draft: Draft, pages: &mut Pages) -> TextChunk {
+        let body = self
+            .text(&draft.range)
+            .trim_end()
+            .trim_start_matches(['\n', '\u{0C}']);
+        let text = match &draft.header {
+            Some(header) => format!("{}\n{body}", self.text(header).trim_end()),
+            None => body.to_owned(),
+        };
+        let tokens =
+            (self.meter.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
+        let page = pages.of(draft.range.start);
+        TextChunk {
+            heading: draft.path,
+            page,
+            text,
+            offset: draft.range.start as u64,
+            tokens,
+        }
+    }
+}
+
+/// Tokens of a chunk made of these atoms.
+fn size(group: &[Atom]) -> usize {
+    let header = group
+        .first()
+        .and_then(|first| first.header.as_ref())
+        .map_or(0, |(_, tokens)| *tokens);
+    header + group.iter().map(|atom| atom.tokens).sum::<usize>()
+}
+
+/// Groups atoms in order, each group as full as it gets; a small last group is evened out with the one before.
+fn pack(atoms: Vec<Atom>, budget: usize) -> Vec<Vec<Atom>> {
+    let mut groups: Vec<Vec<Atom>> = Vec::new();
+    let mut used = 0;
+    for atom in atoms {
+        match groups.last_mut() {
+            Some(group) if used + atom.tokens <= budget => {
+                used += atom.tokens;
+                group.push(atom);
+            }
+            _ => {
+                let group = vec![atom];
+                used = size(&group);
+                groups.push(group);
+            }
+        }
+    }
+    if let [.., before, last] = groups.as_mut_slice() {
+        while size(last) < budget / 4 && before.len() > 1 {
+            let Some(atom) = before.pop() else { break };
+            last.insert(0, atom);
+            if size(last) > budget || size(last) > size(before) {
+                before.push(last.remove(0));
+                break;
+            }
+        }
+    }
+    groups
+}
+
+/// `length` moved back to the last white space of `text[..length]` where it would cut a word: `E-17` is one, to us.
+fn whole_words(text: &str, length: usize) -> usize {
+    let (head, tail) = text.split_at(length);
+    let inside = !tail.is_empty()
+        && !head.ends_with(char::is_whitespace)
+        && !tail.starts_with(char::is_whitespace);
+    // Scripts without blanks between words are cut where the splitter says.
+    let western = head
+        .chars()
+        .next_back()
+        .is_some_and(|last| last.is_ascii() || last.len_utf8() < 3);
+    if !inside || !western {
+        return length;
+    }
+    head.rfind(char::is_whitespace)
+        .map(|at| at + head[at..].chars().next().map_or(1, char::len_utf8))
+        .filter(|&end| !head[..end].trim().is_empty())
+        .unwrap_or(length)
+}
+
+/// Counts tokens word by word and remembers them, since the splitter asks about the same words many times.
+struct Meter<'a> {
+    count: &'a dyn Fn(&str) -> usize,
+    words: RefCell<HashMap<String, usize>>,
+}
+
+impl Meter<'_> {
+    fn word(&self, word: &str) -> usize {
+        if let Some(&tokens) = self.words.borrow().get(word) {
+            return tokens;
+        }
+        let tokens = (self.count)(word);
+        let mut words = self.words.borrow_mut();
+        if words.len() < MAX_COUNTED_WORDS && word.len() <= 64 {
+            words.insert(word.to_owned(), tokens);
+        }
+        tokens
+    }
+}
+
+impl ChunkSizer for Meter<'_> {
+    fn size(&self, text: &str) -> usize {
+        let tokens: usize = text.split_whitespace().map(|word| self.word(word)).sum();
+        tokens.max(text.len() / MAX_BYTES_PER_TOKEN)
+    }
+}
+
+/// Page numbers by form feeds; `of` is asked in ascending order.
+struct Pages<'a> {
+    text: &'a str,
+    counted: usize,
+    page: Option<u32>,
+}
+
+impl<'a> Pages<'a> {
+    fn new(reading: &'a Reading) -> Self {
+        let paged = reading.form == Form::Plain && reading.text.contains('\u{0C}');
+        Self {
+            text: &reading.text,
+            counted: 0,
+            page: paged.then_some(1),
+        }
+    }
+
+    /// The page at `offset`; a form feed right there already starts the next.
+    fn of(&mut self, offset: usize) -> Option<u32> {
+        let page = self.page.as_mut()?;
+        let breaks = |text: &str| text.bytes().filter(|&byte| byte == 0x0C).count() as u32;
+        if offset > self.counted {
+            *page += breaks(&self.text[self.counted..offset]);
+            self.counted = offset;
+        }
+        let rest = &self.text[offset..];
+        let blank = &rest[..rest.len() - rest.trim_start().len()];
+        Some(*page + breaks(blank))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::{Source, read};
+
+    /// A stand-in for a tokenizer: words and signs, as BERT parts them before it looks into its vocabulary.
+    fn words(text: &str) -> usize {
+        text.split_whitespace()
+            .map(|word| {
+                let signs = word.chars().filter(|char| !char.is_alphanumeric()).count();
+                signs
+                    + word
+                        .split(|char: char| !char.is_alphanumeric())
+                        .filter(|part| !part.is_empty())
+                        .count()
+            })
+            .sum()
+    }
+
+    fn chunks(name: &str, text: &str, limit: usize) -> Vec<TextChunk> {
+        let source = Source {
+            id: name.into(),
+            name: name.into(),
+            bytes: text.into(),
+            ..Source::default()
+        };
+        let reading = read(&source).unwrap();
+        let chunks = chunk(&reading, limit, &words);
+        for chunk in &chunks {
+            let embedded = embedded_text(&reading.title, &chunk.heading, &chunk.text);
+            assert_eq!(chunk.tokens as usize, words(&embedded));
+            assert!(
+                chunk.tokens as usize <= limit,
+                "{} tokens: {embedded}",
+                chunk.tokens
+            );
+            assert!(!chunk.text.trim().is_empty());
+        }
+        assert!(chunks.is_sorted_by_key(|chunk| chunk.offset));
+        chunks
+    }
+
+    fn prose(sentences: usize) -> String {
+        (0..sentences)
+            .map(|n| format!("Sentence number {n} says that valve V-{n} opens at 3.5 bar. "))
+            .collect()
+    }
+
+    #[test]
+    fn chunks_follow_headings_and_carry_their_path() {
+        let text = format!(
+            "# Manual\n\n{}\n\n## Fuses\n\n{}\n\n### Main\n\n{}\n",
+            prose(5),
+            prose(5),
+            prose(5)
+        );
+        let chunks = chunks("a.md", &text, 100);
+        let paths: Vec<String> = chunks
+            .iter()
+            .map(|chunk| chunk.heading.join(" > "))
+            .collect();
+        assert_eq!(paths, ["", "Fuses", "Fuses > Main"]);
+        for chunk in &chunks {
+            assert!(text[chunk.offset as usize..].starts_with(&chunk.text));
+            assert!(!chunk.text.contains('#'));
+        }
+    }
+
+    #[test]
+    fn long_paragraphs_part_between_sentences_into_even_parts() {
+        let hard_wrapped = prose(40).replace(" says ", " says\n");
+        for (name, text) in [("a.md", &hard_wrapped), ("a.txt", &hard_wrapped)] {
+            let chunks = chunks(name, text, 80);
+            assert!(chunks.len() >= 5);
+            for chunk in &chunks {
+                assert!(
+                    chunk.text.starts_with("Sentence") && chunk.text.ends_with("bar."),
+                    "{:?}",
+                    chunk.text
+                );
+                assert!(chunk.tokens > 30, "a fragment: {:?}", chunk.text);
+            }
+            let all: Vec<&str> = chunks
+                .iter()
+                .flat_map(|chunk| chunk.text.split_whitespace())
+                .collect();
+            assert_eq!(all, text.split_whitespace().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn words_are_not_cut() {
+        let text = "E-17 and E-42.5 or 24V/AC with_underscore non-stop "
+            .repeat(60)
+            .replace('.', "·");
+        let known: Vec<&str> = text.split_whitespace().collect();
+        for chunk in chunks("a.txt", &text, 40) {
+            for word in chunk.text.split_whitespace() {
+                assert!(known.contains(&word), "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_split_table_repeats_its_header() {
+        let rows: String = (1..40)
+            .map(|n| format!("| E-{n:02} | Sensor {n} open | Check plug X{n} |\n"))
+            .collect();
+        let text = format!(
+            "# M\n\n## Errors\n\nThe codes:\n\n| Code | Cause | Remedy |\n|---|---|---|\n{rows}"
+        );
+        let chunks = chunks("a.md", &text, 90);
+        assert!(chunks.len() > 3);
+        for chunk in &chunks {
+            assert!(
+                chunk
+                    .text
+                    .contains("| Code | Cause | Remedy |\n|---|---|---|\n| E-"),
+                "{}",
+                chunk.text
+            );
+            assert_eq!(chunk.heading, ["Errors"]);
+        }
+        assert!(chunks[0].text.starts_with("The codes:"));
+        let found: String = chunks
+            .iter()
+            .flat_map(|chunk| chunk.text.lines())
+            .filter(|line| line.starts_with("| E-"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_eq!(found, rows);
+    }
+
+    #[test]
+    fn code_and_list_items_that_fit_stay_whole() {
+        let code: String = (0..12).map(|n| format!("set p{n}\n")).collect();
+        let items: String = (1..15)
+            .map(|n| format!("{n}. Turn screw S{n} by a quarter. Wait until the lamp is green.\n"))
+            .collect();
+        let text = format!(
+            "# M\n\n{}\n\n```\n{code}```\n\n{}\n\n{items}",
+            prose(3),
+            prose(2)
+        );
+        let chunks = chunks("a.md", &text, 60);
+        assert!(chunks.iter().any(|chunk| chunk.text.contains(&code)));
+        for n in 1..15 {
+            let item = format!("{n}. Turn screw S{n} by a quarter. Wait until the lamp is green.");
+            assert!(
+                chunks.iter().any(|chunk| chunk.text.contains(&item)),
+                "{item}"
+            );
+        }
+    }
+
+    #[test]
+    fn small_siblings_are_joined_and_strangers_are_not() {
+        let text =
+            "# M\n\n## A\n\n### A1\n\nshort one\n\n### A2\n\nshort two\n\n## B\n\nalone here\n";
+        let chunks = chunks("a.md", text, 100);
+        assert_eq!(chunks[0].heading, ["A"]);
+        assert_eq!(chunks[0].text, "### A1\n\nshort one\n\n### A2\n\nshort two");
+        assert_eq!(
+            (chunks[1].heading.as_slice(), chunks[1].text.as_str()),
+            (&["B".to_owned()][..], "alone here")
+        );
+    }
+
+    #[test]
+    fn an_announced_list_stays_with_its_announcement() {
+        let text = format!(
+            "# M\n\n{}\n\nTo reset:\n\n1. Press Menu.\n2. Hold both keys for five seconds until the display goes dark.\n",
+            prose(4)
+        );
+        let chunks = chunks("a.md", &text, 70);
+        assert!(
+            chunks
+                .iter()
+                .any(|chunk| chunk.text.contains("To reset:\n\n1. Press Menu."))
+        );
+    }
+
+    #[test]
+    fn headings_alone_can_be_found() {
+        let chunks = chunks("a.md", "# M\n\n## Warranty void if opened\n", 100);
+        assert_eq!(chunks.len(), 1);
+        assert!(chunks[0].text.contains("Warranty void"));
+    }
+
+    #[test]
+    fn pages_come_from_form_feeds() {
+        let text = format!(
+            "{}\n\n\u{0C}{}\n\u{0C}\n\u{0C}{}",
+            prose(4),
+            prose(4),
+            prose(4)
+        );
+        let pages: Vec<Option<u32>> = chunks("a.txt", &text, 80)
+            .iter()
+            .map(|chunk| chunk.page)
+            .collect();
+        assert_eq!(pages, [Some(1), Some(2), Some(4)]);
+    }
+
+    #[test]
+    fn text_without_blanks_is_bounded() {
+        for text in [
+            "x".repeat(200_000),
+            "漢字".repeat(20_000),
+            "é".repeat(50_000),
+        ] {
+            for chunk in chunks("a.txt", &text, 100) {
+                assert!(chunk.text.len() <= 100 * MAX_BYTES_PER_TOKEN);
+            }
+        }
+    }
+
+    #[test]
+    fn deep_and_long_headings_leave_room_for_text() {
+        let headings: String = (1..=6)
+            .map(|level| {
+                format!(
+                    "{} {}\n\n",
+                    "#".repeat(level),
+                    format!("h{level} ").repeat(30)
+                )
+            })
+            .collect();
+        let chunks = chunks("a.md", &format!("# M\n\n{headings}{}", prose(20)), 100);
+        assert!(chunks.iter().all(|chunk| chunk.heading.len() <= 2));
+    }
+
+    #[test]
+    fn big_documents_take_linear_time() {
+        let lines: String = (0..200_000)
+            .map(|n| format!("2024-05-01 12:00:00   line {n} ok\n"))
+            .collect();
+        let nested = "> ".repeat(20_000) + "x\n\n" + &"[".repeat(50_000) + &"- a\n".repeat(50_000);
+        let begun = std::time::Instant::now();
+        assert!(chunks("a.txt", &lines, 100).len() > 10_000);
+        chunks("a.md", &nested, 100);
+        assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    }
+
+    /// Run with `--ignored --nocapture`: chunks a folder (`VADEMECUM_CHUNK_FOLDER`) with the cached MiniLM tokenizer.
+    #[test]
+    #[ignore = "measures; needs the models of `make setup`"]
+    fn speed_with_the_real_tokenizer() {
+        let home = std::env::var("HOME").unwrap();
+        let path = format!("{home}/.cache/vademecum/models/minilm/tokenizer.json");
+        let mut tokenizer = tokenizers::Tokenizer::from_file(path).unwrap();
+        tokenizer.with_truncation(None).unwrap();
+        tokenizer.with_padding(None);
+        let count = |text: &str| tokenizer.encode_fast(text, false).unwrap().len();
+        let folder = std::env::var("VADEMECUM_CHUNK_FOLDER").unwrap();
+        let found = crate::ingest::walk(&[folder.into()], &[], &[]).unwrap();
+        let begun = std::time::Instant::now();
+        let (mut chunks, mut bytes, mut tokens, mut longest, mut small) = (0, 0, 0, 0, 0);
+        for entry in &found.entries {
+            let Ok(reading) = read(&crate::ingest::load(entry, u64::MAX - 1).unwrap()) else {
+                continue;
+            };
+            bytes += reading.text.len();
+            for chunk in chunk(&reading, DEFAULT_MAX_TOKENS, &count) {
+                if std::env::var_os("VADEMECUM_CHUNK_SHOW").is_some() {
+                    println!(
+                        "=== {} {:?} {}\n{}",
+                        entry.id, chunk.heading, chunk.tokens, chunk.text
+                    );
+                }
+                chunks += 1;
+                tokens += chunk.tokens;
+                longest = longest.max(chunk.tokens);
+                small += u32::from(chunk.tokens < 44);
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        println!(
+            "{bytes} bytes, {chunks} chunks, {:.0} chunks/s, mean {} longest {longest} tokens, {small} below 44",
+            f64::from(chunks) / seconds,
+            tokens / chunks.max(1) as u32,
+        );
+    }
+}

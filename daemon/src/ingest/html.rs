@@ -1,0 +1,753 @@
+//! HTML becomes Markdown in one pass over its tokens.
+//!
+//! No tree is built: what a page needs in memory is its own size and no more, whatever its nesting, and nothing recurses.
+//! That is worth more here than a browser's fidelity, since pages come from strangers and the board is small. Headings,
+//! paragraphs, lists, tables and preformatted text keep their structure; links and emphasis keep their words only; scripts, styles,
+//! navigation and form controls are left out. The tokenizer is html5ever's, so that entities, comments, quoting and
+//! raw text are as in the standard (<https://html.spec.whatwg.org/multipage/parsing.html#tokenization>).
+
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
+
+use html5ever::{
+    tendril::StrTendril,
+    tokenizer::{
+        BufferQueue, Tag, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
+        states::RawKind::{Rawtext, Rcdata, ScriptData},
+    },
+};
+
+use super::{IngestError, one_line};
+
+/// The tokenizer is fed in pieces of this size, and the clock read between them: an element with a hundred thousand
+/// attributes takes time by their square.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Longest time for one page.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+
+/// Deepest indentation of lists.
+const MAX_LIST_DEPTH: usize = 8;
+
+/// Most columns of a table, and most columns or rows that one cell may span.
+const MAX_SPAN: usize = 64;
+
+/// A page as text.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// What `<title>` says.
+    pub title: Option<String>,
+    /// Markdown.
+    pub text: String,
+}
+
+/// Converts a page. `id` names it in errors.
+pub(crate) fn to_markdown(id: &str, html: &str) -> Result<Page, IngestError> {
+    convert(html, TIME_LIMIT).ok_or_else(|| IngestError::TooSlow {
+        id: id.into(),
+        seconds: TIME_LIMIT.as_secs(),
+    })
+}
+
+/// `None` when the time is up.
+fn convert(html: &str, time_limit: Duration) -> Option<Page> {
+    let begun = Instant::now();
+    let tokenizer = Tokenizer::new(Sink(RefCell::default()), TokenizerOpts::default());
+    let input = BufferQueue::default();
+    let mut rest = html;
+    while !rest.is_empty() {
+        if begun.elapsed() > time_limit {
+            return None;
+        }
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
+        input.push_back(StrTendril::from_slice(piece));
+        let _ = tokenizer.feed(&input);
+        rest = after;
+    }
+    tokenizer.end();
+    Some(tokenizer.sink.0.into_inner().finish())
+}
+
+struct Sink(RefCell<Writer>);
+
+impl TokenSink for Sink {
+    type Handle = ();
+
+    fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
+        let mut writer = self.0.borrow_mut();
+        match token {
+            Token::CharacterTokens(text) => writer.words(&text),
+            Token::TagToken(tag) if tag.kind == TagKind::StartTag => {
+                writer.open(&tag);
+                return raw_text(&tag.name);
+            }
+            Token::TagToken(tag) => writer.close(&tag.name),
+            _ => {}
+        }
+        TokenSinkResult::Continue
+    }
+}
+
+/// Elements whose content is not markup, as a tree builder would tell the tokenizer.
+fn raw_text(name: &str) -> TokenSinkResult<()> {
+    match name {
+        "script" => TokenSinkResult::RawData(ScriptData),
+        "style" | "xmp" | "iframe" | "noembed" | "noframes" => TokenSinkResult::RawData(Rawtext),
+        "title" | "textarea" => TokenSinkResult::RawData(Rcdata),
+        "plaintext" => TokenSinkResult::Plaintext,
+        _ => TokenSinkResult::Continue,
+    }
+}
+
+/// Left out with everything in them.
+fn is_left_out(name: &str) -> bool {
+    matches!(
+        name,
+        "script"
+            | "style"
+            | "nav"
+            | "noscript"
+            | "template"
+            | "iframe"
+            | "object"
+            | "svg"
+            | "canvas"
+            | "math"
+            | "button"
+            | "select"
+            | "textarea"
+            | "noembed"
+            | "noframes"
+            | "audio"
+            | "video"
+            | "dialog"
+    )
+}
+
+fn is_block(name: &str) -> bool {
+    matches!(
+        name,
+        "address"
+            | "article"
+            | "aside"
+            | "blockquote"
+            | "body"
+            | "caption"
+            | "center"
+            | "dd"
+            | "details"
+            | "div"
+            | "dl"
+            | "dt"
+            | "fieldset"
+            | "figcaption"
+            | "figure"
+            | "footer"
+            | "form"
+            | "header"
+            | "hr"
+            | "html"
+            | "legend"
+            | "main"
+            | "p"
+            | "section"
+            | "summary"
+            | "head"
+    )
+}
+
+fn heading_level(name: &str) -> Option<usize> {
+    match name.as_bytes() {
+        [b'h', level @ b'1'..=b'6'] => Some(usize::from(level - b'0')),
+        _ => None,
+    }
+}
+
+/// Builds the Markdown while tokens come in.
+#[derive(Default)]
+struct Writer {
+    title: Option<String>,
+    in_title: bool,
+    text: String,
+    /// Words of the block being written, or of the table cell.
+    block: String,
+    /// What the block begins with: `## `, `- `.
+    marker: String,
+    /// Inside `<pre>`: white space counts.
+    preformatted: bool,
+    lists: Vec<List>,
+    table: Option<Table>,
+    /// The element being left out, and how many of its name are open.
+    left_out: Option<(String, usize)>,
+}
+
+struct List {
+    /// The next number, in an ordered list.
+    number: Option<u64>,
+}
+
+impl Writer {
+    fn finish(mut self) -> Page {
+        self.end_table();
+        self.end_block();
+        let title = self
+            .title
+            .map(|title| one_line(&title))
+            .filter(|title| !title.is_empty());
+        Page {
+            title,
+            text: self.text.trim_end().to_owned() + "\n",
+        }
+    }
+
+    fn words(&mut self, words: &str) {
+        if self.in_title {
+            if let Some(title) = &mut self.title
+                && title.len() < 4096
+            {
+                title.push_str(words);
+            }
+        } else if self.left_out.is_some() {
+        } else if self.preformatted {
+            self.block.push_str(words);
+        } else {
+            for char in words.chars() {
+                self.push_collapsed(if char.is_whitespace() && char != '\u{A0}' {
+                    ' '
+                } else {
+                    char
+                });
+            }
+        }
+    }
+
+    fn push_collapsed(&mut self, char: char) {
+        if char != ' ' || !(self.block.is_empty() || self.block.ends_with([' ', '\n'])) {
+            self.block.push(if char == '\u{A0}' { ' ' } else { char });
+        }
+    }
+
+    fn open(&mut self, tag: &Tag) {
+        let name: &str = &tag.name;
+        if let Some((left_out, depth)) = &mut self.left_out {
+            // A menu that is never closed does not swallow the page.
+            if matches!(name, "main" | "article" | "body") {
+                self.left_out = None;
+            } else {
+                *depth += usize::from(name == left_out && !tag.self_closing);
+                return;
+            }
+        }
+        if is_left_out(name) {
+            // `<svg/>` is closed; a slash means nothing on elements of HTML itself.
+            if !(tag.self_closing && matches!(name, "svg" | "math")) {
+                self.left_out = Some((name.to_owned(), 1));
+            }
+        } else if name == "title" {
+            self.in_title = self.title.is_none();
+            self.title.get_or_insert_default();
+        } else if self.table.is_some() {
+            self.open_in_table(tag);
+        } else {
+            self.open_in_flow(tag);
+        }
+    }
+
+    fn close(&mut self, name: &str) {
+        if name == "title" {
+            self.in_title = false;
+        } else if let Some((left_out, depth)) = &mut self.left_out {
+            *depth -= usize::from(name == left_out);
+            if *depth == 0 {
+                self.left_out = None;
+            }
+        } else if self.table.is_some() {
+            self.close_in_table(name);
+        } else {
+            self.close_in_flow(name);
+        }
+    }
+
+    fn open_in_flow(&mut self, tag: &Tag) {
+        let name: &str = &tag.name;
+        if let Some(level) = heading_level(name) {
+            self.end_block();
+            self.lists.clear();
+            self.marker = format!("{} ", "#".repeat(level));
+            return;
+        }
+        match name {
+            "ul" | "ol" | "menu" | "dir" => {
+                self.end_block();
+                let start = attribute(tag, "start")
+                    .and_then(|start| start.parse().ok())
+                    .unwrap_or(1);
+                if self.lists.len() < MAX_LIST_DEPTH {
+                    self.lists.push(List {
+                        number: (name == "ol").then_some(start),
+                    });
+                }
+            }
+            "li" => self.open_item(),
+            "pre" => {
+                self.end_block();
+                self.preformatted = true;
+            }
+            "table" => {
+                self.end_block();
+                self.table = Some(Table::default());
+            }
+            "br" if self.preformatted => self.block.push('\n'),
+            "br" => {
+                self.block.truncate(self.block.trim_end_matches(' ').len());
+                self.block.push('\n');
+            }
+            name if is_block(name) => self.end_block(),
+            _ => self.open_inline(tag),
+        }
+    }
+
+    fn open_inline(&mut self, tag: &Tag) {
+        match &*tag.name {
+            "img" => {
+                if let Some(alt) = attribute(tag, "alt") {
+                    self.words(&alt);
+                }
+            }
+            // 10<sup>-3</sup> is not 10-3.
+            "sup" if self.block.ends_with(char::is_alphanumeric) => self.block.push('^'),
+            _ => {}
+        }
+    }
+
+    fn open_item(&mut self) {
+        self.end_block();
+        let indentation = "  ".repeat(self.lists.len().saturating_sub(1));
+        self.marker = match self.lists.last_mut().and_then(|list| list.number.as_mut()) {
+            Some(number) => {
+                let marker = format!("{indentation}{number}. ");
+                *number = number.saturating_add(1);
+                marker
+            }
+            None => format!("{indentation}- "),
+        };
+    }
+
+    fn close_in_flow(&mut self, name: &str) {
+        match name {
+            "ul" | "ol" | "menu" | "dir" => {
+                self.end_block();
+                self.lists.pop();
+                if self.lists.is_empty() {
+                    self.blank_line();
+                }
+            }
+            "pre" => {
+                self.end_block();
+                self.preformatted = false;
+            }
+            // A term announces its definition, which the chunker keeps with it.
+            "dt" if !self.block.trim().is_empty() => {
+                self.block.truncate(self.block.trim_end().len());
+                self.block.push(':');
+                self.end_block();
+            }
+            name if is_block(name) || name == "li" || heading_level(name).is_some() => {
+                self.end_block()
+            }
+            _ => {}
+        }
+    }
+
+    fn end_block(&mut self) {
+        let block = std::mem::take(&mut self.block);
+        if block.trim().is_empty() {
+            // `<li><p>` keeps the item's marker for the paragraph.
+            if !self.lists.is_empty() || self.marker.starts_with('#') {
+                return;
+            }
+            self.marker.clear();
+            return;
+        }
+        let marker = std::mem::take(&mut self.marker);
+        if self.preformatted {
+            self.blank_line();
+            let fence = fence_for(&block);
+            self.text
+                .push_str(&format!("{fence}\n{}\n{fence}\n", block.trim_matches('\n')));
+        } else if marker.starts_with('#') {
+            self.blank_line();
+            self.text.push_str(&marker);
+            self.text.push_str(&one_line(&block));
+            self.text.push('\n');
+        } else if self.lists.is_empty() && marker.is_empty() {
+            self.blank_line();
+            self.push_lines(&block, "");
+        } else {
+            self.text.push_str(&marker);
+            let indentation = " ".repeat(if marker.is_empty() {
+                2 * self.lists.len()
+            } else {
+                marker.len()
+            });
+            if marker.is_empty() {
+                self.blank_line();
+                self.text.push_str(&indentation);
+            }
+            self.push_lines(&block, &indentation);
+        }
+    }
+
+    fn push_lines(&mut self, block: &str, indentation: &str) {
+        for (index, line) in block
+            .trim()
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .enumerate()
+        {
+            if index > 0 {
+                self.text.push_str(indentation);
+            }
+            if reads_as_markup(line) {
+                self.text.push('\\');
+            }
+            self.text.push_str(line);
+            self.text.push('\n');
+        }
+    }
+
+    /// A list that follows on a list goes on without a gap; everything else stands apart.
+    fn blank_line(&mut self) {
+        if !self.text.is_empty() && !self.text.ends_with("\n\n") {
+            self.text.push('\n');
+        }
+    }
+
+    fn open_in_table(&mut self, tag: &Tag) {
+        let name: &str = &tag.name;
+        match name {
+            // A table in a table, or a heading in one, is there for the layout of the page.
+            "table" => {
+                self.dissolve_table();
+                self.open_in_flow(tag);
+            }
+            name if heading_level(name).is_some() => {
+                self.dissolve_table();
+                self.open_in_flow(tag);
+            }
+            "tr" => {
+                self.end_cell();
+                self.table_mut(Table::end_row);
+            }
+            "td" | "th" => {
+                self.end_cell();
+                let span = |name| {
+                    attribute(tag, name)
+                        .and_then(|span| span.parse().ok())
+                        .unwrap_or(1)
+                        .clamp(1, MAX_SPAN)
+                };
+                let (columns, rows, heads) = (span("colspan"), span("rowspan"), name == "th");
+                self.table_mut(|table| {
+                    table.in_cell = true;
+                    table.span = (columns, rows);
+                    table.heads |= heads && table.rows.is_empty();
+                });
+            }
+            "caption" => self.end_cell(),
+            "li" => self.separate("; "),
+            "br" | "p" | "div" | "ul" | "ol" | "pre" => self.separate(" "),
+            _ => self.open_inline(tag),
+        }
+    }
+
+    fn separate(&mut self, separator: &str) {
+        let end = self.block.trim_end_matches(' ').len();
+        self.block.truncate(end);
+        if !self.block.is_empty() {
+            self.block.push_str(separator);
+        }
+    }
+
+    fn close_in_table(&mut self, name: &str) {
+        match name {
+            "table" => self.end_table(),
+            "td" | "th" => self.end_cell(),
+            "tr" => {
+                self.end_cell();
+                self.table_mut(Table::end_row);
+            }
+            "thead" => {
+                self.end_cell();
+                self.table_mut(|table| {
+                    table.end_row();
+                    table.heads |= table.rows.len() == 1;
+                });
+            }
+            "caption" => {
+                let caption = std::mem::take(&mut self.block);
+                self.table_mut(|table| table.caption = one_line(&caption));
+            }
+            "p" | "div" => self.separate(" "),
+            _ => {}
+        }
+    }
+
+    fn table_mut(&mut self, change: impl FnOnce(&mut Table)) {
+        if let Some(table) = &mut self.table {
+            change(table);
+        }
+    }
+
+    fn end_cell(&mut self) {
+        let words = one_line(&std::mem::take(&mut self.block));
+        self.table_mut(|table| {
+            if std::mem::take(&mut table.in_cell) {
+                table.push_cell(words);
+            }
+        });
+    }
+
+    fn end_table(&mut self) {
+        if self.table.is_some() {
+            self.end_cell();
+        }
+        let Some(mut table) = self.table.take() else {
+            return;
+        };
+        table.end_row();
+        self.blank_line();
+        table.write(&mut self.text);
+        self.blank_line();
+    }
+
+    /// Writes out what there is of a layout table as paragraphs, and goes on as if there were none.
+    fn dissolve_table(&mut self) {
+        self.end_cell();
+        let Some(mut table) = self.table.take() else {
+            return;
+        };
+        table.end_row();
+        for cell in table.rows.into_iter().flatten() {
+            self.block = cell;
+            self.end_block();
+        }
+    }
+}
+
+fn attribute(tag: &Tag, name: &str) -> Option<String> {
+    tag.attrs
+        .iter()
+        .find(|attribute| &*attribute.name.local == name)
+        .map(|attribute| attribute.value.to_string())
+}
+
+/// Whether Markdown would take a line of plain words for a heading, a fence, raw HTML or an underline.
+fn reads_as_markup(line: &str) -> bool {
+    line.starts_with(['#', '<'])
+        || line.starts_with("```")
+        || line.starts_with("~~~")
+        || line.chars().all(|char| char == '=')
+        || line.chars().all(|char| char == '-')
+}
+
+/// A fence longer than any run of backticks inside.
+fn fence_for(code: &str) -> String {
+    let longest = code
+        .split(|char| char != '`')
+        .map(str::len)
+        .max()
+        .unwrap_or(0);
+    "`".repeat(3.max(longest + 1))
+}
+
+#[derive(Default)]
+struct Table {
+    caption: String,
+    rows: Vec<Vec<String>>,
+    row: Vec<String>,
+    /// The first row heads the columns.
+    heads: bool,
+    in_cell: bool,
+    /// Columns and rows of the cell being read.
+    span: (usize, usize),
+    /// By column: a cell that reaches down, and for how many more rows.
+    reaching: Vec<(usize, String)>,
+}
+
+impl Table {
+    fn push_cell(&mut self, words: String) {
+        self.fill_reaching();
+        let (columns, rows) = self.span;
+        for column in 0..columns {
+            if self.row.len() >= MAX_SPAN {
+                return;
+            }
+            if rows > 1 {
+                self.reaching.resize(
+                    self.reaching.len().max(self.row.len() + 1),
+                    (0, String::new()),
+                );
+                self.reaching[self.row.len()] = (rows - 1, words.clone());
+            }
+            self.row.push(if column == 0 {
+                words.clone()
+            } else {
+                String::new()
+            });
+        }
+    }
+
+    /// Repeats cells from above that reach into the next columns of this row: each row is read alone one day.
+    fn fill_reaching(&mut self) {
+        while let Some((rows, words)) = self.reaching.get_mut(self.row.len())
+            && *rows > 0
+        {
+            *rows -= 1;
+            self.row.push(words.clone());
+        }
+    }
+
+    fn end_row(&mut self) {
+        if self.row.is_empty() {
+            return;
+        }
+        self.fill_reaching();
+        let row = std::mem::take(&mut self.row);
+        if row.iter().any(|cell| !cell.is_empty()) {
+            self.rows.push(row);
+        }
+    }
+
+    fn write(&self, text: &mut String) {
+        if !self.caption.is_empty() {
+            text.push_str(&format!("{}:\n\n", self.caption.trim_end_matches(':')));
+        }
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        if columns == 0 {
+            return;
+        }
+        let (head, rows) = match self.rows.split_first() {
+            Some((head, rows)) if self.heads => (head.as_slice(), rows),
+            _ => (&[][..], self.rows.as_slice()),
+        };
+        write_row(head, columns, text);
+        text.push_str(&format!("|{}\n", "---|".repeat(columns)));
+        for row in rows {
+            write_row(row, columns, text);
+        }
+    }
+}
+
+fn write_row(cells: &[String], columns: usize, text: &mut String) {
+    text.push('|');
+    for column in 0..columns {
+        let cell = cells.get(column).map_or("", String::as_str);
+        text.push_str(&format!(" {} |", cell.replace('|', "\\|")));
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn markdown(html: &str) -> String {
+        to_markdown("doc", html).unwrap().text
+    }
+
+    #[test]
+    fn structure_is_kept_and_clutter_is_not() {
+        let page = to_markdown(
+            "doc",
+            "<!DOCTYPE html><html><head><title>Pump &amp; tank</title><style>p{}</style></head><body>
+             <nav><ul><li>Home</li></ul></nav><h1>The <em>pump</em></h1>
+             <p>First   <b>bold</b> <a href=x>link</a>,<br>next line: 10<sup>-3</sup> &lt; 5&nbsp;K.
+             <p>Second<script>if (a < b) { '</p>' }</script>
+             <ul><li>one<li><p>two</p><ol start=3><li>three</ol></ul>
+             <pre><code>a = 1\n  b = 2</code></pre><dl><dt>F3<dd>10 A</dl><svg><title>no</title></svg></body>",
+        )
+        .unwrap();
+        assert_eq!(page.title.as_deref(), Some("Pump & tank"));
+        assert_eq!(
+            page.text,
+            "# The pump\n\nFirst bold link,\nnext line: 10^-3 < 5 K.\n\nSecond\n- one\n- two\n  3. three\n\n\
+             ```\na = 1\n  b = 2\n```\n\nF3\n\n10 A\n"
+        );
+    }
+
+    #[test]
+    fn tables_have_headers_spans_and_captions() {
+        let text = markdown(
+            "<table><caption>Fuses</caption><thead><tr><th>Fuse<th>Amps</thead>
+             <tr><td rowspan=2>F1<td>10 A | slow<tr><td>16 A</table>
+             <table><tr><td colspan=2>wide<tr><td>a<td>b</table>",
+        );
+        assert_eq!(
+            text,
+            "Fuses:\n\n| Fuse | Amps |\n|---|---|\n| F1 | 10 A \\| slow |\n| F1 | 16 A |\n\n\
+             |  |  |\n|---|---|\n| wide |  |\n| a | b |\n"
+        );
+    }
+
+    #[test]
+    fn layout_tables_dissolve() {
+        let text = markdown(
+            "<table><tr><td>left<td><h2>Fuses</h2><p>text</p><table><tr><th>a<tr><td>1</table></table><p>end",
+        );
+        assert_eq!(
+            text,
+            "left\n\n## Fuses\n\ntext\n\n| a |\n|---|\n| 1 |\n\nend\n"
+        );
+    }
+
+    #[test]
+    fn words_do_not_turn_into_markup() {
+        let text =
+            markdown("<p># five<p>```<p>&lt;script&gt;<p>a<br>===<pre>x ``` y</pre><h2>Real</h2>");
+        assert_eq!(
+            text,
+            "\\# five\n\n\\```\n\n\\<script>\n\na\n\\===\n\n````\nx ``` y\n````\n\n## Real\n"
+        );
+    }
+
+    #[test]
+    fn an_open_menu_does_not_swallow_the_page() {
+        assert_eq!(markdown("<nav><a>menu</a><main><p>text"), "text\n");
+    }
+
+    #[test]
+    fn hostile_nesting_takes_neither_stack_nor_time() {
+        let thread = std::thread::Builder::new().stack_size(256 * 1024);
+        let work = || {
+            for tag in [
+                "<div>",
+                "<table><tr><td>",
+                "<ul><li>",
+                "<b a=1><i>",
+                "<nav>",
+                "<svg>",
+                "<blockquote><p>",
+            ] {
+                let page = convert(&(tag.repeat(300_000) + "word"), Duration::from_secs(20));
+                assert!(page.is_some(), "{tag}");
+            }
+        };
+        thread.spawn(work).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn time_is_bounded() {
+        let attributes: String = (0..200_000).map(|n| format!(" a{n}")).collect();
+        let begun = Instant::now();
+        assert!(convert(&format!("<p{attributes}>x"), Duration::from_millis(50)).is_none());
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! What a document is (its media type), and its bytes as text.
+
+use super::{IngestError, Source};
+
+/// The kinds of document that are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaType {
+    /// `text/plain` and everything else that is text without a reader of its own.
+    PlainText,
+    /// `text/markdown`.
+    Markdown,
+    /// `text/html` and `application/xhtml+xml`.
+    Html,
+}
+
+impl MediaType {
+    /// The IANA name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PlainText => "text/plain",
+            Self::Markdown => "text/markdown",
+            Self::Html => "text/html",
+        }
+    }
+}
+
+/// What a document turns out to be before it is known to be readable.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Readable(MediaType),
+    Pdf,
+    Binary(&'static str),
+}
+
+/// Tells the media type: by the bytes where they are unmistakable, then by the type given, by the extension of the
+/// name (or else of the id), and by the text itself.
+///
+/// # Errors
+/// [`IngestError::Pdf`] and [`IngestError::Binary`] for what has no reader.
+pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
+    let id = || source.id.clone();
+    let kind = signature(&source.bytes)
+        .or_else(|| source.media_type.as_deref().and_then(from_given))
+        .or_else(|| from_extension(&source.name))
+        .or_else(|| from_extension(&source.id))
+        .unwrap_or_else(|| Kind::Readable(from_content(&source.bytes)));
+    match kind {
+        Kind::Readable(_) if looks_binary(&source.bytes) => Err(IngestError::Binary {
+            id: id(),
+            kind: "binary data".into(),
+        }),
+        Kind::Readable(media_type) => Ok(media_type),
+        Kind::Pdf => Err(IngestError::Pdf { id: id() }),
+        Kind::Binary(kind) => Err(IngestError::Binary {
+            id: id(),
+            kind: kind.into(),
+        }),
+    }
+}
+
+/// First bytes that leave no doubt.
+fn signature(bytes: &[u8]) -> Option<Kind> {
+    const SIGNATURES: &[(&[u8], &str)] = &[
+        (b"PK\x03\x04", "a ZIP archive (also DOCX, XLSX, ODT, EPUB)"),
+        (b"\xD0\xCF\x11\xE0", "an old Microsoft Office file"),
+        (b"\x89PNG", "a PNG image"),
+        (b"\xFF\xD8\xFF", "a JPEG image"),
+        (b"GIF8", "a GIF image"),
+        (b"\x1F\x8B", "a gzip archive"),
+        (b"\xFD7zXZ", "an xz archive"),
+        (b"7z\xBC\xAF", "a 7z archive"),
+        (b"\x7FELF", "a program"),
+        (b"GGUF", "a GGUF model"),
+        (b"SQLite format 3", "a SQLite database"),
+        (b"{\\rtf", "an RTF file"),
+    ];
+    if bytes.starts_with(b"%PDF") {
+        return Some(Kind::Pdf);
+    }
+    SIGNATURES
+        .iter()
+        .find(|(magic, _)| bytes.starts_with(magic))
+        .map(|(_, name)| Kind::Binary(name))
+}
+
+/// From a media type with or without parameters; `None` for one that says nothing.
+fn from_given(given: &str) -> Option<Kind> {
+    let essence = given.split(';').next()?.trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "text/markdown" | "text/x-markdown" => Some(Kind::Readable(MediaType::Markdown)),
+        "text/html" | "application/xhtml+xml" => Some(Kind::Readable(MediaType::Html)),
+        "application/pdf" => Some(Kind::Pdf),
+        other if other.starts_with("text/") => Some(Kind::Readable(MediaType::PlainText)),
+        other if other.starts_with("image/") => Some(Kind::Binary("an image")),
+        other if other.starts_with("audio/") => Some(Kind::Binary("a sound recording")),
+        other if other.starts_with("video/") => Some(Kind::Binary("a video")),
+        _ => None,
+    }
+}
+
+fn from_extension(name: &str) -> Option<Kind> {
+    let (stem, extension) = name.rsplit(['/', '\\']).next()?.rsplit_once('.')?;
+    if stem.is_empty() {
+        return None;
+    }
+    Some(match extension.to_ascii_lowercase().as_str() {
+        "md" | "markdown" | "mkd" | "mdown" => Kind::Readable(MediaType::Markdown),
+        "html" | "htm" | "xhtml" => Kind::Readable(MediaType::Html),
+        "txt" | "text" | "log" | "rst" | "adoc" | "org" | "csv" | "tsv" | "json" | "yaml"
+        | "yml" | "toml" | "xml" | "ini" | "conf" => Kind::Readable(MediaType::PlainText),
+        "pdf" => Kind::Pdf,
+        _ => return None,
+    })
+}
+
+/// By the look of the first 4 KiB, for text of which nothing else is known.
+fn from_content(bytes: &[u8]) -> MediaType {
+    let (head, _) = decode(&bytes[..bytes.len().min(4096)]);
+    let start = head
+        .trim_start()
+        .get(..64)
+        .unwrap_or(head.trim_start())
+        .to_ascii_lowercase();
+    if start.starts_with("<!doctype html") || start.contains("<html") {
+        return MediaType::Html;
+    }
+    let is_heading = |line: &str| {
+        let rest = line.trim_start_matches('#');
+        (1..=6).contains(&(line.len() - rest.len())) && rest.starts_with(' ')
+    };
+    // A script's comments look like headings; a script says so in its first line.
+    let marked_up = !head.starts_with("#!")
+        && head.lines().any(|line| {
+            is_heading(line)
+                || line.starts_with("```")
+                || line.starts_with("|--")
+                || line.starts_with("| --")
+        });
+    if marked_up {
+        MediaType::Markdown
+    } else {
+        MediaType::PlainText
+    }
+}
+
+/// Zero bytes, or many control characters, in the first 8 KiB of something that is not UTF-16.
+fn looks_binary(bytes: &[u8]) -> bool {
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+        return false;
+    }
+    let head = &bytes[..bytes.len().min(8192)];
+    let control = head
+        .iter()
+        .filter(|&&byte| byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0C | 0x1B))
+        .count();
+    head.contains(&0) || control * 20 > head.len()
+}
+
+/// Text from bytes: UTF-8 and UTF-16 by their byte order mark, else UTF-8, else Windows-1252 (the superset of Latin-1
+/// that files so labelled are written in). The second part says so when that last guess had to be made, or when
+/// UTF-16 had broken pairs.
+pub(crate) fn decode(bytes: &[u8]) -> (String, Option<String>) {
+    if let Some(rest) = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]) {
+        return decode(rest);
+    }
+    if let Some(rest) = bytes.strip_prefix(&[0xFF, 0xFE]) {
+        return decode_utf16(rest, u16::from_le_bytes);
+    }
+    if let Some(rest) = bytes.strip_prefix(&[0xFE, 0xFF]) {
+        return decode_utf16(rest, u16::from_be_bytes);
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), None),
+        Err(_) => (
+            bytes.iter().map(|&byte| windows_1252(byte)).collect(),
+            Some(
+                "not UTF-8: read as Latin-1 (Windows-1252); save it as UTF-8 if letters look wrong"
+                    .into(),
+            ),
+        ),
+    }
+}
+
+fn decode_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> (String, Option<String>) {
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    let mut broken = !rest.is_empty();
+    let text = char::decode_utf16(pairs.iter().map(|&pair| unit(pair)))
+        .map(|unit| {
+            unit.unwrap_or_else(|_| {
+                broken = true;
+                char::REPLACEMENT_CHARACTER
+            })
+        })
+        .collect();
+    (
+        text,
+        broken.then(|| "UTF-16 with broken characters, which were replaced".into()),
+    )
+}
+
+/// Windows-1252: Latin-1 but for 0x80 to 0x9F (table: <https://encoding.spec.whatwg.org/index-windows-1252.txt>).
+fn windows_1252(byte: u8) -> char {
+    const HIGH: [char; 32] = [
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8D}', 'Ž',
+        '\u{8F}', '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9D}',
+        'ž', 'Ÿ',
+    ];
+    match byte {
+        0x80..=0x9F => HIGH[usize::from(byte - 0x80)],
+        _ => char::from(byte),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(name: &str, media_type: Option<&str>, bytes: &[u8]) -> Result<MediaType, IngestError> {
+        media_type_of(name, media_type, bytes)
+    }
+
+    fn media_type_of(
+        name: &str,
+        given: Option<&str>,
+        bytes: &[u8],
+    ) -> Result<MediaType, IngestError> {
+        media_type(&Source {
+            id: "doc".into(),
+            name: name.into(),
+            media_type: given.map(Into::into),
+            bytes: bytes.into(),
+            ..Source::default()
+        })
+    }
+
+    #[test]
+    fn given_type_comes_before_extension_and_content() {
+        assert_eq!(
+            told("a.txt", Some("text/html; charset=utf-8"), b"# x").unwrap(),
+            MediaType::Html
+        );
+        assert_eq!(told("a.MD", None, b"<html>").unwrap(), MediaType::Markdown);
+        assert_eq!(
+            told("a.md", Some("application/octet-stream"), b"x").unwrap(),
+            MediaType::Markdown
+        );
+        assert_eq!(
+            told("README", None, b"# Title\n\ntext").unwrap(),
+            MediaType::Markdown
+        );
+        assert_eq!(
+            told("", None, b"\n<!DOCTYPE html><p>x").unwrap(),
+            MediaType::Html
+        );
+        assert_eq!(
+            told("run", None, b"#!/bin/sh\n# comment\n").unwrap(),
+            MediaType::PlainText
+        );
+        assert_eq!(
+            told("notes", None, b"just words").unwrap(),
+            MediaType::PlainText
+        );
+    }
+
+    #[test]
+    fn pdf_is_told_by_extension_type_and_magic() {
+        for (name, given, bytes) in [
+            ("a.pdf", None, &b"x"[..]),
+            ("a.txt", None, b"%PDF-1.7"),
+            ("a", Some("application/pdf"), b"x"),
+        ] {
+            let error = told(name, given, bytes).unwrap_err();
+            assert!(matches!(error, IngestError::Pdf { .. }), "{name}");
+            assert!(error.to_string().contains("pdftotext -layout"));
+        }
+    }
+
+    #[test]
+    fn binary_is_refused_by_name() {
+        let kinds: [(&[u8], &str); 4] = [
+            (b"PK\x03\x04rest", "ZIP"),
+            (b"\x89PNG\r\n", "PNG"),
+            (b"GGUF\x03\0\0\0", "GGUF"),
+            (b"ab\0cd", "binary data"),
+        ];
+        for (bytes, word) in kinds {
+            let error = told("a.txt", None, bytes).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn byte_order_marks_and_latin_1_are_decoded() {
+        assert_eq!(decode("\u{FEFF}für".as_bytes()), ("für".into(), None));
+        let little: Vec<u8> = [0xFF, 0xFE]
+            .into_iter()
+            .chain("für€".encode_utf16().flat_map(u16::to_le_bytes))
+            .collect();
+        let big: Vec<u8> = [0xFE, 0xFF]
+            .into_iter()
+            .chain("für€".encode_utf16().flat_map(u16::to_be_bytes))
+            .collect();
+        assert_eq!(decode(&little), ("für€".into(), None));
+        assert_eq!(decode(&big), ("für€".into(), None));
+        let (text, note) = decode(b"f\xFCr 5 \x80");
+        assert_eq!(text, "für 5 €");
+        assert!(note.unwrap().contains("Latin-1"));
+        assert!(decode(&[0xFF, 0xFE, 0x00, 0xD8]).1.is_some());
+    }
+}

@@ -1,0 +1,343 @@
+//! From paths on a command line to documents: files, folders, standard input.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use walkdir::{DirEntry, WalkDir};
+
+use super::{IngestError, Source, check_id};
+
+/// What is taken from a folder when no globs are given. PDF is among them so that it is refused aloud, not passed over.
+pub const DEFAULT_GLOBS: &[&str] = &[
+    "*.md",
+    "*.markdown",
+    "*.mkd",
+    "*.html",
+    "*.htm",
+    "*.xhtml",
+    "*.txt",
+    "*.text",
+    "*.rst",
+    "*.adoc",
+    "*.pdf",
+];
+
+/// The path that stands for standard input.
+const STDIN: &str = "-";
+
+/// One document found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is; `-` is standard input.
+    pub path: PathBuf,
+    /// Its id: the path below the folder given, parted by `/`, or the name of the file given.
+    pub id: String,
+    /// Size in bytes when it was found; 0 for standard input.
+    pub bytes: u64,
+}
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// Documents, by folder in the order of their names.
+    pub entries: Vec<Entry>,
+    /// Paths that could not be looked at, or that would have the id of another: path and reason.
+    pub failed: Vec<(String, String)>,
+}
+
+/// Finds documents. A file is taken whatever its name; a folder is searched with all below it for files that match
+/// `include` ([`DEFAULT_GLOBS`] when empty) and not `exclude`. Hidden files and links to folders are passed over.
+/// A glob without `/` is about names at any depth, one with `/` about the path below the folder; case is ignored.
+///
+/// # Errors
+/// [`IngestError::BadGlob`]. A path that cannot be read is in [`Walk::failed`].
+pub fn walk(
+    paths: &[PathBuf],
+    include: &[String],
+    exclude: &[String],
+) -> Result<Walk, IngestError> {
+    let default: Vec<String> = DEFAULT_GLOBS.iter().map(|&glob| glob.into()).collect();
+    let include = globs(if include.is_empty() {
+        &default
+    } else {
+        include
+    })?;
+    let exclude = globs(exclude)?;
+    let mut walk = Walk::default();
+    let mut ids = HashSet::new();
+    for path in paths {
+        if path.as_os_str() == STDIN {
+            walk.add(
+                Entry {
+                    path: path.clone(),
+                    id: "stdin".into(),
+                    bytes: 0,
+                },
+                &mut ids,
+            );
+            continue;
+        }
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {
+                walk.add_folder(path, &include, &exclude, &mut ids)
+            }
+            Ok(metadata) => {
+                let id = path
+                    .file_name()
+                    .unwrap_or(path.as_os_str())
+                    .to_string_lossy()
+                    .into_owned();
+                walk.add(
+                    Entry {
+                        path: path.clone(),
+                        id,
+                        bytes: metadata.len(),
+                    },
+                    &mut ids,
+                );
+            }
+            Err(error) => walk
+                .failed
+                .push((path.display().to_string(), error.to_string())),
+        }
+    }
+    Ok(walk)
+}
+
+impl Walk {
+    fn add(&mut self, entry: Entry, ids: &mut HashSet<String>) {
+        if let Err(error) = check_id(&entry.id) {
+            self.failed
+                .push((entry.path.display().to_string(), error.to_string()));
+        } else if ids.insert(entry.id.clone()) {
+            self.entries.push(entry);
+        } else {
+            let reason = format!(
+                "another document here is called {:?} too; ingest it on its own or rename it",
+                entry.id
+            );
+            self.failed.push((entry.path.display().to_string(), reason));
+        }
+    }
+
+    fn add_folder(
+        &mut self,
+        root: &Path,
+        include: &GlobSet,
+        exclude: &GlobSet,
+        ids: &mut HashSet<String>,
+    ) {
+        let wanted = |found: &DirEntry| {
+            let hidden =
+                found.depth() > 0 && found.file_name().as_encoded_bytes().starts_with(b".");
+            !hidden && (found.depth() == 0 || !exclude.is_match(below(root, found.path())))
+        };
+        for found in WalkDir::new(root)
+            .sort_by_file_name()
+            .into_iter()
+            .filter_entry(wanted)
+        {
+            match found {
+                Ok(found) => {
+                    let id = below(root, found.path());
+                    // Follows a link to a file; a pipe or a device would block.
+                    if let Ok(metadata) = std::fs::metadata(found.path())
+                        && metadata.is_file()
+                        && include.is_match(&id)
+                    {
+                        self.add(
+                            Entry {
+                                path: found.into_path(),
+                                id,
+                                bytes: metadata.len(),
+                            },
+                            ids,
+                        );
+                    }
+                }
+                Err(error) => {
+                    let path = error.path().unwrap_or(root).display().to_string();
+                    self.failed.push((path, error.to_string()));
+                }
+            }
+        }
+    }
+}
+
+/// Reads one document, at most `max_bytes` of it.
+///
+/// # Errors
+/// [`IngestError::Io`], [`IngestError::TooLarge`].
+pub fn load(entry: &Entry, max_bytes: u64) -> Result<Source, IngestError> {
+    let io = |source| IngestError::Io {
+        path: entry.path.clone(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    let from_stdin = entry.path.as_os_str() == STDIN;
+    let read = if from_stdin {
+        std::io::stdin()
+            .lock()
+            .take(max_bytes + 1)
+            .read_to_end(&mut bytes)
+    } else {
+        File::open(&entry.path).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes))
+    };
+    if read.map_err(io)? as u64 > max_bytes {
+        return Err(IngestError::TooLarge {
+            id: entry.id.clone(),
+            limit: max_bytes,
+        });
+    }
+    let name = if from_stdin {
+        String::new()
+    } else {
+        entry.id.clone()
+    };
+    Ok(Source {
+        id: entry.id.clone(),
+        name,
+        media_type: None,
+        bytes,
+        title: None,
+        tags: BTreeMap::new(),
+    })
+}
+
+/// `path` below `root`, parted by `/`.
+fn below(root: &Path, path: &Path) -> String {
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    relative
+        .iter()
+        .map(|part| part.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+fn globs(patterns: &[String]) -> Result<GlobSet, IngestError> {
+    let bad = |glob: &str, error: &globset::Error| IngestError::BadGlob {
+        glob: glob.into(),
+        reason: error.kind().to_string(),
+    };
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let anchored = if pattern.contains('/') {
+            pattern.trim_start_matches('/').to_owned()
+        } else {
+            format!("**/{pattern}")
+        };
+        let glob = GlobBuilder::new(&anchored)
+            .literal_separator(true)
+            .case_insensitive(true)
+            .build();
+        set.add(glob.map_err(|error| bad(pattern, &error))?);
+    }
+    set.build()
+        .map_err(|error| bad(&patterns.join(" "), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in [
+            ("b.md", "b"),
+            ("a.TXT", "aa"),
+            ("photo.png", "p"),
+            (".hidden.md", "h"),
+            (".git/x.md", "g"),
+            ("deep/er/c.html", "c"),
+            ("deep/b.md", "b"),
+            ("drafts/d.md", "d"),
+        ] {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    fn ids(walk: &Walk) -> Vec<&str> {
+        walk.entries.iter().map(|entry| entry.id.as_str()).collect()
+    }
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|&item| item.into()).collect()
+    }
+
+    #[test]
+    fn folders_are_searched_with_globs() {
+        let folder = folder();
+        let root = [folder.path().to_path_buf()];
+        let found = |include: &[&str], exclude: &[&str]| {
+            let walk = walk(&root, &strings(include), &strings(exclude)).unwrap();
+            assert!(walk.failed.is_empty());
+            ids(&walk).join(" ")
+        };
+        assert_eq!(
+            found(&[], &[]),
+            "a.TXT b.md deep/b.md deep/er/c.html drafts/d.md"
+        );
+        assert_eq!(found(&["*.md"], &["drafts"]), "b.md deep/b.md");
+        assert_eq!(found(&["deep/*.md"], &[]), "deep/b.md");
+        assert_eq!(found(&["deep/**"], &["deep/er/**"]), "deep/b.md");
+        assert!(matches!(
+            walk(&root, &strings(&["[a"]), &[]),
+            Err(IngestError::BadGlob { .. })
+        ));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_files_are_read_and_links_to_folders_are_not() {
+        use std::os::unix::fs::symlink;
+        let folder = folder();
+        symlink(folder.path(), folder.path().join("loop")).unwrap();
+        symlink(folder.path().join("b.md"), folder.path().join("link.md")).unwrap();
+        let walk = walk(&[folder.path().to_path_buf()], &strings(&["*.md"]), &[]).unwrap();
+        assert_eq!(ids(&walk), ["b.md", "deep/b.md", "drafts/d.md", "link.md"]);
+    }
+
+    #[test]
+    fn files_are_taken_by_name_and_twins_are_reported() {
+        let folder = folder();
+        let paths = [
+            folder.path().join("photo.png"),
+            folder.path().join("b.md"),
+            folder.path().join("deep/b.md"),
+            folder.path().join("none"),
+        ];
+        let walk = walk(&paths, &[], &[]).unwrap();
+        assert_eq!(ids(&walk), ["photo.png", "b.md"]);
+        assert_eq!(walk.failed.len(), 2);
+        assert!(walk.failed[0].1.contains("b.md"));
+    }
+
+    #[test]
+    fn size_is_bounded() {
+        let folder = folder();
+        let entry = Entry {
+            path: folder.path().join("a.TXT"),
+            id: "a.TXT".into(),
+            bytes: 2,
+        };
+        assert_eq!(load(&entry, 2).unwrap().bytes, b"aa");
+        assert!(matches!(
+            load(&entry, 1),
+            Err(IngestError::TooLarge { limit: 1, .. })
+        ));
+        let gone = Entry {
+            path: folder.path().join("gone"),
+            ..entry
+        };
+        assert!(load(&gone, 1).unwrap_err().to_string().contains("gone"));
+    }
+}

@@ -1,0 +1,109 @@
+//! What can go wrong in the store, and what the owner can do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Errors of the store; each names the thing and, where there is one, the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process holds the lock on the directory.
+    #[error("{} is in use{}; stop that process, or talk to it instead of opening its store", dir.display(), holder(*pid))]
+    Locked {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The holder's process id, as it wrote it into the lock file.
+        pid: Option<u32>,
+    },
+    /// The database does not open, or a record in it cannot be read.
+    #[error("the database under {} is damaged ({detail}); the sources beside it are untouched: move {}/db away and ingest them again", dir.display(), dir.display())]
+    Damaged {
+        /// The store's directory.
+        dir: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The operating system refused to read or write.
+    #[error("cannot {action}: {source}{}", remedy(source))]
+    Io {
+        /// What was being done, with the path.
+        action: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The store was written by a newer version of the program.
+    #[error("{} was written by a newer vademecum (schema {found}, this one knows {known}); upgrade vademecum, or use another data directory", dir.display())]
+    SchemaTooNew {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The schema version found.
+        found: u32,
+        /// The newest schema version this program knows.
+        known: u32,
+    },
+    /// Vectors of two embedders cannot be compared with each other.
+    #[error(
+        "the store holds vectors of the embedder {stored}, not of {offered}; use that embedder, or run `vademecum ingest --re-embed`"
+    )]
+    EmbedderMismatch {
+        /// Name and fingerprint the store is bound to.
+        stored: String,
+        /// Name and fingerprint of the one offered.
+        offered: String,
+    },
+    /// Vectors were offered before an embedder was bound.
+    #[error("the store is not bound to an embedder yet; bind one before the first document")]
+    NoEmbedder,
+    /// A collection name outside `[a-z0-9][a-z0-9_-]{0,63}`.
+    #[error("{0:?} is not a collection name: use 1 to 64 of a-z 0-9 _ -, beginning with a letter or digit")]
+    CollectionName(String),
+    /// A document id that is empty, longer than 512 bytes or holds control characters.
+    #[error("{0:?} is not a document id: use 1 to 512 bytes without control characters")]
+    DocumentId(String),
+    /// A document whose parts do not fit together or exceed a bound.
+    #[error("document {id:?} is refused: {reason}")]
+    Refused {
+        /// The document's id.
+        id: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// No source with that hash is kept.
+    #[error("no source {hash} under {}; ingest the document again", dir.display())]
+    NoSource {
+        /// The hash asked for.
+        hash: String,
+        /// The store's directory.
+        dir: PathBuf,
+    },
+}
+
+impl StoreError {
+    /// Turns an [`io::Error`] into [`StoreError::Io`] with what was being done to which path.
+    pub(super) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+        let action = format!("{verb} {}", path.display());
+        move |source| StoreError::Io { action, source }
+    }
+
+    /// Translates sled's errors: I/O stays I/O, everything else means the database is not sound.
+    pub(super) fn database(dir: &Path, error: sled::Error) -> StoreError {
+        match error {
+            sled::Error::Io(source) => {
+                StoreError::Io { action: format!("use the database {}", dir.join("db").display()), source }
+            }
+            other => StoreError::Damaged { dir: dir.to_owned(), detail: other.to_string() },
+        }
+    }
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space or move the data directory",
+        io::ErrorKind::PermissionDenied => "; give the user that runs vademecum write access to the data directory",
+        io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only: check the card or disk for errors",
+        _ => "; check the disk and the data directory",
+    }
+}

@@ -1,0 +1,42 @@
+//! Keys of the one sled tree. The first byte tells the kind, so no id from outside can reach another kind:
+//!
+//! | key | value |
+//! |---|---|
+//! | `m` name | meta: `schema` (u32), `embedder` (CBOR), `sequence` (u64) |
+//! | `c` collection | [`super::CollectionRecord`] (CBOR) |
+//! | `d` collection NUL id | [`super::DocumentRecord`] (CBOR) |
+//! | `k` number ordinal | [`super::Chunk`] (CBOR) |
+//! | `r` number ordinal | search row, see [`super::row`] |
+//!
+//! `number` (u64, big-endian) is given to each version of a document once and never again; `ordinal` (u32, big-endian)
+//! is the chunk's place in it. Collection names cannot hold NUL, so the two parts of a `d` key cannot run into each other.
+
+pub(super) const SCHEMA: &[u8] = b"mschema";
+pub(super) const EMBEDDER: &[u8] = b"membedder";
+pub(super) const SEQUENCE: &[u8] = b"msequence";
+pub(super) const COLLECTIONS: &[u8] = b"c";
+pub(super) const DOCUMENTS: &[u8] = b"d";
+
+pub(super) fn collection(name: &str) -> Vec<u8> {
+    [b"c", name.as_bytes()].concat()
+}
+
+pub(super) fn documents_of(collection: &str) -> Vec<u8> {
+    [b"d", collection.as_bytes(), b"\0"].concat()
+}
+
+pub(super) fn document(collection: &str, id: &str) -> Vec<u8> {
+    [b"d", collection.as_bytes(), b"\0", id.as_bytes()].concat()
+}
+
+pub(super) fn chunk(number: u64, ordinal: u32) -> Vec<u8> {
+    [&b"k"[..], &number.to_be_bytes(), &ordinal.to_be_bytes()].concat()
+}
+
+pub(super) fn row(number: u64, ordinal: u32) -> Vec<u8> {
+    [&b"r"[..], &number.to_be_bytes(), &ordinal.to_be_bytes()].concat()
+}
+
+pub(super) fn rows_of(number: u64) -> Vec<u8> {
+    [&b"r"[..], &number.to_be_bytes()].concat()
+}

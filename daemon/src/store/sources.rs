@@ -1,0 +1,225 @@
+//! Copies of the sources as plain files beside the database, from which the store can be built again:
+//!
+//! ```text
+//! sources/ab/abcd…            the bytes, named by their SHA-256
+//! sources/ab/abcd….<16 hex>.json   one small record per document made from them (id, collection, title, tags, …)
+//! ```
+//!
+//! Both are written before the database learns of the document, and removed only after it has forgotten it, so that the
+//! database never names a source that is not there.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::{DocumentRecord, StoreError};
+
+/// Marks files that were being written when the power went.
+const UNFINISHED: &str = ".unfinished";
+
+/// The folder of sources.
+#[derive(Debug)]
+pub(super) struct Sources {
+    root: PathBuf,
+}
+
+/// SHA-256 in lower-case hex, as it names a source.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+impl Sources {
+    pub(super) fn open(root: PathBuf) -> Result<Sources, StoreError> {
+        fs::create_dir_all(&root).map_err(StoreError::io("create", &root))?;
+        Ok(Sources { root })
+    }
+
+    /// Where the source with this hash is kept; `hash` has been checked to be hex.
+    fn path(&self, hash: &str) -> PathBuf {
+        self.root.join(&hash[..2]).join(hash)
+    }
+
+    fn record_path(&self, record: &DocumentRecord) -> PathBuf {
+        self.root.join(&record.document.hash[..2]).join(record_name(record))
+    }
+
+    /// Writes the source, if it is not there yet, and the document's record; both are on disk when this returns.
+    pub(super) fn keep(&self, record: &DocumentRecord, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path(&record.document.hash);
+        let folder = self.root.join(&record.document.hash[..2]);
+        if !folder.is_dir() {
+            fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
+            sync_folder(&self.root)?;
+        }
+        let there = fs::metadata(&path).is_ok_and(|found| found.len() == bytes.len() as u64);
+        if !there {
+            write_file(&path, bytes)?;
+        }
+        let json = serde_json::to_vec_pretty(record)
+            .map_err(|error| StoreError::Refused { id: record.document.id.clone(), reason: error.to_string() })?;
+        write_file(&self.record_path(record), &json)?;
+        sync_folder(&folder)
+    }
+
+    /// Removes a document's record, on disk when this returns. The source itself stays until [`Sources::drop_source`].
+    pub(super) fn drop_record(&self, record: &DocumentRecord) -> Result<(), StoreError> {
+        let path = self.record_path(record);
+        match fs::remove_file(&path) {
+            Ok(()) => path.parent().map_or(Ok(()), sync_folder),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io("remove", &path)(error)),
+        }
+    }
+
+    /// Removes the source with this hash unless a document's record still stands beside it.
+    pub(super) fn drop_source(&self, hash: &str) -> Result<(), StoreError> {
+        let path = self.path(hash);
+        let records = format!("{hash}.");
+        if entries(&self.root.join(&hash[..2]))?.iter().any(|name| name.starts_with(&records) && is_record(name)) {
+            return Ok(());
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn read(&self, hash: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.path(hash);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", &path)(error)),
+        }
+    }
+
+    /// The records beside the sources, the newest of each document, oldest first.
+    pub(super) fn records(&self) -> Result<Vec<DocumentRecord>, StoreError> {
+        let mut newest: HashMap<(String, String), DocumentRecord> = HashMap::new();
+        for folder in self.folders()? {
+            for name in entries(&folder)?.into_iter().filter(|name| is_record(name)) {
+                let path = folder.join(&name);
+                let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+                let Ok(record) = serde_json::from_slice::<DocumentRecord>(&bytes) else {
+                    log::warn!("{} is not a document record; it is left alone", path.display());
+                    continue;
+                };
+                let key = (record.document.collection.clone(), record.document.id.clone());
+                let age = |record: &DocumentRecord| (record.number, record.document.added_unix);
+                if newest.get(&key).is_none_or(|known| age(known) < age(&record)) {
+                    newest.insert(key, record);
+                }
+            }
+        }
+        let mut records: Vec<DocumentRecord> = newest.into_values().collect();
+        records.sort_by_key(|record| record.number);
+        Ok(records)
+    }
+
+    /// Clears away what a crash left: unfinished files, records of versions that the database has since replaced, and
+    /// sources no document stands for. `current` are the database's documents; a record that is newer than the database,
+    /// or unknown to it, is kept, because it may be the database that has lost it.
+    pub(super) fn sweep(&self, current: &[DocumentRecord]) -> Result<(), StoreError> {
+        let expected: HashSet<String> = current.iter().map(record_name).collect();
+        let hashes: HashSet<&str> = current.iter().map(|record| record.document.hash.as_str()).collect();
+        for folder in self.folders()? {
+            let mut kept: HashSet<String> = HashSet::new();
+            let mut sources = Vec::new();
+            for name in entries(&folder)? {
+                if name.ends_with(UNFINISHED) {
+                    remove(&folder.join(&name))?;
+                } else if !is_record(&name) {
+                    sources.push(name);
+                } else if !expected.contains(&name) && superseded(&folder.join(&name), current) {
+                    remove(&folder.join(&name))?;
+                } else if let Some((hash, _)) = name.split_once('.') {
+                    kept.insert(hash.to_owned());
+                }
+            }
+            for name in sources {
+                if name.len() == 64 && !kept.contains(&name) && !hashes.contains(name.as_str()) {
+                    remove(&folder.join(&name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn folders(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let names = entries(&self.root)?;
+        Ok(names.into_iter().filter(|name| name.len() == 2).map(|name| self.root.join(name)).collect())
+    }
+}
+
+fn record_name(record: &DocumentRecord) -> String {
+    let document = &record.document;
+    let key = Sha256::digest([document.collection.as_bytes(), b"\0", document.id.as_bytes()].concat());
+    format!("{}.{}.json", document.hash, hex(&key[..8]))
+}
+
+fn is_record(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "json")
+}
+
+/// Whether the record at `path` is of a version that one of `current` has replaced.
+fn superseded(path: &Path, current: &[DocumentRecord]) -> bool {
+    let Some(record) = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<DocumentRecord>(&bytes).ok()) else {
+        return false;
+    };
+    current.iter().any(|known| {
+        known.document.collection == record.document.collection
+            && known.document.id == record.document.id
+            && known.number >= record.number
+    })
+}
+
+fn entries(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::io("list", folder)(error)),
+    };
+    let names = listing.filter_map(|entry| match entry {
+        Ok(entry) => entry.file_name().into_string().ok().map(Ok),
+        Err(error) => Some(Err(error)),
+    });
+    names.collect::<io::Result<_>>().map_err(StoreError::io("list", folder))
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    log::info!("removing {}, left by an interrupted change", path.display());
+    fs::remove_file(path).map_err(StoreError::io("remove", path))
+}
+
+/// Writes beside the target, syncs, renames: the name never stands for half a file.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(UNFINISHED);
+    let unfinished = path.with_file_name(name);
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&unfinished)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)
+    };
+    write().map_err(|error| {
+        // Half a file on a full disk only makes it fuller.
+        let _ = fs::remove_file(&unfinished);
+        StoreError::io("write", path)(error)
+    })
+}
+
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync", folder))
+}

@@ -1,0 +1,308 @@
+use super::*;
+
+const DIMENSIONS: usize = 4;
+
+fn embedder() -> EmbedderId {
+    EmbedderId { name: "test".to_owned(), fingerprint: "f1".to_owned(), dimensions: DIMENSIONS }
+}
+
+fn open(dir: &Path) -> Store {
+    let store = Store::open(dir, &StoreOptions::default()).unwrap();
+    store.bind_embedder(&embedder()).unwrap();
+    store
+}
+
+/// Puts a document with one chunk per text.
+fn put(store: &Store, collection: &str, id: &str, texts: &[&str]) -> Result<Put, StoreError> {
+    let source = texts.join("\n");
+    let document = Document {
+        id: id.to_owned(),
+        collection: collection.to_owned(),
+        title: format!("Title of {id}"),
+        media_type: "text/plain".to_owned(),
+        hash: sha256_hex(source.as_bytes()),
+        bytes: 0,
+        chunks: 0,
+        added_unix: 1,
+        tags: BTreeMap::new(),
+    };
+    let chunks: Vec<Chunk> = texts.iter().zip(0..).map(|(text, ordinal)| chunk(id, ordinal, text)).collect();
+    let vectors = vec![vec![0.5; DIMENSIONS]; chunks.len()];
+    store.put(&document, source.as_bytes(), &chunks, &vectors)
+}
+
+fn chunk(id: &str, ordinal: u32, text: &str) -> Chunk {
+    Chunk {
+        document: id.to_owned(),
+        ordinal,
+        heading: vec!["Chapter".to_owned()],
+        page: Some(3),
+        text: text.to_owned(),
+        offset: 0,
+        tokens: 2,
+    }
+}
+
+/// The texts a search for `term` would find.
+fn texts_with(store: &Store, collection: &str, term: &str) -> Vec<String> {
+    let places = store
+        .search(collection, |index| {
+            index
+                .postings(term)
+                .filter_map(|posting| {
+                    let place = index.place(posting.row);
+                    index.document(place.slot).map(|document| (document.number, place.ordinal))
+                })
+                .collect::<Vec<_>>()
+        })
+        .unwrap()
+        .unwrap_or_default();
+    places.into_iter().map(|(number, ordinal)| store.chunk(number, ordinal).unwrap().unwrap().text).collect()
+}
+
+/// Files below `sources`, without the folders.
+fn files(dir: &Path) -> Vec<String> {
+    let folders = std::fs::read_dir(dir.join("sources")).unwrap();
+    let mut names: Vec<String> = folders
+        .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_document_survives_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path());
+        assert_eq!(put(&store, "manuals", "a.md", &["pump hums", "valve leaks"]).unwrap(), Put::Added);
+    }
+    let store = open(dir.path());
+    let document = store.document("manuals", "a.md").unwrap().unwrap();
+    assert_eq!((document.chunks, document.bytes), (2, 21));
+    assert_eq!(store.source(&document.hash).unwrap(), b"pump hums\nvalve leaks");
+    assert_eq!(store.collections().unwrap(), [Collection { name: "manuals".to_owned(), documents: 1, chunks: 2 }]);
+    assert_eq!(texts_with(&store, "manuals", "valv"), ["valve leaks"]);
+    assert_eq!(store.search("manuals", |index| (index.rows(), index.dimensions())).unwrap(), Some((2, DIMENSIONS)));
+}
+
+#[test]
+fn replacing_and_deleting_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let empty = store.inner.tree.len();
+    for warm in [false, true] {
+        if warm {
+            // With the index in memory the change has to reach it, too.
+            store.search("c", |_| ()).unwrap();
+        }
+        put(&store, "c", "a", &["pump one", "pump two", "pump three"]).unwrap();
+        put(&store, "c", "b", &["other pump"]).unwrap();
+        let before = store.version("c").unwrap();
+        assert_eq!(put(&store, "c", "a", &["valve"]).unwrap(), Put::Replaced);
+        assert!(store.version("c").unwrap() > before);
+        assert_eq!(texts_with(&store, "c", "pump"), ["other pump"]);
+        assert_eq!(store.search("c", |index| index.document_frequency("pump")).unwrap(), Some(1));
+        assert_eq!(store.collections().unwrap()[0].chunks, 2);
+        assert_eq!(files(dir.path()).len(), 4, "two sources and two records: {:?}", files(dir.path()));
+        assert!(store.delete("c", "a").unwrap());
+        assert!(!store.delete("c", "a").unwrap());
+        assert!(store.delete("c", "b").unwrap());
+        assert_eq!(store.inner.tree.len(), empty + 2, "the collection and the sequence");
+        assert!(files(dir.path()).is_empty());
+    }
+    assert_eq!(store.search("c", Index::live_rows).unwrap(), Some(0));
+    assert_eq!(store.collections().unwrap()[0].documents, 0);
+}
+
+#[test]
+fn documents_with_the_same_source_share_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, "c", "a", &["same"]).unwrap();
+    put(&store, "d", "a", &["same"]).unwrap();
+    let hash = store.document("c", "a").unwrap().unwrap().hash;
+    store.delete("c", "a").unwrap();
+    assert_eq!(store.source(&hash).unwrap(), b"same");
+    store.delete("d", "a").unwrap();
+    assert!(matches!(store.source(&hash), Err(StoreError::NoSource { .. })));
+    assert!(matches!(store.source("../../etc/passwd"), Err(StoreError::NoSource { .. })));
+}
+
+#[test]
+fn putting_the_same_source_again_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, "c", "a", &["same"]).unwrap();
+    assert_eq!(put(&store, "c", "a", &["same"]).unwrap(), Put::Replaced);
+    assert_eq!(files(dir.path()).len(), 2);
+    assert_eq!(store.kept().unwrap().len(), 1);
+}
+
+#[test]
+fn a_second_opener_is_told_who_holds_the_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let error = Store::open(dir.path(), &StoreOptions::default()).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+    drop(store);
+    open(dir.path());
+}
+
+#[test]
+fn another_embedder_is_refused_until_the_store_is_rebound() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, "c", "a", &["pump"]).unwrap();
+    let other = EmbedderId { fingerprint: "f2".to_owned(), dimensions: 2, ..embedder() };
+    let error = store.bind_embedder(&other).unwrap_err();
+    assert!(error.to_string().contains("vademecum ingest --re-embed"), "{error}");
+    store.rebind_embedder(&other).unwrap();
+    assert_eq!(store.embedder().unwrap(), Some(other));
+    assert!(store.documents(None).unwrap().is_empty());
+    let kept = store.kept().unwrap();
+    assert_eq!((kept.len(), store.source(&kept[0].hash).unwrap().as_slice()), (1, b"pump".as_slice()));
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path());
+        let newer = store.encode(&(SCHEMA + 1)).unwrap();
+        store.inner.tree.insert(keys::SCHEMA, newer).unwrap();
+    }
+    let error = Store::open(dir.path(), &StoreOptions::default()).unwrap_err();
+    assert!(matches!(error, StoreError::SchemaTooNew { found: 2, .. }), "{error}");
+}
+
+#[test]
+fn damage_is_an_error_that_names_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    std::fs::write(dir.path().join("db/conf"), b"garbage that is no configuration").unwrap();
+    let error = Store::open(dir.path(), &StoreOptions::default()).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+    assert!(error.to_string().contains(&dir.path().display().to_string()));
+}
+
+#[test]
+fn names_from_outside_are_bounded_and_cannot_collide() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for name in ["", "A", "-a", "_a", "a/b", "a\0", "ä", &"a".repeat(65)] {
+        assert!(matches!(put(&store, name, "a", &["x"]), Err(StoreError::CollectionName(_))), "{name:?}");
+    }
+    for id in ["", "a\0b", "a\nb", "a\u{85}b", &"a".repeat(513)] {
+        assert!(matches!(put(&store, "c", id, &["x"]), Err(StoreError::DocumentId(_))), "{id:?}");
+    }
+    // Ids that look like keys of another kind or like parts of another collection's key.
+    let ids = ["mschema", "../../x", "#0", "a#1", "ü 漢 \u{200b}", "b", &"z".repeat(512)];
+    for collection in ["a", "ab", "a-b"] {
+        for id in ids {
+            put(&store, collection, id, &["x"]).unwrap();
+        }
+    }
+    assert_eq!(store.documents(Some("a")).unwrap().len(), ids.len());
+    assert_eq!(store.documents(None).unwrap().len(), 3 * ids.len());
+    for id in ids {
+        assert!(store.delete("a", id).unwrap());
+    }
+    assert_eq!(store.documents(Some("ab")).unwrap().len(), ids.len());
+    assert_eq!(store.document("ab", "a#1").unwrap().unwrap().id, "a#1");
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_and_nothing_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, "c", "a", &["pump"]).unwrap();
+    let document = store.document("c", "a").unwrap().unwrap();
+    let good = vec![0.5; DIMENSIONS];
+    let cases: [(&[u8], Vec<Chunk>, Vec<Vec<f32>>); 5] = [
+        (b"pump", vec![chunk("a", 0, "x")], vec![]),
+        (b"pump", vec![chunk("a", 1, "x")], vec![good.clone()]),
+        (b"pump", vec![chunk("b", 0, "x")], vec![good.clone()]),
+        (b"pump", vec![chunk("a", 0, "x")], vec![vec![f32::NAN; DIMENSIONS]]),
+        (b"other", vec![chunk("a", 0, "x")], vec![good]),
+    ];
+    for (source, chunks, vectors) in cases {
+        assert!(matches!(store.put(&document, source, &chunks, &vectors), Err(StoreError::Refused { .. })));
+    }
+    assert_eq!(texts_with(&store, "c", "pump"), ["pump"]);
+}
+
+#[test]
+fn what_a_crash_leaves_is_swept_and_lost_databases_keep_their_sources() {
+    let dir = tempfile::tempdir().unwrap();
+    let hash = {
+        let store = open(dir.path());
+        put(&store, "c", "a", &["old"]).unwrap();
+        put(&store, "c", "b", &["stays"]).unwrap();
+        // A replace that died after the files and before the batch, and one that died after the batch.
+        let old = store.records(keys::DOCUMENTS).unwrap().remove(0);
+        put(&store, "c", "a", &["new"]).unwrap();
+        store.inner.sources.keep(&old, b"old").unwrap();
+        old.document.hash
+    };
+    let orphan = dir.path().join("sources").join(&hash[..2]).join(format!("{}.unfinished", "0".repeat(64)));
+    std::fs::write(&orphan, b"half").unwrap();
+    assert_eq!(files(dir.path()).len(), 7);
+    let store = open(dir.path());
+    assert_eq!(files(dir.path()).len(), 4);
+    assert_eq!(store.document("c", "a").unwrap().unwrap().bytes, 3);
+    drop(store);
+    // The database is lost: the files know everything.
+    std::fs::remove_dir_all(dir.path().join("db")).unwrap();
+    let store = open(dir.path());
+    let kept: Vec<String> = store.kept().unwrap().into_iter().map(|document| document.id).collect();
+    assert_eq!((kept, files(dir.path()).len()), (vec!["b".to_owned(), "a".to_owned()], 4));
+}
+
+/// Run by [`a_killed_process_loses_nothing_it_acknowledged`] in a process of its own: replaces documents until killed.
+#[test]
+#[ignore = "the body of another test"]
+fn put_until_killed() {
+    let Some(dir) = std::env::var_os("VADEMECUM_TEST_STORE") else { return };
+    let store = open(Path::new(&dir));
+    for round in 0.. {
+        let texts: Vec<String> = (0..40).map(|part| format!("round{round} part{part} {}", "filler ".repeat(40))).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        put(&store, "c", &format!("d{}", round % 5), &texts[..20 + round % 20]).unwrap();
+        println!("acknowledged {round}");
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_it_acknowledged() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    for wait in [3, 8, 13] {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::tests::put_until_killed", "--ignored", "--nocapture"])
+            .env("VADEMECUM_TEST_STORE", dir.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let acknowledged = |line: &String| line.strip_prefix("acknowledged ").and_then(|n| n.parse::<usize>().ok());
+        let mut last = lines.by_ref().filter_map(|line| acknowledged(&line)).nth(wait).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        last = lines.filter_map(|line| acknowledged(&line)).last().unwrap_or(last);
+
+        let store = open(dir.path());
+        let mut newest = 0;
+        for document in store.documents(None).unwrap() {
+            let source = String::from_utf8(store.source(&document.hash).unwrap()).unwrap();
+            let lines: Vec<&str> = source.lines().collect();
+            let round: usize = lines[0].split_once(' ').unwrap().0.strip_prefix("round").unwrap().parse().unwrap();
+            assert_eq!((lines.len(), document.chunks as usize), (20 + round % 20, lines.len()));
+            assert_eq!(texts_with(&store, "c", &format!("round{round}")), lines, "{}", document.id);
+            newest = newest.max(round);
+        }
+        assert!(newest == last || newest == last + 1, "{newest} after {last} was acknowledged");
+    }
+}
