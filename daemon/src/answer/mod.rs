@@ -244,12 +244,17 @@ impl Answerer {
             filter: question.filter.clone(),
             top_k: question.top_k,
         };
-        let (retriever, embedder) = (self.retriever.clone(), self.embedder.clone());
+        let retriever = self.retriever.clone();
         let threshold = self.options.threshold;
         let work = move || -> Result<(bool, Evidence), AnswerError> {
             let retrieval = retriever.search(&query)?;
             let found = !retrieval.passages.is_empty() && retrieval.confidence >= threshold;
-            let quotes = if found { crate::retrieve::quotes(&embedder, &query.text, &retrieval.passages, QUOTE_SENTENCES)? } else { vec![] };
+            let mut quotes = vec![];
+            if found {
+                for p in &retrieval.passages {
+                    quotes.push(retriever.quote(&query.text, &p.text, QUOTE_SENTENCES)?.join(" "));
+                }
+            }
             let citations = retrieval.passages.iter().zip(quotes).enumerate().map(|(i, (passage, quote))| cite(i + 1, passage, quote));
             let evidence = Evidence {
                 citations: citations.collect(),

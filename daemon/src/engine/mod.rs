@@ -8,6 +8,7 @@ mod session;
 mod text;
 
 pub use prompt::PromptPassage;
+pub use session::PREFILL_STEP;
 
 use crate::gguf::{Gguf, GgufError};
 use std::path::{Path, PathBuf};

@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 /// Tokens of a prompt computed between two looks at cancel and deadline. Prefill speed does not depend on it from 64 up.
-const PREFILL_STEP: usize = 64;
+pub const PREFILL_STEP: usize = 64;
 
 /// Positions kept free at the end of the context.
 const CONTEXT_MARGIN: usize = 4;
@@ -27,7 +27,8 @@ pub(super) fn check(gguf: &Gguf, path: &Path, options: &EngineOptions) -> Result
     if gguf.kind() != Kind::Generator {
         return Err(EngineError::NotAGenerator { path: path.to_owned(), architecture: gguf.architecture().to_owned() });
     }
-    crate::llama::check_fits(gguf, options.context)?;
+    let memory = crate::llama::available_memory();
+    crate::llama::check_fits(gguf, options.context, PREFILL_STEP as u32, &memory)?;
     Ok(())
 }
 
@@ -63,7 +64,7 @@ pub(super) fn run(
     };
     let template = Template::of(&model);
     let info = EngineInfo {
-        model: gguf.name().map_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), str::to_owned),
+        model: gguf.name(),
         architecture: gguf.architecture().to_owned(),
         fingerprint: gguf.fingerprint(),
         context,
@@ -255,7 +256,7 @@ impl Session<'_> {
             }
             completion.answer_tokens += 1;
             piece.clear();
-            vocab.token_to_piece_into(token, &mut piece, 0, false);
+            vocab.token_to_piece_into(token, &mut piece, false, None);
             let delta = stream.push(&piece);
             if !delta.is_empty() {
                 let _ = job.events.send(Event::Delta(delta));

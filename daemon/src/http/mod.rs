@@ -86,7 +86,8 @@ async fn put(State(control): State<Control>, headers: HeaderMap, body: Bytes) ->
         let (collection, outcome) = control.api.put(put).await?;
         control.changed.notify_one();
         let change = change_word(outcome.change).to_owned();
-        Ok(PutOutcome { reply: wire::PutReply { id, document: outcome.document, collection, change, chunks: outcome.chunks }, truncated: outcome.truncated })
+        let reply = wire::PutReply { id, document: outcome.document, collection, change, chunks: outcome.chunks };
+        Ok(PutOutcome { reply, title: outcome.title, truncated: outcome.truncated, note: outcome.note })
     })
     .await
 }
@@ -110,8 +111,12 @@ pub struct PutOutcome {
     /// The reply.
     #[serde(flatten)]
     pub reply: wire::PutReply,
+    /// The document's title.
+    pub title: String,
     /// Chunks that were cut at the embedder's limit.
     pub truncated: u32,
+    /// What the owner should know about the document.
+    pub note: Option<String>,
 }
 
 async fn respond<T: DeserializeOwned, R: Serialize>(headers: &HeaderMap, body: &[u8], work: impl AsyncFnOnce(T) -> Result<R, Problem>) -> Response {

@@ -136,6 +136,14 @@ pub enum IngestError {
         /// What is wrong and what is allowed.
         reason: String,
     },
+    /// The running daemon did not take the document.
+    #[error("{id}: {message}")]
+    Refused {
+        /// The document.
+        id: String,
+        /// The daemon's words.
+        message: String,
+    },
     /// A glob that does not parse.
     #[error("glob {glob:?}: {reason}")]
     BadGlob {

@@ -80,6 +80,11 @@ impl Pipeline {
         Self { store, encoder: Arc::new(embedder), options }
     }
 
+    /// The store that documents go into.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Takes in one document. One with the same bytes, title, type and tags as the one in the store costs no embedding.
     ///
     /// Blocks while it embeds: call it from a thread of its own. Binds the store to the embedder if it has none.

@@ -237,11 +237,6 @@ impl Server {
     async fn work(&self, mut reply: Reply, question: Question, stream: bool, cancel: &Cancel) {
         // Pieces are published by a task of their own, in order, while the answer is made.
         let (pieces, mut published) = tokio::sync::mpsc::unbounded_channel();
-        let mut progress = |progress: Progress| {
-            if stream {
-                let _ = pieces.send(progress);
-            }
-        };
         let publisher = async {
             while let Some(progress) = published.recv().await {
                 match progress {
@@ -251,10 +246,14 @@ impl Server {
             }
             reply
         };
-        let answering = async {
-            let answer = self.api.answerer().answer(&question, cancel, &mut progress).await;
-            drop(pieces);
-            answer
+        let answering = async move {
+            let mut progress = |progress: Progress| {
+                if stream {
+                    let _ = pieces.send(progress);
+                }
+            };
+            // The sender goes with this block, which ends the publisher.
+            self.api.answerer().answer(&question, cancel, &mut progress).await
         };
         let (answer, reply) = tokio::join!(answering, publisher);
         match answer {

@@ -34,14 +34,14 @@ fn memory_kb() -> Option<(u64, u64)> {
 }
 
 /// The hottest thermal zone.
-fn temperature_c() -> Option<f64> {
+pub fn temperature_c() -> Option<f64> {
     let zones = std::fs::read_dir("/sys/class/thermal").ok()?;
     let read = |zone: std::fs::DirEntry| std::fs::read_to_string(zone.path().join("temp")).ok()?.trim().parse::<f64>().ok();
     zones.flatten().filter_map(read).map(|milli| milli / 1e3).max_by(f64::total_cmp)
 }
 
 /// Bytes that an ordinary user may still write to the file system of `dir`.
-pub fn free_bytes(dir: &Path) -> Option<u64> {
+fn free_bytes(dir: &Path) -> Option<u64> {
     let fs = rustix::fs::statvfs(dir).ok()?;
     Some(fs.f_bavail * fs.f_frsize)
 }

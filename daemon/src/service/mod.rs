@@ -3,6 +3,8 @@
 pub mod logging;
 mod metrics;
 
+pub use metrics::temperature_c;
+
 use crate::answer::{AnswerOptions, Answerer};
 use crate::api::{Api, Limits};
 use crate::config::{Config, Loaded};

@@ -1,0 +1,258 @@
+//! `vademecum doctor`: checks the installation; each line ok, warn or fail with a remedy.
+
+use super::{Common, Outcome, print_json, print_line, runtime};
+use crate::config::{Config, Loaded};
+use crate::gguf::{Gguf, Kind, Pooling};
+use crate::http::Client;
+use crate::llama::{available_memory, check_fits};
+use crate::mqtt::connection::{Connection, Notice};
+use crate::mqtt::new_id;
+use crate::service::{connection_options, open_store};
+use crate::store::StoreError;
+use crate::tune::Topology;
+use serde::Serialize;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Check {
+    check: &'static str,
+    status: Status,
+    detail: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    remedy: String,
+}
+
+impl Check {
+    fn ok(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, status: Status::Ok, detail: detail.into(), remedy: String::new() }
+    }
+
+    fn warn(check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { check, status: Status::Warn, detail: detail.into(), remedy: remedy.into() }
+    }
+
+    fn fail(check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { check, status: Status::Fail, detail: detail.into(), remedy: remedy.into() }
+    }
+}
+
+pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
+    let config = &loaded.config;
+    let runtime = runtime()?;
+    let daemon = runtime.block_on(status_of_daemon(config));
+    let mut checks = vec![configuration(loaded), cores(), memory(), disk(config), clock(), permissions(config)];
+    checks.push(generator(config));
+    checks.push(embedder(config));
+    checks.push(store(config, daemon.as_ref()));
+    checks.push(runtime.block_on(broker(config, daemon.is_some())));
+    runtime.shutdown_background();
+    checks.extend(temperature());
+    if common.json {
+        print_json(&checks)?;
+    } else {
+        for check in &checks {
+            let word = match check.status {
+                Status::Ok => "ok  ",
+                Status::Warn => "warn",
+                Status::Fail => "FAIL",
+            };
+            print_line(&format!("{word}  {:<13} {}", check.check, check.detail));
+            if !check.remedy.is_empty() {
+                print_line(&format!("                     -> {}", check.remedy));
+            }
+        }
+    }
+    let failed = checks.iter().any(|check| check.status == Status::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn status_of_daemon(config: &Config) -> Option<serde_json::Value> {
+    let mut client = Client::connect(&config.control_socket()).await.ok()??;
+    client.get("status").await.ok()
+}
+
+fn configuration(loaded: &Loaded) -> Check {
+    let place = loaded.file.as_ref().map_or("no file: defaults".to_owned(), |file| file.display().to_string());
+    Check::ok("config", format!("{place}, {} keys changed, node {:?}", loaded.origins.len(), loaded.config.node_name()))
+}
+
+fn cores() -> Check {
+    let topology = Topology::detect();
+    let detail = format!("{} usable of {} allowed", topology.usable(), topology.allowed.len());
+    match topology.quota {
+        Some(quota) if quota < 1.0 => {
+            Check::warn("cores", format!("{detail}, CPU quota {quota:.2}"), "less than one core makes answers slow: raise CPUQuota= or the container's limit")
+        }
+        _ => Check::ok("cores", detail),
+    }
+}
+
+fn memory() -> Check {
+    let memory = available_memory();
+    let mib = |bytes: u64| bytes >> 20;
+    let detail = format!("{} MiB free of {} MiB", mib(memory.available), mib(memory.total));
+    if memory.available < 200 << 20 {
+        return Check::warn("memory", detail, "close other programs, or use a smaller model or model.context");
+    }
+    Check::ok("memory", detail)
+}
+
+fn disk(config: &Config) -> Check {
+    let dir = config.data_dir();
+    let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let Ok(fs) = rustix::fs::statvfs(existing) else {
+        return Check::fail("disk", format!("cannot look at {}", existing.display()), "check that the path exists");
+    };
+    let mib = (fs.f_bavail * fs.f_frsize) >> 20;
+    let detail = format!("{mib} MiB free at {}", existing.display());
+    match mib {
+        0..64 => Check::fail("disk", detail, "free some space: documents cannot be stored safely"),
+        64..512 => Check::warn("disk", detail, "free some space soon"),
+        _ => Check::ok("disk", detail),
+    }
+}
+
+fn clock() -> Check {
+    let installed = std::env::current_exe().and_then(|path| path.metadata()).and_then(|meta| meta.modified());
+    if installed.is_ok_and(|installed| SystemTime::now() < installed) {
+        return Check::warn("clock", "it is set to before this program was installed", "set it (timedatectl set-ntp true): TLS and deadlines depend on it");
+    }
+    Check::ok("clock", "plausible")
+}
+
+fn permissions(config: &Config) -> Check {
+    let dir = config.data_dir();
+    if !dir.exists() {
+        return Check::ok("permissions", format!("{} will be made at the first start", dir.display()));
+    }
+    if rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
+        let user = rustix::process::geteuid().as_raw();
+        return Check::fail("permissions", format!("user {user} may not write to {}", dir.display()), "run as the service's user, or change the owner of the directory");
+    }
+    let password = &config.mqtt.password_file;
+    if let Ok(meta) = password.metadata()
+        && meta.permissions().mode() & 0o004 != 0
+    {
+        return Check::warn("permissions", format!("everybody may read {}", password.display()), format!("chmod 640 {}", password.display()));
+    }
+    Check::ok("permissions", format!("{} is writable", dir.display()))
+}
+
+fn generator(config: &Config) -> Check {
+    let path = config.generator_path();
+    let remedy = "name a text-generation GGUF with --generator or model.generator (the README says where to get one)";
+    let gguf = match Gguf::open(&path) {
+        Ok(gguf) => gguf,
+        Err(error) => return Check::fail("generator", error.to_string(), remedy),
+    };
+    if gguf.kind() != Kind::Generator {
+        return Check::fail("generator", format!("{} is a {} model, not a generator", path.display(), gguf.architecture()), remedy);
+    }
+    let context = config.model.context.min(gguf.context_length().map_or(u32::MAX, |n| n as u32));
+    match check_fits(&gguf, context, crate::engine::PREFILL_STEP as u32, &available_memory()) {
+        Ok(bytes) => Check::ok("generator", format!("{} ({} MiB mapped, {} MiB of own memory at context {context})", path.display(), gguf.file_bytes() >> 20, bytes >> 20)),
+        Err(error) => Check::fail("generator", error.to_string(), "use a smaller model or a smaller model.context"),
+    }
+}
+
+fn embedder(config: &Config) -> Check {
+    let path = config.embedder_path();
+    let remedy = "name a sentence encoder with --embedder or embedder.path; `vademecum model convert` makes one";
+    match Gguf::open(&path).map(|gguf| gguf.kind()) {
+        Ok(Kind::Encoder(Pooling::Mean | Pooling::Cls | Pooling::Last)) => Check::ok("embedder", path.display().to_string()),
+        Ok(_) => Check::fail("embedder", format!("{} is not a sentence encoder", path.display()), remedy),
+        Err(error) => Check::fail("embedder", error.to_string(), remedy),
+    }
+}
+
+fn store(config: &Config, daemon: Option<&serde_json::Value>) -> Check {
+    if let Some(status) = daemon {
+        let collections = status["info"]["collections"].as_array().map_or(0, Vec::len);
+        return Check::ok("store", format!("in use by the running daemon, {collections} collections"));
+    }
+    if !config.data_dir().exists() {
+        return Check::ok("store", "empty: nothing has been ingested yet");
+    }
+    let store = match open_store(config) {
+        Ok(store) => store,
+        Err(error) => return Check::fail("store", error.to_string(), "see above"),
+    };
+    let mismatch = || -> Result<Option<String>, StoreError> {
+        let bound = store.embedder()?;
+        let offered = Gguf::open(&config.embedder_path()).ok().map(|gguf| gguf.fingerprint());
+        Ok(match (bound, offered) {
+            (Some(bound), Some(offered)) if bound.fingerprint != offered => Some(bound.name),
+            _ => None,
+        })
+    };
+    match (mismatch(), store.collections()) {
+        (Ok(Some(name)), _) => Check::fail("store", format!("it was made with another embedder, {name}"), "use that embedder, or run `vademecum ingest --re-embed`"),
+        (Ok(None), Ok(collections)) => {
+            let documents: u64 = collections.iter().map(|c| c.documents).sum();
+            Check::ok("store", format!("{} collections, {documents} documents", collections.len()))
+        }
+        (Err(error), _) | (_, Err(error)) => Check::fail("store", error.to_string(), "see above"),
+    }
+}
+
+async fn broker(config: &Config, daemon_runs: bool) -> Check {
+    let url = match config.broker_url() {
+        Ok(url) => url,
+        Err(problem) => return Check::fail("broker", problem, "correct mqtt.broker"),
+    };
+    let place = format!("{}:{}", url.host, url.port);
+    if config.mqtt.broker.is_empty() && !daemon_runs {
+        return match std::net::TcpListener::bind(&place) {
+            Ok(_) => Check::ok("broker", format!("embedded, {place} is free")),
+            Err(error) => Check::fail("broker", format!("{place}: {error}"), format!("a broker that runs there already is used with mqtt.broker = \"mqtt://{place}\"; or choose another broker.listen")),
+        };
+    }
+    let connected = async {
+        let mut options = connection_options(config).map_err(|e| e.to_string())?;
+        options.client_id = format!("vademecum-doctor-{}", new_id());
+        let (mut connection, _sender) = Connection::new(options, vec![format!("{}/state", config.topic_base())]).map_err(|e| e.to_string())?;
+        let mut version = "";
+        let mut failures = 0;
+        loop {
+            match connection.next().await {
+                Notice::Connected { version: v } => version = v,
+                Notice::Subscribed => {
+                    connection.close(Duration::from_secs(1)).await;
+                    return Ok(version);
+                }
+                Notice::SubscriptionRefused => return Err("it refuses the subscription to our own topics".to_owned()),
+                Notice::Disconnected(reason) => {
+                    failures += 1;
+                    if failures > 1 {
+                        return Err(reason);
+                    }
+                }
+                Notice::Message(_) => {}
+            }
+        }
+    };
+    let remedy = "start the broker, or correct mqtt.broker, user name, password_file or ca_file";
+    match tokio::time::timeout(Duration::from_secs(5), connected).await {
+        Ok(Ok(version)) => Check::ok("broker", format!("{place} speaks MQTT {version}")),
+        Ok(Err(reason)) => Check::fail("broker", format!("{place}: {reason}"), remedy),
+        Err(_) => Check::fail("broker", format!("{place} does not answer within 5 s"), remedy),
+    }
+}
+
+fn temperature() -> Option<Check> {
+    let celsius = crate::service::temperature_c()?;
+    let detail = format!("{celsius:.0} °C");
+    Some(if celsius > 80.0 { Check::warn("temperature", detail, "the board slows itself down above 80 °C: add a heat sink or a fan") } else { Check::ok("temperature", detail) })
+}

@@ -1,0 +1,183 @@
+//! `vademecum ingest`: files and folders into the library, through the running daemon or straight into the store.
+
+use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runtime};
+use crate::api::wire;
+use crate::config::Config;
+use crate::http::{Client, ClientError, PutOutcome};
+use crate::ingest::{Change, Entry, IngestError, Outcome as Ingested, Pipeline, Source, Summary, load, parse_tags, walk};
+use crate::service::{Rooms, ServiceError};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Files, folders (read with everything below them), or - for standard input
+    #[arg(required_unless_present = "re_embed")]
+    paths: Vec<PathBuf>,
+    /// Read only files that match (repeatable) [default: every readable kind]
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// Leave out files that match (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// The document's id, for a single document; standard input needs one
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// The document's title, for a single document
+    #[arg(long)]
+    title: Option<String>,
+    /// The media type, for example text/html [default: told by name and content]
+    #[arg(long, value_name = "TYPE")]
+    media_type: Option<String>,
+    /// A tag that questions can filter by (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    tag: Vec<String>,
+    /// Compute every vector anew with the configured embedder, from the stored sources
+    #[arg(long, conflicts_with = "paths")]
+    re_embed: bool,
+}
+
+/// Where documents go.
+enum Library {
+    Daemon(Client, tokio::runtime::Runtime),
+    Store(Box<Pipeline>),
+}
+
+pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
+    let begun = Instant::now();
+    let mut summary = if args.re_embed { re_embed(config)? } else { ingest(config, args)? };
+    summary.finish(begun);
+    if common.json {
+        print_json(&summary)?;
+    } else {
+        print_line(&summary.to_string());
+    }
+    Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ingest(config: &Config, args: &Args) -> Result<Summary, Failure> {
+    let other = |e: IngestError| Failure::Other(e.to_string());
+    let given = |flag: &[String], configured: &[String]| if flag.is_empty() { configured.to_vec() } else { flag.to_vec() };
+    let include = given(&args.include, &config.ingest.include);
+    let walked = walk(&args.paths, &include, &given(&args.exclude, &config.ingest.exclude)).map_err(other)?;
+    let tags = parse_tags(args.tag.iter().map(String::as_str)).map_err(other)?;
+    if walked.entries.len() != 1 && (args.id.is_some() || args.title.is_some()) {
+        return Err(Failure::Other(format!("--id and --title are for one document; {} were found", walked.entries.len())));
+    }
+    let mut summary = Summary { failed: walked.failed, ..Summary::default() };
+    if walked.entries.is_empty() {
+        let nothing = "no readable files found; name files, or folders that hold .md, .txt or .html files";
+        if summary.failed.is_empty() {
+            return Err(Failure::Other(nothing.into()));
+        }
+        return Ok(summary);
+    }
+    let mut library = open(config)?;
+    let total: u64 = walked.entries.iter().map(|entry| entry.bytes).sum();
+    let bar = progress_bar(total, "{bar:30} {bytes}/{total_bytes} {msg} ({elapsed} gone, {eta} left)");
+    for entry in &walked.entries {
+        bar.set_message(entry.id.clone());
+        let result = source(entry, args, &tags, config.ingest.max_document_bytes);
+        let result = match result {
+            Ok(source) => library.put(&config.collection, source)?,
+            Err(error) => Err(error),
+        };
+        summary.add(&entry.id, &result);
+        bar.inc(entry.bytes);
+    }
+    bar.finish_and_clear();
+    Ok(summary)
+}
+
+fn source(entry: &Entry, args: &Args, tags: &std::collections::BTreeMap<String, String>, limit: u64) -> Result<Source, IngestError> {
+    let mut source = load(entry, limit)?;
+    source.tags.clone_from(tags);
+    source.title.clone_from(&args.title);
+    source.media_type.clone_from(&args.media_type);
+    if let Some(id) = &args.id {
+        source.id.clone_from(id);
+    }
+    Ok(source)
+}
+
+fn open(config: &Config) -> Result<Library, Failure> {
+    let runtime = runtime()?;
+    if let Some(client) = runtime.block_on(Client::connect(&config.control_socket()))? {
+        return Ok(Library::Daemon(client, runtime));
+    }
+    Ok(Library::Store(Box::new(Rooms::open(config)?.pipeline)))
+}
+
+impl Library {
+    /// Puts one document. The inner error is the document's own, the outer one ends the run.
+    fn put(&mut self, collection: &str, source: Source) -> Result<Result<Ingested, IngestError>, Failure> {
+        match self {
+            Self::Store(pipeline) => match pipeline.put(collection, source) {
+                // Without a store to write to, every further document would fail alike.
+                Err(IngestError::Store(error)) => Err(ServiceError::Store(error).into()),
+                result => Ok(result),
+            },
+            Self::Daemon(client, runtime) => {
+                let id = source.id.clone();
+                let put = wire::Put {
+                    document: source.id,
+                    data: Some(serde_bytes::ByteBuf::from(source.bytes)),
+                    media_type: source.media_type,
+                    title: source.title,
+                    collection: Some(collection.to_owned()),
+                    tags: source.tags,
+                    ..wire::Put::default()
+                };
+                match runtime.block_on(client.post::<_, PutOutcome>("documents/put", &put)) {
+                    Ok(outcome) => Ok(Ok(ingested(outcome))),
+                    Err(ClientError::Refused(message)) => Ok(Err(IngestError::Refused { id, message })),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+fn ingested(outcome: PutOutcome) -> Ingested {
+    let change = match outcome.reply.change.as_str() {
+        "added" => Change::Added,
+        "replaced" => Change::Replaced,
+        _ => Change::Unchanged,
+    };
+    Ingested {
+        change,
+        document: outcome.reply.document,
+        title: outcome.title,
+        chunks: outcome.reply.chunks,
+        truncated: outcome.truncated,
+        note: outcome.note,
+    }
+}
+
+/// Puts every document again whose source the store keeps. Interrupted, it can simply be started again.
+fn re_embed(config: &Config) -> Result<Summary, Failure> {
+    let store = crate::service::open_store(config)?;
+    let embedder = crate::service::open_embedder(config)?;
+    let failed = |e: crate::store::StoreError| Failure::from(ServiceError::from(e));
+    let documents = store.kept().map_err(failed)?;
+    store.rebind_embedder(&crate::service::embedder_id(&embedder)).map_err(failed)?;
+    let rooms = Rooms::join(config, store, embedder);
+    let bar = progress_bar(documents.len() as u64, "{bar:30} {pos}/{len} documents {msg} ({elapsed} gone, {eta} left)");
+    let mut summary = Summary::default();
+    for document in documents {
+        bar.set_message(document.id.clone());
+        let source = Source {
+            id: document.id.clone(),
+            name: document.id.clone(),
+            media_type: Some(document.media_type),
+            bytes: rooms.store.source(&document.hash).map_err(failed)?,
+            title: Some(document.title),
+            tags: document.tags,
+        };
+        summary.add(&document.id, &rooms.pipeline.put(&document.collection, source));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(summary)
+}
