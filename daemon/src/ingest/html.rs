@@ -19,7 +19,7 @@ use html5ever::{
     },
 };
 
-use super::{IngestError, one_line};
+use super::{IngestError, floor_char_boundary, one_line};
 
 /// The tokenizer is fed in pieces of this size, and the clock read between them: an element with a hundred thousand
 /// attributes takes time by their square.
@@ -61,7 +61,7 @@ fn convert(html: &str, time_limit: Duration) -> Option<Page> {
         if begun.elapsed() > time_limit {
             return None;
         }
-        let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
+        let (piece, after) = rest.split_at(floor_char_boundary(rest, PIECE_BYTES));
         input.push_back(StrTendril::from_slice(piece));
         let _ = tokenizer.feed(&input);
         rest = after;
@@ -355,7 +355,7 @@ impl Writer {
                 self.end_block();
             }
             name if is_block(name) || name == "li" || heading_level(name).is_some() => {
-                self.end_block()
+                self.end_block();
             }
             _ => {}
         }
@@ -375,8 +375,9 @@ impl Writer {
         if self.preformatted {
             self.blank_line();
             let fence = fence_for(&block);
-            self.text
-                .push_str(&format!("{fence}\n{}\n{fence}\n", block.trim_matches('\n')));
+            for part in [&fence, "\n", block.trim_matches('\n'), "\n", &fence, "\n"] {
+                self.text.push_str(part);
+            }
         } else if marker.starts_with('#') {
             self.blank_line();
             self.text.push_str(&marker);
@@ -506,7 +507,7 @@ impl Writer {
         let words = one_line(&std::mem::take(&mut self.block));
         self.table_mut(|table| {
             if std::mem::take(&mut table.in_cell) {
-                table.push_cell(words);
+                table.push_cell(&words);
             }
         });
     }
@@ -579,7 +580,7 @@ struct Table {
 }
 
 impl Table {
-    fn push_cell(&mut self, words: String) {
+    fn push_cell(&mut self, words: &str) {
         self.fill_reaching();
         let (columns, rows) = self.span;
         for column in 0..columns {
@@ -591,10 +592,10 @@ impl Table {
                     self.reaching.len().max(self.row.len() + 1),
                     (0, String::new()),
                 );
-                self.reaching[self.row.len()] = (rows - 1, words.clone());
+                self.reaching[self.row.len()] = (rows - 1, words.to_owned());
             }
             self.row.push(if column == 0 {
-                words.clone()
+                words.to_owned()
             } else {
                 String::new()
             });
@@ -624,7 +625,8 @@ impl Table {
 
     fn write(&self, text: &mut String) {
         if !self.caption.is_empty() {
-            text.push_str(&format!("{}:\n\n", self.caption.trim_end_matches(':')));
+            text.push_str(self.caption.trim_end_matches(':'));
+            text.push_str(":\n\n");
         }
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         if columns == 0 {
@@ -635,7 +637,9 @@ impl Table {
             _ => (&[][..], self.rows.as_slice()),
         };
         write_row(head, columns, text);
-        text.push_str(&format!("|{}\n", "---|".repeat(columns)));
+        text.push('|');
+        text.push_str(&"---|".repeat(columns));
+        text.push('\n');
         for row in rows {
             write_row(row, columns, text);
         }
@@ -646,7 +650,9 @@ fn write_row(cells: &[String], columns: usize, text: &mut String) {
     text.push('|');
     for column in 0..columns {
         let cell = cells.get(column).map_or("", String::as_str);
-        text.push_str(&format!(" {} |", cell.replace('|', "\\|")));
+        text.push(' ');
+        text.push_str(&cell.replace('|', "\\|"));
+        text.push_str(" |");
     }
     text.push('\n');
 }

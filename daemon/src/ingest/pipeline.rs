@@ -401,6 +401,7 @@ pub fn parse_tags<'a>(
 }
 
 #[cfg(test)]
+#[allow(clippy::format_collect)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -553,7 +554,7 @@ mod tests {
         let mut told = Vec::new();
         let outcome = pipeline
             .put_with_progress("default", source("a.txt", &text), &mut |done, of| {
-                told.push((done, of))
+                told.push((done, of));
             })
             .unwrap();
         assert_eq!(outcome.chunks, 100);
@@ -637,5 +638,46 @@ mod tests {
         );
         assert!(parse_tags(["site"]).is_err());
         assert!(parse_tags(["a=1", "a=2"]).is_err());
+    }
+
+    /// A part of the demo's manual through the real encoder.
+    #[test]
+    fn the_demo_manual_goes_in_whole() {
+        let model = format!(
+            "{}/.cache/vademecum/models/embedder.gguf",
+            std::env::var("HOME").unwrap()
+        );
+        let model = std::path::Path::new(&model);
+        if !model.exists() {
+            eprintln!(
+                "skipped: {} is not there; run `make setup`",
+                model.display()
+            );
+            return;
+        }
+        let embedder = Embedder::load(model, &crate::embed::EmbedOptions::default()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        let pipeline = Pipeline::new(store.clone(), embedder, IngestOptions::default());
+        let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/demo");
+        let found = crate::ingest::walk(&[demo], &["maintenance.md".into()], &[]).unwrap();
+        let begun = Instant::now();
+        let mut summary = Summary::default();
+        for entry in &found.entries {
+            let source = crate::ingest::load(entry, DEFAULT_MAX_DOCUMENT_BYTES).unwrap();
+            summary.add(&entry.id, &pipeline.put("default", source));
+        }
+        summary.finish(begun);
+        println!("{summary}");
+        assert_eq!(
+            (summary.added, summary.failed.len(), summary.truncated),
+            (1, 0, 0)
+        );
+        let document = store
+            .document("default", "maintenance.md")
+            .unwrap()
+            .unwrap();
+        assert_eq!(document.title, "Kelvessa HPC-7 Maintenance Manual");
+        assert!((10..30).contains(&document.chunks), "{}", document.chunks);
     }
 }
