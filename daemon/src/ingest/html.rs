@@ -179,8 +179,18 @@ struct Writer {
     preformatted: bool,
     lists: Vec<List>,
     table: Option<Table>,
+    place: Place,
     /// The element being left out, and how many of its name are open.
     left_out: Option<(String, usize)>,
+}
+
+/// Where the writer is, seen from the page's `<main>`.
+#[derive(Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Before,
+    Inside,
+    After,
 }
 
 struct List {
@@ -209,7 +219,7 @@ impl Writer {
             {
                 title.push_str(words);
             }
-        } else if self.left_out.is_some() {
+        } else if self.left_out.is_some() || self.place == Place::After {
         } else if self.preformatted {
             self.block.push_str(words);
         } else {
@@ -240,6 +250,9 @@ impl Writer {
                 return;
             }
         }
+        if name == "main" && self.place != Place::Inside {
+            self.begin_main();
+        }
         if is_left_out(name) {
             // `<svg/>` is closed; a slash means nothing on elements of HTML itself.
             if !(tag.self_closing && matches!(name, "svg" | "math")) {
@@ -255,8 +268,31 @@ impl Writer {
         }
     }
 
+    /// A page that marks its main part says that the rest is about something else.
+    fn begin_main(&mut self) {
+        *self = Self {
+            title: self.title.take(),
+            place: Place::Inside,
+            text: if self.place == Place::After {
+                std::mem::take(&mut self.text)
+            } else {
+                String::new()
+            },
+            ..Self::default()
+        };
+    }
+
+    fn end_main(&mut self) {
+        self.end_table();
+        self.end_block();
+        self.place = Place::After;
+    }
+
     fn close(&mut self, name: &str) {
-        if name == "title" {
+        if name == "main" && self.place == Place::Inside {
+            self.left_out = None;
+            self.end_main();
+        } else if name == "title" {
             self.in_title = false;
         } else if let Some((left_out, depth)) = &mut self.left_out {
             *depth -= usize::from(name == left_out);
@@ -281,6 +317,9 @@ impl Writer {
         match name {
             "ul" | "ol" | "menu" | "dir" => {
                 self.end_block();
+                if self.lists.is_empty() {
+                    self.blank_line();
+                }
                 let start = attribute(tag, "start")
                     .and_then(|start| start.parse().ok())
                     .unwrap_or(1);
@@ -680,7 +719,7 @@ mod tests {
         assert_eq!(page.title.as_deref(), Some("Pump & tank"));
         assert_eq!(
             page.text,
-            "# The pump\n\nFirst bold link,\nnext line: 10^-3 < 5 K.\n\nSecond\n- one\n- two\n  3. three\n\n\
+            "# The pump\n\nFirst bold link,\nnext line: 10^-3 < 5 K.\n\nSecond\n\n- one\n- two\n  3. three\n\n\
              ```\na = 1\n  b = 2\n```\n\nF3\n\n10 A\n"
         );
     }
@@ -723,6 +762,12 @@ mod tests {
     #[test]
     fn an_open_menu_does_not_swallow_the_page() {
         assert_eq!(markdown("<nav><a>menu</a><main><p>text"), "text\n");
+    }
+
+    #[test]
+    fn the_main_part_is_what_counts() {
+        let page = "<title>T</title><div>Press ?</div><main><p>one</main><p>related<main>two</main><footer>end</footer>";
+        assert_eq!(markdown(page), "one\n\ntwo\n");
     }
 
     #[test]
