@@ -10,6 +10,7 @@ use std::{cell::RefCell, collections::HashMap, ops::Range};
 use text_splitter::{ChunkConfig, ChunkSizer, MarkdownSplitter, TextSplitter};
 
 use super::{
+    floor_char_boundary,
     outline::{self, Block, Kind, Section},
     read::{Form, Reading},
 };
@@ -281,7 +282,7 @@ impl Chunker<'_> {
         while start < range.end {
             // The splitter's work grows with the square of what it is given; two chunks' worth is enough to see one.
             let window = self.text(&(start..range.end));
-            let window = &window[..window.floor_char_boundary(budget * 2 * MAX_BYTES_PER_TOKEN)];
+            let window = &window[..floor_char_boundary(window, budget * 2 * MAX_BYTES_PER_TOKEN)];
             let length = whole_words(window, self.first_part(window, kind, size));
             let part = start..start + length.max(1);
             atoms.push(Atom {
@@ -503,6 +504,7 @@ impl<'a> Pages<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::format_collect)]
 mod tests {
     use super::*;
     use crate::ingest::{Source, read};

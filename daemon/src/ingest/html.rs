@@ -19,7 +19,7 @@ use html5ever::{
     },
 };
 
-use super::{IngestError, one_line};
+use super::{IngestError, floor_char_boundary, one_line};
 
 /// The tokenizer is fed in pieces of this size, and the clock read between them: an element with a hundred thousand
 /// attributes takes time by their square.
@@ -61,7 +61,7 @@ fn convert(html: &str, time_limit: Duration) -> Option<Page> {
         if begun.elapsed() > time_limit {
             return None;
         }
-        let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
+        let (piece, after) = rest.split_at(floor_char_boundary(rest, PIECE_BYTES));
         input.push_back(StrTendril::from_slice(piece));
         let _ = tokenizer.feed(&input);
         rest = after;
@@ -179,8 +179,18 @@ struct Writer {
     preformatted: bool,
     lists: Vec<List>,
     table: Option<Table>,
+    place: Place,
     /// The element being left out, and how many of its name are open.
     left_out: Option<(String, usize)>,
+}
+
+/// Where the writer is, seen from the page's `<main>`.
+#[derive(Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Before,
+    Inside,
+    After,
 }
 
 struct List {
@@ -209,7 +219,7 @@ impl Writer {
             {
                 title.push_str(words);
             }
-        } else if self.left_out.is_some() {
+        } else if self.left_out.is_some() || self.place == Place::After {
         } else if self.preformatted {
             self.block.push_str(words);
         } else {
@@ -240,6 +250,9 @@ impl Writer {
                 return;
             }
         }
+        if name == "main" && self.place != Place::Inside {
+            self.begin_main();
+        }
         if is_left_out(name) {
             // `<svg/>` is closed; a slash means nothing on elements of HTML itself.
             if !(tag.self_closing && matches!(name, "svg" | "math")) {
@@ -255,8 +268,31 @@ impl Writer {
         }
     }
 
+    /// A page that marks its main part says that the rest is about something else.
+    fn begin_main(&mut self) {
+        *self = Self {
+            title: self.title.take(),
+            place: Place::Inside,
+            text: if self.place == Place::After {
+                std::mem::take(&mut self.text)
+            } else {
+                String::new()
+            },
+            ..Self::default()
+        };
+    }
+
+    fn end_main(&mut self) {
+        self.end_table();
+        self.end_block();
+        self.place = Place::After;
+    }
+
     fn close(&mut self, name: &str) {
-        if name == "title" {
+        if name == "main" && self.place == Place::Inside {
+            self.left_out = None;
+            self.end_main();
+        } else if name == "title" {
             self.in_title = false;
         } else if let Some((left_out, depth)) = &mut self.left_out {
             *depth -= usize::from(name == left_out);
@@ -281,6 +317,9 @@ impl Writer {
         match name {
             "ul" | "ol" | "menu" | "dir" => {
                 self.end_block();
+                if self.lists.is_empty() {
+                    self.blank_line();
+                }
                 let start = attribute(tag, "start")
                     .and_then(|start| start.parse().ok())
                     .unwrap_or(1);
@@ -355,7 +394,7 @@ impl Writer {
                 self.end_block();
             }
             name if is_block(name) || name == "li" || heading_level(name).is_some() => {
-                self.end_block()
+                self.end_block();
             }
             _ => {}
         }
@@ -375,8 +414,9 @@ impl Writer {
         if self.preformatted {
             self.blank_line();
             let fence = fence_for(&block);
-            self.text
-                .push_str(&format!("{fence}\n{}\n{fence}\n", block.trim_matches('\n')));
+            for part in [&fence, "\n", block.trim_matches('\n'), "\n", &fence, "\n"] {
+                self.text.push_str(part);
+            }
         } else if marker.starts_with('#') {
             self.blank_line();
             self.text.push_str(&marker);
@@ -506,7 +546,7 @@ impl Writer {
         let words = one_line(&std::mem::take(&mut self.block));
         self.table_mut(|table| {
             if std::mem::take(&mut table.in_cell) {
-                table.push_cell(words);
+                table.push_cell(&words);
             }
         });
     }
@@ -579,7 +619,7 @@ struct Table {
 }
 
 impl Table {
-    fn push_cell(&mut self, words: String) {
+    fn push_cell(&mut self, words: &str) {
         self.fill_reaching();
         let (columns, rows) = self.span;
         for column in 0..columns {
@@ -591,10 +631,10 @@ impl Table {
                     self.reaching.len().max(self.row.len() + 1),
                     (0, String::new()),
                 );
-                self.reaching[self.row.len()] = (rows - 1, words.clone());
+                self.reaching[self.row.len()] = (rows - 1, words.to_owned());
             }
             self.row.push(if column == 0 {
-                words.clone()
+                words.to_owned()
             } else {
                 String::new()
             });
@@ -624,7 +664,8 @@ impl Table {
 
     fn write(&self, text: &mut String) {
         if !self.caption.is_empty() {
-            text.push_str(&format!("{}:\n\n", self.caption.trim_end_matches(':')));
+            text.push_str(self.caption.trim_end_matches(':'));
+            text.push_str(":\n\n");
         }
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         if columns == 0 {
@@ -635,7 +676,9 @@ impl Table {
             _ => (&[][..], self.rows.as_slice()),
         };
         write_row(head, columns, text);
-        text.push_str(&format!("|{}\n", "---|".repeat(columns)));
+        text.push('|');
+        text.push_str(&"---|".repeat(columns));
+        text.push('\n');
         for row in rows {
             write_row(row, columns, text);
         }
@@ -646,7 +689,9 @@ fn write_row(cells: &[String], columns: usize, text: &mut String) {
     text.push('|');
     for column in 0..columns {
         let cell = cells.get(column).map_or("", String::as_str);
-        text.push_str(&format!(" {} |", cell.replace('|', "\\|")));
+        text.push(' ');
+        text.push_str(&cell.replace('|', "\\|"));
+        text.push_str(" |");
     }
     text.push('\n');
 }
@@ -674,7 +719,7 @@ mod tests {
         assert_eq!(page.title.as_deref(), Some("Pump & tank"));
         assert_eq!(
             page.text,
-            "# The pump\n\nFirst bold link,\nnext line: 10^-3 < 5 K.\n\nSecond\n- one\n- two\n  3. three\n\n\
+            "# The pump\n\nFirst bold link,\nnext line: 10^-3 < 5 K.\n\nSecond\n\n- one\n- two\n  3. three\n\n\
              ```\na = 1\n  b = 2\n```\n\nF3\n\n10 A\n"
         );
     }
@@ -717,6 +762,12 @@ mod tests {
     #[test]
     fn an_open_menu_does_not_swallow_the_page() {
         assert_eq!(markdown("<nav><a>menu</a><main><p>text"), "text\n");
+    }
+
+    #[test]
+    fn the_main_part_is_what_counts() {
+        let page = "<title>T</title><div>Press ?</div><main><p>one</main><p>related<main>two</main><footer>end</footer>";
+        assert_eq!(markdown(page), "one\n\ntwo\n");
     }
 
     #[test]

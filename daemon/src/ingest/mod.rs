@@ -221,6 +221,16 @@ pub(crate) fn shortened(text: &str, max_chars: usize) -> std::borrow::Cow<'_, st
     }
 }
 
+/// The largest character boundary of `text` not after `at`.
+pub(crate) fn floor_char_boundary(text: &str, at: usize) -> usize {
+    let boundary = |&at: &usize| text.is_char_boundary(at);
+    if at >= text.len() {
+        text.len()
+    } else {
+        (0..=at).rev().find(boundary).unwrap_or(0)
+    }
+}
+
 /// `text` with every run of white space as one blank, none at the ends.
 pub(crate) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -55,7 +55,7 @@ pub(crate) fn markdown(text: &str) -> Vec<Section> {
             Event::Start(tag) => {
                 match (tag, depth) {
                     (Tag::Heading { level, .. }, 0) => {
-                        heading = Some((level, range, String::new()))
+                        heading = Some((level, range, String::new()));
                     }
                     (tag, 0) => start_block(&mut sections, &tag, range),
                     (tag, 1) => start_part(&mut sections, &tag, range),
@@ -166,7 +166,7 @@ fn start_part(sections: &mut [Section], tag: &Tag, range: Range<usize>) {
             .map(|block| &mut block.kind),
     ) {
         (Tag::Item, Some(Kind::List(parts))) | (Tag::TableRow, Some(Kind::Table(parts))) => {
-            parts.push(range)
+            parts.push(range);
         }
         _ => {}
     }

@@ -84,7 +84,7 @@ pub fn walk(
         }
         match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
-                walk.add_folder(path, &include, &exclude, &mut ids)
+                walk.add_folder(path, &include, &exclude, &mut ids);
             }
             Ok(metadata) => {
                 let id = path
