@@ -31,7 +31,7 @@ impl Default for EmbedOptions {
     fn default() -> EmbedOptions {
         EmbedOptions {
             threads: 1,
-            batch_tokens: 512,
+            batch_tokens: 256,
             tokenizer: None,
         }
     }
@@ -228,7 +228,7 @@ impl Embedder {
         let vectors = self
             .shared
             .worker
-            .batches(packs, |index| all[index].ids.clone())?;
+            .batches(&packs, |index| all[index].ids.clone())?;
         let mut embeddings: Vec<Option<Embedding>> = vec![None; all.len()];
         for (index, vector) in vectors {
             embeddings[index] = Some(embedding(vector, &all[index]));
@@ -315,7 +315,7 @@ fn pack(all: &[Tokens], limits: &Limits) -> Vec<Vec<usize>> {
         let len = all[index].ids.len();
         match packs.last_mut() {
             Some(pack) if tokens + len <= limits.batch_tokens && pack.len() < limits.sequences => {
-                pack.push(index)
+                pack.push(index);
             }
             _ => {
                 packs.push(vec![index]);

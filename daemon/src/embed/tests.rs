@@ -157,14 +157,14 @@ fn callers_on_many_threads_share_one_embedder() {
 
 #[test]
 fn a_pass_of_any_size_is_accepted() {
-    for batch_tokens in [0, 100, 257, 1024] {
+    for batch_tokens in [0, 257, 1024] {
         let options = EmbedOptions {
             batch_tokens,
             ..EmbedOptions::default()
         };
         let embedder = Embedder::load(&converted(Precision::Q8_0), &options).expect("loads");
-        let texts: Vec<String> = (0..40).map(|n| format!("w{n} ").repeat(n * 10)).collect();
-        assert_eq!(embedder.embed(&texts).expect("embeds").len(), 40);
+        let texts: Vec<String> = (0..12).map(|n| format!("w{n} ").repeat(n * 10)).collect();
+        assert_eq!(embedder.embed(&texts).expect("embeds").len(), 12);
     }
 }
 
@@ -230,4 +230,31 @@ fn a_tokenizer_beside_the_file_or_named_is_used() {
     assert_eq!(named.fingerprint(), beside.fingerprint());
     assert_eq!(named.fingerprint().len(), 64);
     std::fs::remove_dir_all(&dir).expect("removed");
+}
+
+/// Other GGUF tools tokenise with the vocabulary in the file: it must give the same ids. Texts that llama.cpp is known to
+/// split differently (ligatures, zero-width characters, emoji joined by them) are why ids are not made that way here.
+#[test]
+fn llama_cpp_reads_the_same_vocabulary_from_the_file() {
+    use llama_cpp_2::model::{LlamaModel, params::LlamaModelParams};
+    let params = LlamaModelParams::default().with_vocab_only(true);
+    let backend = crate::llama::backend().expect("initialises");
+    let llama =
+        LlamaModel::load_from_file(backend, converted(Precision::Q8_0), &params).expect("loads");
+    let differs = |sentence: &Reference| {
+        let ids = llama
+            .vocab()
+            .tokenize(sentence.text.as_bytes(), true, false);
+        let ids: Vec<u32> = ids.iter().map(|id| id.0 as u32).collect();
+        !sentence.truncated && ids != sentence.ids
+    };
+    let (sentences, _) = references();
+    let different: Vec<&str> = sentences
+        .iter()
+        .filter(|s| differs(s))
+        .map(|s| s.text.as_str())
+        .collect();
+    println!("{different:#?}");
+    assert!(different.len() <= 3, "{different:#?}");
+    assert_eq!(llama.vocab().sep().0, 102);
 }

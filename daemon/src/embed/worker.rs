@@ -32,6 +32,8 @@ const MAX_BATCH_TOKENS: usize = 8192;
 pub(super) struct Limits {
     pub(super) batch_tokens: usize,
     pub(super) sequences: usize,
+    /// Tokens of one sequence, special tokens included: more than the model has positions aborts.
+    pub(super) longest: usize,
 }
 
 impl Limits {
@@ -43,6 +45,7 @@ impl Limits {
         Limits {
             batch_tokens: wanted.next_multiple_of(MAX_SEQUENCES),
             sequences: MAX_SEQUENCES,
+            longest,
         }
     }
 }
@@ -104,7 +107,7 @@ impl Worker {
     /// Packs of indices, whose sequences `sequence` returns; gives each index its vector.
     pub(super) fn batches(
         &self,
-        packs: Vec<Vec<usize>>,
+        packs: &[Vec<usize>],
         sequence: impl Fn(usize) -> Sequence,
     ) -> Result<Vec<(usize, Vec<f32>)>, EmbedError> {
         let (reply, replies) = channel();
@@ -118,7 +121,7 @@ impl Worker {
         }
         drop(reply);
         let mut all = Vec::new();
-        for _ in &packs {
+        for _ in packs {
             let (tag, vectors) = receive(&replies)?;
             all.extend(packs[tag].iter().copied().zip(vectors?));
         }
@@ -272,6 +275,8 @@ struct Encoder<'model> {
     batch: LlamaBatch<'static>,
     limits: Limits,
     dimensions: usize,
+    /// Tokens of the largest pass so far.
+    largest: usize,
 }
 
 impl<'model> Encoder<'model> {
@@ -303,13 +308,17 @@ impl<'model> Encoder<'model> {
             batch: LlamaBatch::new(limits.batch_tokens, 1),
             limits,
             dimensions,
+            largest: 0,
         })
     }
 
     /// One pass: a unit vector for each sequence.
     fn forward(&mut self, sequences: &[Sequence]) -> Result<Vectors, EmbedError> {
         let tokens: usize = sequences.iter().map(Vec::len).sum();
-        if tokens > self.limits.batch_tokens || sequences.len() > self.limits.sequences {
+        let fits = sequences
+            .iter()
+            .all(|sequence| (1..=self.limits.longest).contains(&sequence.len()));
+        if !fits || tokens > self.limits.batch_tokens || sequences.len() > self.limits.sequences {
             return Err(EmbedError::Run(format!(
                 "{tokens} tokens do not fit one pass"
             )));
@@ -326,6 +335,10 @@ impl<'model> Encoder<'model> {
         self.context
             .encode(&mut self.batch)
             .map_err(|error| refused(&error))?;
+        if tokens > self.largest {
+            self.largest = tokens;
+            release_logits(&self.context, tokens.max(self.limits.sequences));
+        }
         (0..sequences.len() as i32)
             .map(|number| {
                 let pooled = self
@@ -335,6 +348,37 @@ impl<'model> Encoder<'model> {
                 unit(pooled, self.dimensions)
             })
             .collect()
+    }
+}
+
+/// Gives back the memory of logits that an encoder never computes.
+///
+/// llama.cpp reserves a row of logits for every token of a pass and fills it with zeros, whatever the model: vocabulary
+/// times tokens times 4 bytes, 31 MB for 256 tokens of BERT, most of the memory that an encoder would hold. The buffer
+/// only ever grows, so this is needed once per growth.
+fn release_logits(context: &LlamaContext, rows: usize) {
+    const PAGE: usize = 65_536; // the largest page size of the boards in question
+    let row = context.get_logits();
+    let start = row.as_ptr() as usize;
+    let end = start + rows * size_of_val(row);
+    let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+    if first < last {
+        // SAFETY: the range lies within the logits buffer of the pass that just ran (llama.cpp reserves
+        // max(tokens, n_seq_max) rows), which holds zeros and is private anonymous memory: dropped pages read as zeros
+        // again, so that nothing can tell the difference.
+        let result = unsafe {
+            libc::madvise(
+                first as *mut libc::c_void,
+                last - first,
+                libc::MADV_DONTNEED,
+            )
+        };
+        if result != 0 {
+            log::debug!(
+                "memory of unused logits stays: {}",
+                std::io::Error::last_os_error()
+            );
+        }
     }
 }
 

@@ -129,6 +129,9 @@ impl Tensor {
     }
 }
 
+/// More layers than any model has.
+const MAX_LAYERS: usize = 4096;
+
 /// Architectures that only encode: llama.cpp runs them without a KV cache.
 const ENCODERS: [&str; 9] = [
     "bert",
@@ -247,7 +250,7 @@ impl Gguf {
     /// `general.name`, else the file's name without its extension.
     pub fn name(&self) -> String {
         match self.text("general.name") {
-            Some(name) if !name.trim().is_empty() => name.trim().to_owned(),
+            Some(name) if !name.trim().is_empty() => name.trim().chars().take(200).collect(),
             _ => self
                 .path
                 .file_stem()
@@ -410,7 +413,7 @@ impl Gguf {
         match self.value(&format!("{}.{key}", self.architecture())) {
             Some(Value::Unsigned(n)) => vec![n],
             Some(Value::Signed(n)) => u64::try_from(n).into_iter().collect(),
-            Some(Value::Array(array)) => array.unsigned().collect(),
+            Some(Value::Array(array)) => array.unsigned().take(MAX_LAYERS).collect(),
             _ => Vec::new(),
         }
     }

@@ -67,7 +67,7 @@ pub fn report(gguf: &Gguf) -> Report {
     Report {
         path: gguf.path().display().to_string(),
         name: gguf.name(),
-        architecture: gguf.architecture().to_owned(),
+        architecture: first_line(gguf.architecture()),
         kind: describe(gguf.kind()),
         parameters: gguf.parameters(),
         file_bytes: gguf.file_bytes(),
@@ -81,8 +81,8 @@ pub fn report(gguf: &Gguf) -> Report {
         context_length: gguf.context_length(),
         max_seq_length: gguf.unsigned(super::convert::MAX_SEQ_LENGTH),
         chat_template: gguf.chat_template().map(first_line),
-        tokenizer: gguf.text("tokenizer.ggml.model").map(str::to_owned),
-        license: gguf.license().map(str::to_owned),
+        tokenizer: gguf.text("tokenizer.ggml.model").map(first_line),
+        license: gguf.license().map(first_line),
         fingerprint: gguf.fingerprint(),
     }
 }
@@ -117,10 +117,11 @@ fn tensor_types(gguf: &Gguf) -> Vec<TypeShare> {
     shares
 }
 
-fn first_line(template: &str) -> String {
-    let line = template.lines().next().unwrap_or_default();
+/// Text from the file, kept short.
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
     let cut: String = line.chars().take(72).collect();
-    if cut.len() < template.len() {
+    if cut.len() < text.len() {
         format!("{cut}…")
     } else {
         cut
@@ -185,7 +186,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

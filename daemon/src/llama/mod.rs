@@ -78,7 +78,7 @@ pub fn context_bytes(gguf: &Gguf, n_ctx: u32, n_ubatch: u32) -> u64 {
         .tensor("token_embd.weight")
         .map(|tensor| tensor.dims.as_slice())
     {
-        Some([_, rows]) if !gguf.is_encoder_architecture() => *rows,
+        Some([_, rows]) => *rows,
         _ => 0,
     };
     let numbers = width

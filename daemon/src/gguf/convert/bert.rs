@@ -86,7 +86,7 @@ fn tensors(directory: &Directory, kind: Precision, notes: &mut Vec<String>) -> V
     let config = &directory.config;
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let weight_type = |columns: usize| match kind.tensor_type() {
-        TensorType::Q8_0 if columns % 32 != 0 => TensorType::F16,
+        TensorType::Q8_0 if !columns.is_multiple_of(32) => TensorType::F16,
         wanted => wanted,
     };
     if weight_type(hidden) != kind.tensor_type() || weight_type(inner) != kind.tensor_type() {

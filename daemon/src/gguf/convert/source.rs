@@ -132,10 +132,10 @@ fn missing(path: &Path, remedy: &str) -> ConvertError {
     }
 }
 
-fn damaged(path: &Path, what: impl ToString) -> ConvertError {
+fn damaged(path: &Path, what: impl Into<String>) -> ConvertError {
     ConvertError::Damaged {
         path: path.to_path_buf(),
-        what: what.to_string(),
+        what: what.into(),
     }
 }
 
@@ -158,7 +158,7 @@ fn read_text(path: &Path) -> Result<Option<String>, ConvertError> {
 }
 
 fn parse_json<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConvertError> {
-    serde_json::from_str(text).map_err(|error| damaged(path, error))
+    serde_json::from_str(text).map_err(|error| damaged(path, error.to_string()))
 }
 
 fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ConvertError> {
@@ -265,6 +265,9 @@ fn front_value(front: &str, key: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.chars().take(120).collect())
 }
 
+/// Takes whole rows and the number of bytes they have in the directory.
+type RowSink<'a> = dyn FnMut(&[f32], u64) -> Result<(), ConvertError> + 'a;
+
 /// The mapped safetensors files.
 pub(super) struct Weights {
     shards: Vec<Shard>,
@@ -362,7 +365,7 @@ impl Weights {
         &self,
         planned: &Planned,
         step: usize,
-        sink: &mut dyn FnMut(&[f32], u64) -> Result<(), ConvertError>,
+        sink: &mut RowSink,
     ) -> Result<(), ConvertError> {
         let Some((dtype, shape, data)) = self.view(&planned.source) else {
             return Ok(());

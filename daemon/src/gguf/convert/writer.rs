@@ -92,7 +92,7 @@ impl Header {
                 key.as_ptr(),
                 pointers.as_mut_ptr(),
                 pointers.len(),
-            )
+            );
         };
         Ok(())
     }
