@@ -1,6 +1,117 @@
-//! `vademecum eval`
-use super::{Common, Failure, Outcome};
+//! `vademecum eval`: retrieval and answers on a labelled set in BEIR format.
+
+use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runtime};
 use crate::config::Config;
+use crate::eval::{self, AnswerReport, Asking, Dataset, Report};
+use crate::ingest::Source;
+use crate::mqtt::new_id;
+use crate::service::Rooms;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
-pub(super) fn run(_: &Config, _: &Common, _: &Args) -> Outcome { Err(Failure::Other("-".into())) }
+pub(super) struct Args {
+    /// Folder with corpus.jsonl, queries.jsonl and qrels/test.tsv
+    dir: PathBuf,
+    /// Also answer the questions that have accepted answers, and score them
+    #[arg(long)]
+    answers: bool,
+    /// Ask at most this many questions, evenly spread over the set (0: all)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    limit: usize,
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_tokens: usize,
+    /// Show each question and answer on stderr
+    #[arg(long)]
+    show: bool,
+}
+
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    retrieval: Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers: Option<AnswerReport>,
+}
+
+/// A store of its own that goes with the measurement.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
+    let dataset = Dataset::read(&args.dir).map_err(|e| Failure::Other(e.to_string()))?;
+    let scratch = Scratch(std::env::temp_dir().join(format!("vademecum-eval-{}", new_id())));
+    let config = Config { data_dir: scratch.0.clone(), embedder: crate::config::Embedder { path: config.embedder_path(), ..config.embedder.clone() }, model: crate::config::Model { generator: config.generator_path(), ..config.model.clone() }, ..config.clone() };
+    let rooms = Rooms::open(&config)?;
+    let bar = progress_bar(dataset.documents.len() as u64, "{bar:30} {pos}/{len} documents ({elapsed} gone, {eta} left)");
+    let mut ingest = |document: &eval::LabelledDocument| {
+        let source = Source {
+            id: document.id.clone(),
+            name: document.id.clone(),
+            media_type: Some("text/plain".into()),
+            bytes: document.text.clone().into_bytes(),
+            title: (!document.title.is_empty()).then(|| document.title.clone()),
+            ..Source::default()
+        };
+        bar.inc(1);
+        rooms.pipeline.put(&config.collection, source).map(|outcome| outcome.chunks).map_err(|e| e.to_string())
+    };
+    let retrieval = eval::measure(&dataset, &rooms.retriever, &config.collection, &mut ingest).map_err(|e| Failure::Other(e.to_string()))?;
+    bar.finish_and_clear();
+    let answers = if args.answers { Some(answers(&config, args, &dataset, &rooms)?) } else { None };
+    let whole = Whole { retrieval, answers };
+    if common.json {
+        print_json(&whole)?;
+    } else {
+        show(&whole);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn answers(config: &Config, args: &Args, dataset: &Dataset, rooms: &Rooms) -> Result<AnswerReport, Failure> {
+    let engine = crate::service::open_engine(config)?;
+    let answerer = crate::service::answerer(config, rooms, engine);
+    let asking = Asking {
+        collection: config.collection.clone(),
+        top_k: config.answer.top_k,
+        max_tokens: args.max_tokens,
+        sampling: crate::service::sampling(config),
+        limit: args.limit,
+    };
+    let with_answers = dataset.queries.iter().filter(|query| !query.answers.is_empty()).count();
+    let asked = if args.limit == 0 { with_answers } else { args.limit.min(with_answers) };
+    let bar = progress_bar(asked as u64, "{bar:30} {pos}/{len} questions ({elapsed} gone, {eta} left)");
+    let mut each = |question: &str, answer: &crate::answer::Answer| {
+        bar.inc(1);
+        if args.show {
+            eprintln!("Q: {question}\nA: {} [found {}, confidence {:.2}]\n", answer.answer, answer.found, answer.confidence);
+        }
+    };
+    let report = runtime()?.block_on(eval::answer(dataset, &answerer, &asking, &mut each)).map_err(|e| Failure::Other(e.to_string()))?;
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+fn show(whole: &Whole) {
+    let r = &whole.retrieval;
+    print_line(&format!("{}: {} documents, {} chunks, {} queries", r.dataset, r.documents, r.chunks, r.queries));
+    print_line(&format!("  nDCG@10 {:.4}   recall@5 {:.4}   recall@100 {:.4}   MRR {:.4}", r.ndcg_at_10, r.recall_at_5, r.recall_at_100, r.mrr));
+    print_line(&format!("  ingest {:.1} chunks/s   query p50 {:.1} ms, p95 {:.1} ms", r.ingest_chunks_per_s, r.query_ms_p50, r.query_ms_p95));
+    if let Some(a) = &whole.answers {
+        print_line(&format!(
+            "  {} answers: exact {:.3}   F1 {:.3}   contains {:.3}   contained or quoted {:.3}   abstained {:.3}",
+            a.asked, a.exact_match, a.token_f1, a.contains, a.contains_or_quoted, a.abstained
+        ));
+        print_line(&format!(
+            "  evidence p50 {:.0} ms   first token p50 {:.0} ms   total p50 {:.0} ms   prompt p50 {:.0} tokens",
+            a.evidence_ms_p50, a.ttft_ms_p50, a.total_ms_p50, a.prompt_tokens_p50
+        ));
+    }
+}

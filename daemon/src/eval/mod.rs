@@ -1,5 +1,6 @@
 //! Retrieval and answer quality on labelled sets, with the measures everyone else uses.
 
+mod answering;
 mod answers;
 mod beir;
 mod calibrate;
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+pub use answering::{AnswerReport, Asking, answer};
 pub use answers::{contains_answer, exact_match, normalize_answer, token_f1};
 pub use beir::{Dataset, LabelledDocument, LabelledQuery};
 pub use calibrate::{fit, kept_threshold, refused_share, roc_auc};
@@ -51,6 +53,14 @@ pub enum EvalError {
     #[error("document {id:?} cannot be ingested: {reason}")]
     Ingest {
         /// The document's id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// A question could not be answered.
+    #[error("question {id:?} cannot be answered: {reason}")]
+    Answer {
+        /// The question's id.
         id: String,
         /// Why.
         reason: String,
