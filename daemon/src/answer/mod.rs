@@ -1,8 +1,11 @@
 //! A question becomes a cited answer: retrieve, show the evidence, prompt, generate, cite, or abstain.
 
-use crate::embed::Embedder;
+mod evidence;
+
+use crate::embed::{EmbedError, Embedder};
 use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Request, Sampling};
 use crate::retrieve::{Passage, Query, RetrieveError, Retriever};
+use evidence::Selector;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +24,9 @@ pub enum AnswerError {
     /// Retrieval failed.
     #[error(transparent)]
     Retrieve(#[from] RetrieveError),
+    /// The passages' sentences could not be encoded.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
     /// The generator failed or refused.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -166,13 +172,15 @@ pub struct AnswerOptions {
     pub not_found: String,
     /// Strings that end an answer.
     pub stop: Vec<String>,
+    /// Sentences of each passage that the model reads; 0: the whole passage.
+    pub sentences: usize,
 }
 
 /// Answers questions; cheap to clone.
 #[derive(Clone)]
 pub struct Answerer {
     retriever: Retriever,
-    embedder: Embedder,
+    selector: Selector,
     engine: Engine,
     options: Arc<AnswerOptions>,
 }
@@ -180,7 +188,7 @@ pub struct Answerer {
 impl Answerer {
     /// Joins the rooms that an answer needs.
     pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, options: AnswerOptions) -> Self {
-        Self { retriever, embedder, engine, options: Arc::new(options) }
+        Self { retriever, selector: Selector::new(embedder), engine, options: Arc::new(options) }
     }
 
     /// The generator.
@@ -224,14 +232,11 @@ impl Answerer {
             },
             usage: Usage::default(),
         };
-        if !found {
-            answer.citations.clear();
-        }
         progress(Progress::Evidence(answer.citations.clone()));
         match (found, question.mode) {
             (false, _) => answer.answer.clone_from(&self.options.not_found),
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
-            (true, Mode::Answer) => self.generate(question, &evidence.passages, cancel, progress, &mut answer).await?,
+            (true, Mode::Answer) => self.generate(question, evidence.prompt, cancel, progress, &mut answer).await?,
         }
         answer.timings.total_ms = millis(question.asked.elapsed());
         Ok(answer)
@@ -244,25 +249,27 @@ impl Answerer {
             filter: question.filter.clone(),
             top_k: question.top_k,
         };
-        let retriever = self.retriever.clone();
-        let threshold = self.options.threshold;
+        let (retriever, selector) = (self.retriever.clone(), self.selector.clone());
+        let (threshold, sentences) = (self.options.threshold, self.options.sentences);
         let work = move || -> Result<(bool, Evidence), AnswerError> {
             let retrieval = retriever.search(&query)?;
             let found = !retrieval.passages.is_empty() && retrieval.confidence >= threshold;
-            let mut quotes = vec![];
-            if found {
-                for p in &retrieval.passages {
-                    quotes.push(retriever.quote(&query.text, &p.text, QUOTE_SENTENCES)?.join(" "));
-                }
-            }
-            let citations = retrieval.passages.iter().zip(quotes).enumerate().map(|(i, (passage, quote))| cite(i + 1, passage, quote));
-            let evidence = Evidence {
-                citations: citations.collect(),
+            let mut evidence = Evidence {
+                citations: vec![],
+                prompt: vec![],
                 confidence: retrieval.confidence,
                 embed_ms: retrieval.embed_ms,
                 search_ms: retrieval.search_ms,
-                passages: retrieval.passages,
             };
+            if found {
+                let texts: Vec<&str> = retrieval.passages.iter().map(|passage| passage.text.as_str()).collect();
+                let ranked = selector.rank(&query.text, &texts)?;
+                for (i, (passage, ranked)) in retrieval.passages.iter().zip(&ranked).enumerate() {
+                    evidence.citations.push(cite(i + 1, passage, evidence::best(ranked, QUOTE_SENTENCES)));
+                    let text = if sentences == 0 { passage.text.clone() } else { evidence::best(ranked, sentences) };
+                    evidence.prompt.push(prompt_passage(passage, text));
+                }
+            }
             Ok((found, evidence))
         };
         tokio::task::spawn_blocking(work).await.map_err(|e| AnswerError::Internal(e.to_string()))?
@@ -271,14 +278,14 @@ impl Answerer {
     async fn generate(
         &self,
         question: &Question,
-        passages: &[Passage],
+        passages: Vec<PromptPassage>,
         cancel: &Cancel,
         progress: &mut (dyn FnMut(Progress) + Send),
         answer: &mut Answer,
     ) -> Result<(), AnswerError> {
         let request = Request {
             system: self.options.system.clone(),
-            passages: passages.iter().map(prompt_passage).collect(),
+            passages,
             question: question.text.clone(),
             max_tokens: question.max_tokens,
             stop: self.options.stop.clone(),
@@ -343,8 +350,9 @@ impl Answerer {
 
 /// What retrieval gave.
 struct Evidence {
-    passages: Vec<Passage>,
     citations: Vec<Citation>,
+    /// The same passages as the model reads them.
+    prompt: Vec<PromptPassage>,
     confidence: f32,
     embed_ms: f64,
     search_ms: f64,
@@ -363,7 +371,7 @@ fn cite(n: usize, passage: &Passage, quote: String) -> Citation {
     }
 }
 
-fn prompt_passage(passage: &Passage) -> PromptPassage {
+fn prompt_passage(passage: &Passage, text: String) -> PromptPassage {
     // The title usually is the first heading; saying it twice costs tokens.
     let heading = if passage.heading.starts_with(&passage.title) {
         passage.heading.clone()
@@ -372,7 +380,7 @@ fn prompt_passage(passage: &Passage) -> PromptPassage {
     } else {
         format!("{} > {}", passage.title, passage.heading)
     };
-    PromptPassage { heading, text: passage.text.clone() }
+    PromptPassage { heading, text }
 }
 
 /// Milliseconds with three decimals.

@@ -280,7 +280,7 @@ pub fn code_of(error: &AnswerError) -> ErrorCode {
         AnswerError::Retrieve(error) => code_of_retrieval(error),
         AnswerError::Engine(EngineError::QueueFull { .. }) => ErrorCode::QueueFull,
         AnswerError::Engine(EngineError::PromptTooLong { .. }) => ErrorCode::TooLarge,
-        AnswerError::Engine(_) | AnswerError::Internal(_) => ErrorCode::Internal,
+        AnswerError::Engine(_) | AnswerError::Embed(_) | AnswerError::Internal(_) => ErrorCode::Internal,
         AnswerError::DeadlineExceeded(_) => ErrorCode::DeadlineExceeded,
         AnswerError::Cancelled => ErrorCode::Cancelled,
     }

@@ -157,6 +157,8 @@ pub struct Embedder {
 pub struct Answer {
     /// Passages retrieved for a question.
     pub top_k: usize,
+    /// Sentences of each passage that the model reads, the best ones; 0: the whole passage.
+    pub sentences: usize,
     /// Longest answer in tokens.
     pub max_tokens: usize,
     /// Below this confidence (0 to 1) the answer is `found: false`.
@@ -283,6 +285,7 @@ impl Default for Answer {
     fn default() -> Self {
         Self {
             top_k: 3,
+            sentences: 3,
             max_tokens: 128,
             threshold: 0.5,
             not_found: "The library does not hold an answer to this question.".into(),
@@ -490,6 +493,7 @@ impl Config {
         between("embedder.threads", self.embedder.threads, 0, 512)?;
         between("embedder.batch_tokens", self.embedder.batch_tokens, 64, 8192)?;
         between("answer.top_k", self.answer.top_k, 1, 20)?;
+        between("answer.sentences", self.answer.sentences, 0, 100)?;
         between("answer.max_tokens", self.answer.max_tokens, 1, 4096)?;
         between("answer.deadline_ms", self.answer.deadline_ms as usize, 100, 86_400_000)?;
         between("answer.queue", self.answer.queue, 1, 4096)?;

@@ -158,6 +158,7 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
         threshold: config.answer.threshold,
         not_found: config.answer.not_found.clone(),
         stop: config.answer.stop.clone(),
+        sentences: config.answer.sentences,
     };
     Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options)
 }

@@ -1,0 +1,150 @@
+//! The sentences of a passage that answer best: what is quoted, and what a small model reads.
+//!
+//! Sentences are scored by the cosine of their vectors with the question's plus the share of the question's terms that they
+//! hold. Vectors are kept for the next question: people ask about the same pages.
+
+use crate::embed::{EmbedError, Embedder};
+use crate::retrieve::sentences;
+use crate::store::terms;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Sentences of one passage that are looked at; the rest of a longer one is left out.
+const MAX_SENTENCES: usize = 24;
+
+/// Sentences whose vectors are kept: 1.5 kB each at 384 dimensions.
+const KEPT_VECTORS: usize = 2048;
+
+/// Weight of the share of the question's terms beside the cosine.
+const OVERLAP_WEIGHT: f32 = 0.3;
+
+/// One sentence of a passage.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Scored<'a> {
+    /// Its place in the passage.
+    pub(super) at: usize,
+    /// The sentence.
+    pub(super) text: &'a str,
+    /// How well it answers.
+    pub(super) score: f32,
+}
+
+/// Chooses sentences; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Selector {
+    embedder: Embedder,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// Vectors of the sentences seen last, by text.
+#[derive(Default)]
+struct Kept {
+    vectors: HashMap<String, Arc<[f32]>>,
+    /// Oldest first.
+    order: VecDeque<String>,
+}
+
+impl Kept {
+    fn insert(&mut self, text: &str, vector: Arc<[f32]>) {
+        if self.vectors.insert(text.to_owned(), vector).is_none() {
+            self.order.push_back(text.to_owned());
+        }
+        while self.order.len() > KEPT_VECTORS {
+            if let Some(oldest) = self.order.pop_front() {
+                self.vectors.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Selector {
+    pub(super) fn new(embedder: Embedder) -> Self {
+        Self { embedder, kept: Arc::default() }
+    }
+
+    /// The sentences of each passage, best first.
+    pub(super) fn rank<'a>(&self, question: &str, passages: &[&'a str]) -> Result<Vec<Vec<Scored<'a>>>, EmbedError> {
+        let split: Vec<Vec<&str>> = passages.iter().map(|passage| sentences(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
+        let vectors = self.vectors(split.iter().flatten().copied())?;
+        let asked = self.embedder.embed_query(question)?.vector;
+        let terms_asked: BTreeSet<String> = terms::analyze(question).terms.into_iter().collect();
+        let score = |sentence: &str| {
+            let cosine = vectors.get(sentence).map_or(0.0, |vector| asked.iter().zip(vector.iter()).map(|(a, b)| a * b).sum::<f32>());
+            cosine + OVERLAP_WEIGHT * overlap(&terms_asked, sentence)
+        };
+        let rank = |sentences: Vec<&'a str>| {
+            let mut scored: Vec<Scored> = sentences.into_iter().enumerate().map(|(at, text)| Scored { at, text, score: score(text) }).collect();
+            scored.sort_by(|a, b| b.score.total_cmp(&a.score));
+            scored
+        };
+        Ok(split.into_iter().map(rank).collect())
+    }
+
+    /// Vectors of the sentences, computing those that are not kept in one call.
+    fn vectors<'a>(&self, sentences: impl Iterator<Item = &'a str>) -> Result<HashMap<&'a str, Arc<[f32]>>, EmbedError> {
+        let mut found = HashMap::new();
+        let mut missing = Vec::new();
+        {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let unique: BTreeSet<&str> = sentences.collect();
+            for sentence in unique {
+                match kept.vectors.get(sentence) {
+                    Some(vector) => {
+                        found.insert(sentence, Arc::clone(vector));
+                    }
+                    None => missing.push(sentence),
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let texts: Vec<String> = missing.iter().map(|sentence| (*sentence).to_owned()).collect();
+        let embeddings = self.embedder.embed(&texts)?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (sentence, embedding) in missing.into_iter().zip(embeddings) {
+            let vector: Arc<[f32]> = embedding.vector.into();
+            kept.insert(sentence, Arc::clone(&vector));
+            found.insert(sentence, vector);
+        }
+        Ok(found)
+    }
+}
+
+/// The `count` best sentences in the order in which they stand in the passage.
+pub(super) fn best(ranked: &[Scored], count: usize) -> String {
+    let mut chosen: Vec<&Scored> = ranked.iter().take(count).collect();
+    chosen.sort_by_key(|sentence| sentence.at);
+    chosen.iter().map(|sentence| sentence.text).collect::<Vec<_>>().join(" ")
+}
+
+/// Share of the asked terms that a sentence holds.
+fn overlap(asked: &BTreeSet<String>, sentence: &str) -> f32 {
+    let held: BTreeSet<String> = terms::analyze(sentence).terms.into_iter().collect();
+    asked.intersection(&held).count() as f32 / asked.len().max(1) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_sentences_stand_in_reading_order() {
+        let scored = |at, text, score| Scored { at, text, score };
+        let ranked = [scored(2, "c.", 0.9), scored(0, "a.", 0.5), scored(1, "b.", 0.1)];
+        assert_eq!(best(&ranked, 2), "a. c.");
+        assert_eq!(best(&ranked, 9), "a. b. c.");
+        assert_eq!(best(&[], 2), "");
+    }
+
+    #[test]
+    fn the_oldest_vectors_make_room() {
+        let mut kept = Kept::default();
+        for i in 0..KEPT_VECTORS + 5 {
+            kept.insert(&i.to_string(), vec![0.0].into());
+            kept.insert(&i.to_string(), vec![0.0].into());
+        }
+        assert_eq!(kept.vectors.len(), KEPT_VECTORS);
+        assert!(!kept.vectors.contains_key("4") && kept.vectors.contains_key("5"));
+    }
+}
