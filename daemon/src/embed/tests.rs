@@ -1,5 +1,5 @@
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Deserialize;
 
@@ -29,16 +29,35 @@ fn references() -> (Vec<Reference>, Vec<Vec<f32>>) {
     (sentences, vectors)
 }
 
-/// The test model in one precision, converted once for all tests of the process.
-fn converted(precision: Precision) -> PathBuf {
-    static CONVERTING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = CONVERTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let name = format!("vademecum-test-{}-{precision:?}.gguf", std::process::id());
-    let path = std::env::temp_dir().join(name);
-    if !path.exists() {
-        convert(&model("minilm"), &path, precision, &mut |_, _| {}).expect("converts");
+/// A file that is removed when the test is done with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vademecum-embed-{}-{number}.gguf", std::process::id());
+        Scratch(std::env::temp_dir().join(name))
     }
-    path
+
+    fn with(bytes: &[u8]) -> Scratch {
+        let scratch = Scratch::new();
+        std::fs::write(&scratch.0, bytes).expect("written");
+        scratch
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The test model converted to one precision (a tenth of a second).
+fn converted(precision: Precision) -> Scratch {
+    let scratch = Scratch::new();
+    convert(&model("minilm"), &scratch.0, precision, &mut |_, _| {}).expect("converts");
+    scratch
 }
 
 fn embedder(precision: Precision) -> Embedder {
@@ -46,7 +65,7 @@ fn embedder(precision: Precision) -> Embedder {
         threads: 2,
         ..EmbedOptions::default()
     };
-    Embedder::load(&converted(precision), &options).expect("loads")
+    Embedder::load(&converted(precision).0, &options).expect("loads")
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -162,7 +181,7 @@ fn a_pass_of_any_size_is_accepted() {
             batch_tokens,
             ..EmbedOptions::default()
         };
-        let embedder = Embedder::load(&converted(Precision::Q8_0), &options).expect("loads");
+        let embedder = Embedder::load(&converted(Precision::Q8_0).0, &options).expect("loads");
         let texts: Vec<String> = (0..12).map(|n| format!("w{n} ").repeat(n * 10)).collect();
         assert_eq!(embedder.embed(&texts).expect("embeds").len(), 12);
     }
@@ -182,30 +201,71 @@ fn what_is_no_embedder_is_refused_before_llama_is_called() {
         "{generator}"
     );
     assert!(error(Path::new("/nowhere/x.gguf")).contains("cannot read model /nowhere/x.gguf"));
-    let whole = std::fs::read(converted(Precision::Q8_0)).expect("a file");
-    let cut = std::env::temp_dir().join(format!("vademecum-cut-{}.gguf", std::process::id()));
-    std::fs::write(&cut, &whole[..whole.len() / 2]).expect("written");
-    let truncated = error(&cut);
+    let whole = std::fs::read(&converted(Precision::Q8_0).0).expect("a file");
+    let truncated = error(&Scratch::with(&whole[..whole.len() / 2]).0);
     assert!(truncated.contains("is truncated: tensor"), "{truncated}");
     // The same file with the pooling type's key renamed, so that it has none.
-    let key = b"bert.pooling_type";
-    let at = whole
-        .windows(key.len())
-        .position(|window| window == key)
-        .expect("the key");
     let mut without = whole;
-    without[at..at + key.len()].copy_from_slice(b"bert.polling_type");
-    std::fs::write(&cut, &without).expect("written");
-    let without = error(&cut);
-    std::fs::remove_file(&cut).expect("removed");
+    let at = position(&without, "bert.pooling_type");
+    without[at..at + 6].copy_from_slice(b"bert.x");
+    let without = error(&Scratch::with(&without).0);
     assert!(without.contains("its pooling is none"), "{without}");
+}
+
+/// Where a key begins in a file.
+fn position(bytes: &[u8], key: &str) -> usize {
+    let found = bytes
+        .windows(key.len())
+        .position(|window| window == key.as_bytes());
+    found.expect("the key")
+}
+
+#[test]
+fn altered_metadata_end_in_an_error_or_a_vector_never_in_an_abort() {
+    let whole = std::fs::read(&converted(Precision::Q8_0).0).expect("a file");
+    let try_with = |key: &str, value: u32| {
+        let mut bytes = whole.clone();
+        let at = position(&bytes, key) + key.len() + 4;
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let embedder = Embedder::load(&Scratch::with(&bytes).0, &EmbedOptions::default())?;
+        let texts: Vec<String> = (0..40).map(|n| "word ".repeat(n)).collect();
+        embedder.embed(&texts).map(|_| embedder.max_tokens())
+    };
+    let nan = f32::NAN.to_bits();
+    let refused = [
+        ("bert.block_count", 0),
+        ("bert.block_count", 5),
+        ("bert.block_count", 513),
+        ("bert.context_length", 513),
+        ("bert.context_length", u32::MAX),
+        ("bert.embedding_length", 0),
+        ("bert.feed_forward_length", u32::MAX),
+        ("bert.attention.head_count", 0),
+        ("bert.attention.head_count", 5),
+        ("bert.attention.layer_norm_epsilon", nan),
+        ("bert.pooling_type", 3),
+        ("vademecum.max_seq_length", 2),
+        ("tokenizer.ggml.token_type_count", 3),
+    ];
+    for (key, value) in refused {
+        let outcome = try_with(key, value);
+        assert!(outcome.is_err(), "{key} = {value}: {outcome:?}");
+    }
+    // Short limits make small passes, the sizes on which context creation is delicate.
+    for (value, expected) in [(3, 1), (16, 14), (40, 38), (u32::MAX, 510)] {
+        let outcome = try_with("vademecum.max_seq_length", value);
+        assert!(
+            outcome.as_ref().is_ok_and(|max| *max == expected),
+            "{value}: {outcome:?}"
+        );
+    }
 }
 
 #[test]
 fn a_tokenizer_beside_the_file_or_named_is_used() {
     let dir = std::env::temp_dir().join(format!("vademecum-beside-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
-    let mut bytes = std::fs::read(converted(Precision::Q8_0)).expect("a file");
+    let mut bytes = std::fs::read(&converted(Precision::Q8_0).0).expect("a file");
     let key = b"tokenizer.huggingface.json";
     let at = bytes
         .windows(key.len())
@@ -232,15 +292,15 @@ fn a_tokenizer_beside_the_file_or_named_is_used() {
     std::fs::remove_dir_all(&dir).expect("removed");
 }
 
-/// Other GGUF tools tokenise with the vocabulary in the file: it must give the same ids. Texts that llama.cpp is known to
-/// split differently (ligatures, zero-width characters, emoji joined by them) are why ids are not made that way here.
+/// Other GGUF tools tokenise with the vocabulary in the file: it must give the same ids, except where llama.cpp itself
+/// treats accents unlike BERT (Hangul syllables, Devanagari vowel signs), the reason why ids are not made that way here.
 #[test]
 fn llama_cpp_reads_the_same_vocabulary_from_the_file() {
     use llama_cpp_2::model::{LlamaModel, params::LlamaModelParams};
     let params = LlamaModelParams::default().with_vocab_only(true);
+    let file = converted(Precision::Q8_0);
     let backend = crate::llama::backend().expect("initialises");
-    let llama =
-        LlamaModel::load_from_file(backend, converted(Precision::Q8_0), &params).expect("loads");
+    let llama = LlamaModel::load_from_file(backend, &file.0, &params).expect("loads");
     let differs = |sentence: &Reference| {
         let ids = llama
             .vocab()
@@ -255,6 +315,11 @@ fn llama_cpp_reads_the_same_vocabulary_from_the_file() {
         .map(|s| s.text.as_str())
         .collect();
     println!("{different:#?}");
-    assert!(different.len() <= 3, "{different:#?}");
+    assert!(
+        different
+            .iter()
+            .all(|text| text.contains('\u{d38c}') || text.contains('\u{928}')),
+        "{different:#?}"
+    );
     assert_eq!(llama.vocab().sep().0, 102);
 }

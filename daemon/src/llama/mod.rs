@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Value};
 pub use memory::{Memory, available_memory};
 
 /// Why llama.cpp is not asked to load a model, or could not be started.
@@ -30,6 +30,14 @@ pub enum LlamaError {
         file_bytes: u64,
         /// Memory the process may use.
         total: u64,
+    },
+    /// Metadata on which llama.cpp would end the process.
+    #[error("model {path} is damaged: {what}; download or convert it again")]
+    Damaged {
+        /// The model file.
+        path: String,
+        /// What is wrong.
+        what: String,
     },
     /// Keys, values and buffers need more than is free.
     #[error(
@@ -92,7 +100,38 @@ pub fn context_bytes(gguf: &Gguf, n_ctx: u32, n_ubatch: u32) -> u64 {
     )
 }
 
-/// Whether the model can run in the memory there is. Returns the bytes of anonymous memory its context will take.
+/// Layers that llama.cpp has room for (`LLAMA_MAX_LAYERS`).
+const MAX_LAYERS: u64 = 512;
+
+/// Refuses metadata that llama.cpp answers with a failed assertion: found by loading altered files.
+fn check_metadata(gguf: &Gguf) -> Result<(), LlamaError> {
+    let damaged = |what: String| LlamaError::Damaged {
+        path: gguf.path().display().to_string(),
+        what,
+    };
+    let layers = gguf.layers().unwrap_or(0);
+    if !(1..=MAX_LAYERS).contains(&layers) {
+        return Err(damaged(format!(
+            "it has {layers} layers, 1 to {MAX_LAYERS} are possible"
+        )));
+    }
+    for key in [
+        "attention.layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon",
+    ] {
+        match gguf.value(&format!("{}.{key}", gguf.architecture())) {
+            Some(Value::Float(epsilon)) if !(0.0..1.0).contains(&epsilon) => {
+                return Err(damaged(format!(
+                    "its {key} is {epsilon}, a small positive number is possible"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether the model can run in the memory there is, and its metadata do not make llama.cpp abort. Returns the bytes of anonymous memory its context will take.
 ///
 /// Weights are mapped: the system can drop their pages and read them again, so they need not fit what is free now, only
 /// what the process may use at all. The context is anonymous memory and must be free.
@@ -102,6 +141,7 @@ pub fn check_fits(
     n_ubatch: u32,
     memory: &Memory,
 ) -> Result<u64, LlamaError> {
+    check_metadata(gguf)?;
     let path = gguf.path().display().to_string();
     if gguf.file_bytes() > memory.total {
         return Err(LlamaError::FileTooLarge {
