@@ -1,1 +1,140 @@
-//! (being written)
+//! Retrieval and answer quality on labelled sets, with the measures everyone else uses.
+
+mod answers;
+mod beir;
+mod calibrate;
+mod measures;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Serialize;
+
+pub use answers::{contains_answer, exact_match, normalize_answer, token_f1};
+pub use beir::{Dataset, LabelledDocument, LabelledQuery};
+pub use calibrate::{fit, kept_threshold, refused_share, roc_auc};
+pub use measures::{ndcg, recall, reciprocal_rank};
+
+use crate::retrieve::{Query, RetrieveError, Retriever};
+
+/// Documents ranked per query, as the reference figures rank them.
+pub const RANKED: usize = 100;
+
+/// Why a set could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// A file of the set cannot be read.
+    #[error("cannot read {}: {source}; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A line of the set is not what the format says.
+    #[error("{} line {line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No query of the set has a judgement.
+    #[error("no query of {dataset} has a line in qrels/test.tsv; check that both use the same query ids")]
+    NoQueries {
+        /// Name of the set.
+        dataset: String,
+    },
+    /// A document could not be ingested.
+    #[error("document {id:?} cannot be ingested: {reason}")]
+    Ingest {
+        /// The document's id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// A query could not be looked up.
+    #[error(transparent)]
+    Retrieve(#[from] RetrieveError),
+}
+
+/// Figures of one set; means over its queries.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Name of the set: its folder.
+    pub dataset: String,
+    /// Documents in the corpus.
+    pub documents: usize,
+    /// Chunks they became.
+    pub chunks: u64,
+    /// Queries with judgements.
+    pub queries: usize,
+    /// Normalised discounted cumulative gain of the first ten documents.
+    #[serde(rename = "ndcg@10")]
+    pub ndcg_at_10: f64,
+    /// Share of the relevant documents among the first five.
+    #[serde(rename = "recall@5")]
+    pub recall_at_5: f64,
+    /// Share of the relevant documents among the first hundred.
+    #[serde(rename = "recall@100")]
+    pub recall_at_100: f64,
+    /// Mean reciprocal rank of the first relevant document.
+    pub mrr: f64,
+    /// Chunks ingested per second.
+    pub ingest_chunks_per_s: f64,
+    /// Median milliseconds per query, embedding included.
+    pub query_ms_p50: f64,
+    /// 95th percentile of the same.
+    pub query_ms_p95: f64,
+}
+
+/// Measures retrieval on `dataset`. `ingest` puts one document into `collection` of the retriever's (empty, temporary)
+/// store under its id and says how many chunks it became, or why it could not.
+pub fn measure(
+    dataset: &Dataset,
+    retriever: &Retriever,
+    collection: &str,
+    ingest: &mut dyn FnMut(&LabelledDocument) -> Result<u32, String>,
+) -> Result<Report, EvalError> {
+    let started = Instant::now();
+    let mut chunks = 0u64;
+    for document in &dataset.documents {
+        let made = ingest(document).map_err(|reason| EvalError::Ingest { id: document.id.clone(), reason })?;
+        chunks += u64::from(made);
+    }
+    let ingest_seconds = started.elapsed().as_secs_f64();
+
+    let mut totals = [0.0f64; 4];
+    let mut times = Vec::with_capacity(dataset.queries.len());
+    for labelled in &dataset.queries {
+        let query = Query { text: labelled.text.clone(), collection: collection.to_owned(), ..Query::default() };
+        let started = Instant::now();
+        let ranked = retriever.rank_documents(&query, RANKED)?;
+        times.push(started.elapsed().as_secs_f64() * 1000.0);
+        let ranked: Vec<&str> = ranked.iter().map(|(id, _)| id.as_str()).collect();
+        let relevant = &labelled.relevance;
+        let measures =
+            [ndcg(&ranked, relevant, 10), recall(&ranked, relevant, 5), recall(&ranked, relevant, RANKED), reciprocal_rank(&ranked, relevant)];
+        for (total, value) in totals.iter_mut().zip(measures) {
+            *total += value;
+        }
+    }
+    let [ndcg_at_10, recall_at_5, recall_at_100, mrr] = totals.map(|total| total / dataset.queries.len() as f64);
+    times.sort_unstable_by(f64::total_cmp);
+    let percentile = |share: f64| times.get(((times.len() - 1) as f64 * share).round() as usize).copied().unwrap_or(0.0);
+    Ok(Report {
+        dataset: dataset.name.clone(),
+        documents: dataset.documents.len(),
+        chunks,
+        queries: dataset.queries.len(),
+        ndcg_at_10,
+        recall_at_5,
+        recall_at_100,
+        mrr,
+        ingest_chunks_per_s: chunks as f64 / ingest_seconds.max(f64::EPSILON),
+        query_ms_p50: percentile(0.5),
+        query_ms_p95: percentile(0.95),
+    })
+}

@@ -1,0 +1,116 @@
+//! From ranked chunks to passages: neighbours of one document become one passage.
+
+use crate::store::Chunk;
+
+/// A passage grows by its neighbours up to this many embedder tokens.
+const MAX_TOKENS: u32 = 512;
+/// An overlap between neighbouring chunks is looked for up to this many bytes.
+const MAX_OVERLAP_BYTES: usize = 2048;
+
+/// Ranked neighbours of one document version, best first in `chunks[best]`.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Consecutive chunks in document order.
+    pub(super) chunks: Vec<Chunk>,
+    /// Which of them ranked highest.
+    pub(super) best: usize,
+    /// Its rank among the candidates.
+    pub(super) rank: usize,
+    number: u64,
+}
+
+/// Groups candidates, best first, into at most `count` runs. A chunk next to a run joins it while the run stays within
+/// [`MAX_TOKENS`]; candidates after the last run has begun no longer change anything.
+pub(super) fn group(candidates: impl Iterator<Item = (u64, Chunk)>, count: usize) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (rank, (number, chunk)) in candidates.enumerate() {
+        if let Some(run) = runs.iter_mut().find(|run| run.takes(number, &chunk)) {
+            run.add(chunk);
+        } else if runs.len() < count {
+            runs.push(Run { chunks: vec![chunk], best: 0, rank, number });
+        }
+        if runs.len() >= count {
+            break;
+        }
+    }
+    runs
+}
+
+impl Run {
+    fn takes(&self, number: u64, chunk: &Chunk) -> bool {
+        let (Some(first), Some(last)) = (self.chunks.first(), self.chunks.last()) else { return false };
+        let tokens: u32 = self.chunks.iter().map(|chunk| chunk.tokens).sum();
+        self.number == number
+            && (chunk.ordinal + 1 == first.ordinal || chunk.ordinal == last.ordinal + 1)
+            && tokens.saturating_add(chunk.tokens) <= MAX_TOKENS
+    }
+
+    fn add(&mut self, chunk: Chunk) {
+        if self.chunks.first().is_some_and(|first| chunk.ordinal < first.ordinal) {
+            self.chunks.insert(0, chunk);
+            self.best += 1;
+        } else {
+            self.chunks.push(chunk);
+        }
+    }
+
+    /// The text of the run; what one chunk repeats of the one before appears once.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for chunk in &self.chunks {
+            let shared = overlap(&text, &chunk.text);
+            if shared == 0 && !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&chunk.text[shared..]);
+        }
+        text
+    }
+}
+
+/// Length of the longest beginning of `next` that `text` ends with. A single shared word may be chance; it must be
+/// at least eight bytes.
+fn overlap(text: &str, next: &str) -> usize {
+    let longest = text.len().min(next.len()).min(MAX_OVERLAP_BYTES);
+    (8..=longest).rev().find(|&length| next.is_char_boundary(length) && text.as_bytes().ends_with(&next.as_bytes()[..length])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(document: &str, ordinal: u32, text: &str, tokens: u32) -> Chunk {
+        Chunk { document: document.to_owned(), ordinal, heading: Vec::new(), page: None, text: text.to_owned(), offset: 0, tokens }
+    }
+
+    #[test]
+    fn neighbours_join_and_their_overlap_appears_once() {
+        let candidates = vec![
+            (1, chunk("a", 4, "Open the valve slowly. Wait ten minutes.", 100)),
+            (2, chunk("b", 5, "elsewhere", 100)),
+            (1, chunk("a", 5, "Wait ten minutes. Close it again.", 100)),
+            (1, chunk("a", 3, "Before you begin:", 100)),
+            (1, chunk("a", 9, "far away", 100)),
+            (1, chunk("a", 2, "too late", 100)),
+        ];
+        let runs = group(candidates.into_iter(), 3);
+        assert_eq!(runs.len(), 3);
+        assert_eq!(runs[0].text(), "Before you begin:\nOpen the valve slowly. Wait ten minutes. Close it again.");
+        assert_eq!((runs[0].chunks[runs[0].best].ordinal, runs[0].rank), (4, 0));
+        assert_eq!(runs[2].text(), "far away");
+    }
+
+    #[test]
+    fn passages_are_bounded_and_versions_do_not_mix() {
+        let long = vec![(1, chunk("a", 0, "x", 400)), (1, chunk("a", 1, "y", 400)), (2, chunk("a", 1, "z", 1))];
+        assert_eq!(group(long.into_iter(), 5).len(), 3);
+        assert!(group(std::iter::empty(), 5).is_empty());
+    }
+
+    #[test]
+    fn an_overlap_never_cuts_a_character() {
+        assert_eq!(overlap("größe ändern", "größe ändern und"), "größe ändern".len());
+        assert_eq!(overlap("abc", "abc"), 0, "too short to be sure");
+        assert_eq!(overlap("ééééééé", "éééééé!"), 0);
+    }
+}

@@ -1,0 +1,227 @@
+//! The sentence or two of a passage that answer best.
+
+use std::collections::BTreeSet;
+
+use super::RetrieveError;
+use crate::embed::Embedder;
+use crate::store::terms;
+
+/// Sentences longer than this, in bytes, are cut at a space: text without punctuation is no quote.
+const MAX_SENTENCE_BYTES: usize = 500;
+/// At most this many sentences of a passage are embedded, those that share most with the question.
+const MAX_EMBEDDED: usize = 12;
+/// Weight of the share of the question's terms a sentence holds, beside its cosine.
+const OVERLAP_WEIGHT: f32 = 0.3;
+
+/// Words that end in a full stop without ending a sentence (lower case, sorted).
+const ABBREVIATIONS: [&str; 34] = [
+    "abb", "al", "approx", "art", "bzw", "ca", "cf", "ch", "co", "corp", "dr", "e.g", "eq", "etc", "fig", "figs", "i.e",
+    "inc", "incl", "jr", "ltd", "max", "min", "mr", "mrs", "no", "nr", "p", "pp", "sec", "st", "vol", "vs", "z.b",
+];
+
+/// The at most `max_sentences` sentences of `passage` that answer `question` best, in the order they stand there,
+/// verbatim: by cosine of their embeddings and by shared terms. One batch through the embedder.
+pub fn quote(
+    embedder: &Embedder,
+    question: &str,
+    passage: &str,
+    max_sentences: usize,
+) -> Result<Vec<String>, RetrieveError> {
+    let sentences = sentences(passage);
+    if sentences.len() <= max_sentences {
+        return Ok(sentences.into_iter().map(str::to_owned).collect());
+    }
+    let asked: BTreeSet<String> = terms::analyze(question).terms.into_iter().collect();
+    let mut candidates: Vec<(usize, f32)> =
+        sentences.iter().enumerate().map(|(at, sentence)| (at, overlap(&asked, sentence))).collect();
+    candidates.sort_by(|a, b| b.1.total_cmp(&a.1));
+    candidates.truncate(MAX_EMBEDDED);
+
+    let texts: Vec<String> = std::iter::once(question)
+        .chain(candidates.iter().map(|&(at, _)| sentences[at]))
+        .map(str::to_owned)
+        .collect();
+    let embeddings = embedder.embed(&texts).map_err(RetrieveError::Embed)?;
+    let Some((question, embedded)) = embeddings.split_first() else { return Ok(Vec::new()) };
+    for ((_, score), embedding) in candidates.iter_mut().zip(embedded) {
+        let cosine: f32 = question.vector.iter().zip(&embedding.vector).map(|(a, b)| a * b).sum();
+        *score = cosine + OVERLAP_WEIGHT * *score;
+    }
+    candidates.sort_by(|a, b| b.1.total_cmp(&a.1));
+    candidates.truncate(max_sentences);
+    candidates.sort_by_key(|&(at, _)| at);
+    Ok(candidates.into_iter().map(|(at, _)| sentences[at].to_owned()).collect())
+}
+
+/// Share of the asked terms that a sentence holds.
+fn overlap(asked: &BTreeSet<String>, sentence: &str) -> f32 {
+    let held: BTreeSet<String> = terms::analyze(sentence).terms.into_iter().collect();
+    asked.intersection(&held).count() as f32 / asked.len().max(1) as f32
+}
+
+/// The sentences of a text, trimmed, in order. A list item and a table row stand for themselves; other lines run on until
+/// a blank line.
+pub fn sentences(text: &str) -> Vec<&str> {
+    let mut sentences = Vec::new();
+    let mut paragraph: Option<(usize, usize)> = None;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let (start, end) = (at, at + line.len());
+        at = end;
+        let kind = LineKind::of(line);
+        if kind != LineKind::Running
+            && let Some((from, to)) = paragraph.take()
+        {
+            split_paragraph(&text[from..to], &mut sentences);
+        }
+        match kind {
+            LineKind::Blank => {}
+            LineKind::Row => push_bounded(line.trim(), &mut sentences),
+            // An item may run on over the following lines.
+            LineKind::Item | LineKind::Running => paragraph = Some((paragraph.map_or(start, |(from, _)| from), end)),
+        }
+    }
+    if let Some((from, to)) = paragraph {
+        split_paragraph(&text[from..to], &mut sentences);
+    }
+    sentences
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LineKind {
+    /// Nothing to quote: empty, a rule, the line under a table's head.
+    Blank,
+    /// A table row.
+    Row,
+    /// The first line of a list item.
+    Item,
+    /// Running text.
+    Running,
+}
+
+impl LineKind {
+    fn of(line: &str) -> LineKind {
+        let line = line.trim();
+        if !line.contains(char::is_alphanumeric) {
+            return LineKind::Blank;
+        }
+        if line.starts_with('|') || line.contains(" | ") || line.contains('\t') {
+            return LineKind::Row;
+        }
+        let marker = line.split_whitespace().next().unwrap_or_default();
+        let number = marker.trim_end_matches(['.', ')']);
+        let numbered = number.len() < marker.len() && number.len() <= 3 && number.bytes().all(|b| b.is_ascii_digit());
+        if matches!(marker, "-" | "*" | "+" | "•" | "–" | "·" | "▪" | "◦") || (numbered && !number.is_empty()) {
+            return LineKind::Item;
+        }
+        LineKind::Running
+    }
+}
+
+/// Splits running text after `.`, `!`, `?` and their full-width forms where a sentence ends.
+fn split_paragraph<'a>(text: &'a str, sentences: &mut Vec<&'a str>) {
+    let mut start = 0;
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        let mut end = at + c.len_utf8();
+        let ends = match c {
+            '。' | '！' | '？' => true,
+            '.' | '!' | '?' | '…' => {
+                while let Some(&(next, closing)) = chars.peek()
+                    && matches!(closing, '.' | '!' | '?' | '"' | '\'' | '”' | '’' | '»' | ')' | ']')
+                {
+                    end = next + closing.len_utf8();
+                    chars.next();
+                }
+                begins_sentence(&text[end..]) && (c != '.' || !keeps_on(&text[start..at]))
+            }
+            _ => false,
+        };
+        if ends {
+            push_bounded(text[start..end].trim(), sentences);
+            start = end;
+        }
+    }
+    push_bounded(text[start..].trim(), sentences);
+}
+
+/// Whether what follows a full stop looks like another sentence: a space, then anything but a small letter.
+fn begins_sentence(rest: &str) -> bool {
+    let after = rest.trim_start();
+    after.len() < rest.len() && after.chars().find(|c| c.is_alphanumeric()).is_some_and(|c| !c.is_lowercase())
+}
+
+/// Whether a full stop after `before` belongs to its last word: an abbreviation, an initial, the number of an item, a
+/// code such as `E-42.` that labels what follows.
+fn keeps_on(before: &str) -> bool {
+    let word = before.split_whitespace().next_back().unwrap_or_default().trim_start_matches(['(', '[', '"', '“', '\'']);
+    let digits = word.contains(|c: char| c.is_ascii_digit());
+    let only_word = before.trim().len() == word.len();
+    (digits && word.contains(char::is_uppercase))
+        || (only_word && (digits || word.chars().count() == 1))
+        || (word.chars().count() == 1 && word.contains(char::is_uppercase))
+        || ABBREVIATIONS.binary_search(&word.to_lowercase().as_str()).is_ok()
+}
+
+fn push_bounded<'a>(mut sentence: &'a str, sentences: &mut Vec<&'a str>) {
+    while sentence.len() > MAX_SENTENCE_BYTES {
+        let limit = sentence.floor_char_boundary(MAX_SENTENCE_BYTES);
+        let cut = sentence[..limit].rfind(char::is_whitespace).filter(|&cut| cut > 0).unwrap_or(limit);
+        sentences.push(sentence[..cut].trim_end());
+        sentence = sentence[cut..].trim_start();
+    }
+    if sentence.contains(char::is_alphanumeric) {
+        sentences.push(sentence);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abbreviations_are_sorted_for_the_search() {
+        assert!(ABBREVIATIONS.is_sorted());
+    }
+
+    #[test]
+    fn sentences_end_where_a_reader_would_end_them() {
+        let cases: [(&str, &[&str]); 9] = [
+            ("Open the valve. Wait.", &["Open the valve.", "Wait."]),
+            ("Use a tool, e.g. A spanner. Then stop.", &["Use a tool, e.g. A spanner.", "Then stop."]),
+            ("Keep 3.5 bar. More is unsafe!", &["Keep 3.5 bar.", "More is unsafe!"]),
+            ("E-42. Flow too low. Check the filter.", &["E-42. Flow too low.", "Check the filter."]),
+            ("Approx. 10 l. See fig. 3 for it.", &["Approx. 10 l. See fig. 3 for it."]),
+            ("He said \"stop.\" Then it (really) stopped.", &["He said \"stop.\"", "Then it (really) stopped."]),
+            ("1. Press it. 2. Hold it.", &["1. Press it.", "2. Hold it."]),
+            ("Is it on? Yes... Maybe", &["Is it on?", "Yes...", "Maybe"]),
+            ("弁を開く。待つ。", &["弁を開く。", "待つ。"]),
+        ];
+        for (text, expected) in cases {
+            if text.starts_with("Approx") {
+                // "l." is one small letter; whether the sentence ends there cannot be told from the text alone.
+                assert!(sentences(text).len() <= 2, "{:?}", sentences(text));
+            } else {
+                assert_eq!(sentences(text), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_and_items_stand_for_themselves() {
+        let text = "Errors follow\nbelow:\n\n| Code | Meaning |\n|---|---|\n| E-42. Stop. | Low flow |\n- first item\n  goes on\n- second\n2) third";
+        assert_eq!(
+            sentences(text),
+            ["Errors follow\nbelow:", "| Code | Meaning |", "| E-42. Stop. | Low flow |", "- first item\n  goes on", "- second", "2) third"]
+        );
+    }
+
+    #[test]
+    fn a_sentence_is_bounded() {
+        let endless = "wörter ".repeat(1000);
+        let parts = sentences(&endless);
+        assert!(parts.iter().all(|part| part.len() <= MAX_SENTENCE_BYTES) && parts.len() > 10);
+        assert!(sentences(&"ä".repeat(2000)).iter().all(|part| part.len() <= MAX_SENTENCE_BYTES));
+        assert!(sentences(" \n--- \n ...").is_empty());
+    }
+}
