@@ -1,1 +1,331 @@
-//! (being written)
+//! Text to unit vectors: Hugging Face `tokenizers` makes the token ids, llama.cpp runs the encoder.
+//!
+//! One thread owns the llama.cpp context. Callers tokenise on their own threads and hand packs of sequences to it through
+//! a bounded queue in which queries overtake waiting batches, so that a question waits for one forward pass at most
+//! while documents are being read in.
+
+mod tokens;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::gguf::{Gguf, GgufError, Kind, Pooling};
+use crate::llama::{self, LlamaError};
+use tokens::{TextTokenizer, Tokens};
+use worker::{Limits, Worker};
+
+/// How an embedder is run.
+#[derive(Debug, Clone)]
+pub struct EmbedOptions {
+    /// CPU threads of a forward pass.
+    pub threads: usize,
+    /// Tokens of one forward pass. At least the longest input is always allowed for. Attention within a pass grows with
+    /// the square of this, and a query waits for one pass at most: larger is not better.
+    pub batch_tokens: usize,
+    /// A tokenizer.json to use instead of the one in or beside the model file.
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl Default for EmbedOptions {
+    fn default() -> EmbedOptions {
+        EmbedOptions {
+            threads: 1,
+            batch_tokens: 512,
+            tokenizer: None,
+        }
+    }
+}
+
+/// A text as a vector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// Unit length; as many numbers as [`Embedder::dimensions`].
+    pub vector: Vec<f32>,
+    /// Tokens of the text that went into it, without special tokens.
+    pub tokens: usize,
+    /// Whether the text was longer than the model takes, and was cut.
+    pub truncated: bool,
+}
+
+/// Why there is no embedding.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// The model file cannot be read.
+    #[error(transparent)]
+    Model(#[from] GgufError),
+    /// It does not fit, or llama.cpp is not available.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// A generator, an adapter or the like.
+    #[error(
+        "{path} is not an embedder: {found}; give a GGUF of a sentence encoder (BERT family), for instance one made \
+         with `vademecum model convert`"
+    )]
+    NotAnEncoder {
+        /// The model file.
+        path: String,
+        /// What it is.
+        found: String,
+    },
+    /// The file does not say how to make one vector of many, or says it in an unsupported way.
+    #[error(
+        "{path} cannot be used as an embedder: its pooling is {found}, mean or CLS is needed; convert the model \
+         again from its sentence-transformers directory"
+    )]
+    Pooling {
+        /// The model file.
+        path: String,
+        /// The pooling it names.
+        found: String,
+    },
+    /// Metadata that an encoder must have is absent or contradicts the tensors.
+    #[error("{path} is not a complete encoder: {what}; convert the model again")]
+    Incomplete {
+        /// The model file.
+        path: String,
+        /// What is missing or wrong.
+        what: String,
+    },
+    /// Token ids cannot be made.
+    #[error(
+        "no tokenizer for {path}: it holds no `tokenizer.huggingface.json` and there is no tokenizer.json beside it; put \
+         the model's tokenizer.json there, or name it in the configuration"
+    )]
+    TokenizerMissing {
+        /// The model file.
+        path: String,
+    },
+    /// The tokenizer is damaged or is another model's.
+    #[error(
+        "the tokenizer from {from} cannot be used: {what}; take the tokenizer.json that belongs to the model"
+    )]
+    Tokenizer {
+        /// Where it was found.
+        from: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// llama.cpp refused the file, the context or a batch.
+    #[error("llama.cpp: {0}; its log says more (target `llama.cpp`)")]
+    Run(String),
+    /// The result is not a vector of finite numbers with a direction.
+    #[error("the model gives no usable vector for this text; the model file is probably damaged")]
+    NotFinite,
+    /// A text without a token for a model without special tokens.
+    #[error("the text is empty; give some text")]
+    EmptyText,
+    /// The owner thread has ended.
+    #[error("the embedder has stopped; see the log for the reason and restart")]
+    Stopped,
+}
+
+/// Handle to a loaded encoder; clones share it, the last one to go ends its thread.
+#[derive(Clone)]
+pub struct Embedder {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    fingerprint: String,
+    dimensions: usize,
+    limits: Limits,
+    tokenizer: TextTokenizer,
+    worker: Worker,
+}
+
+impl Embedder {
+    /// Loads the encoder; everything that llama.cpp would answer with an abort is checked before it is called.
+    pub fn load(path: &Path, options: &EmbedOptions) -> Result<Embedder, EmbedError> {
+        let gguf = Gguf::open(path)?;
+        check_kind(&gguf)?;
+        let (dimensions, positions) = check_shape(&gguf)?;
+        let longest = gguf
+            .unsigned(crate::gguf::MAX_SEQ_LENGTH)
+            .map_or(positions, |max| positions.min(max as usize));
+        let (tokenizer, source_hash) =
+            TextTokenizer::load(&gguf, options.tokenizer.as_deref(), longest)?;
+        let limits = Limits::new(options, longest);
+        llama::check_fits(
+            &gguf,
+            limits.batch_tokens as u32,
+            limits.batch_tokens as u32,
+            &llama::available_memory(),
+        )?;
+        let mut fingerprint = gguf.fingerprint();
+        if let Some(hash) = source_hash {
+            // Vectors made with another tokenizer are other vectors.
+            fingerprint = format!("{}+{}", &fingerprint[..32], &hash[..31]);
+        }
+        let name = gguf.name();
+        // The worker maps the file itself; this mapping is not needed any longer.
+        drop(gguf);
+        let worker = Worker::start(path, limits, options.threads.clamp(1, 256), dimensions)?;
+        Ok(Embedder {
+            shared: Arc::new(Shared {
+                name,
+                fingerprint,
+                dimensions,
+                limits,
+                tokenizer,
+                worker,
+            }),
+        })
+    }
+
+    /// The model's name as its file gives it.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Identity of model and tokenizer: vectors of different fingerprints must not be compared.
+    pub fn fingerprint(&self) -> &str {
+        &self.shared.fingerprint
+    }
+
+    /// Length of a vector.
+    pub fn dimensions(&self) -> usize {
+        self.shared.dimensions
+    }
+
+    /// Longest text in tokens, as [`Embedder::count_tokens`] counts them; longer ones are truncated.
+    pub fn max_tokens(&self) -> usize {
+        self.shared.tokenizer.max_text_tokens()
+    }
+
+    /// Tokens of a text, without special tokens and without truncation. Does not wait for the encoder. A text that
+    /// cannot be tokenised counts as 0 here and is an error in [`Embedder::embed`].
+    pub fn count_tokens(&self, text: &str) -> usize {
+        self.shared.tokenizer.count(text)
+    }
+
+    /// The token ids that the encoder sees for a text: with special tokens, truncated.
+    pub fn token_ids(&self, text: &str) -> Result<Vec<u32>, EmbedError> {
+        let tokens = self.shared.tokenizer.encode(text)?;
+        Ok(tokens.ids.iter().map(|id| *id as u32).collect())
+    }
+
+    /// Embeds one text ahead of all batches that wait. Blocks for at most the pass that runs, then its own.
+    pub fn embed_query(&self, text: &str) -> Result<Embedding, EmbedError> {
+        let tokens = self.shared.tokenizer.encode(text)?;
+        let vectors = self.shared.worker.query(tokens.ids.clone())?;
+        vectors
+            .into_iter()
+            .next()
+            .map(|vector| embedding(vector, &tokens))
+            .ok_or(EmbedError::Stopped)
+    }
+
+    /// Embeds texts, in order. Blocks; passes are packed by tokens, texts of similar length together. An empty text has
+    /// the vector of its special tokens alone.
+    pub fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError> {
+        let all = texts
+            .iter()
+            .map(|text| self.shared.tokenizer.encode(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let packs = pack(&all, &self.shared.limits);
+        let vectors = self
+            .shared
+            .worker
+            .batches(packs, |index| all[index].ids.clone())?;
+        let mut embeddings: Vec<Option<Embedding>> = vec![None; all.len()];
+        for (index, vector) in vectors {
+            embeddings[index] = Some(embedding(vector, &all[index]));
+        }
+        embeddings
+            .into_iter()
+            .map(|each| each.ok_or(EmbedError::Stopped))
+            .collect()
+    }
+}
+
+fn embedding(vector: Vec<f32>, tokens: &Tokens) -> Embedding {
+    Embedding {
+        vector,
+        tokens: tokens.of_text,
+        truncated: tokens.truncated,
+    }
+}
+
+fn check_kind(gguf: &Gguf) -> Result<(), EmbedError> {
+    let path = gguf.path().display().to_string();
+    let not_an_encoder = |found: String| EmbedError::NotAnEncoder {
+        path: path.clone(),
+        found,
+    };
+    match gguf.kind() {
+        Kind::Encoder(Pooling::Mean | Pooling::Cls) if gguf.is_encoder_architecture() => Ok(()),
+        Kind::Encoder(Pooling::Rank) => Err(not_an_encoder("it is a reranker".into())),
+        Kind::Encoder(_) if !gguf.is_encoder_architecture() => Err(not_an_encoder(format!(
+            "it is an embedder made of a generator (architecture `{}`)",
+            gguf.architecture()
+        ))),
+        Kind::Encoder(pooling) => Err(EmbedError::Pooling {
+            found: format!("{pooling:?}").to_lowercase(),
+            path,
+        }),
+        Kind::Generator => Err(not_an_encoder(format!(
+            "it is a generator (architecture `{}`)",
+            gguf.architecture()
+        ))),
+        Kind::Other => Err(not_an_encoder("it holds no complete model".into())),
+    }
+}
+
+/// The dimensions and the number of positions, if they and the tensors agree.
+fn check_shape(gguf: &Gguf) -> Result<(usize, usize), EmbedError> {
+    let incomplete = |what: &str| EmbedError::Incomplete {
+        path: gguf.path().display().to_string(),
+        what: what.to_owned(),
+    };
+    let width = gguf.embedding_length().filter(|n| (1..=65_536).contains(n));
+    let width = width.ok_or_else(|| incomplete("it gives no usable embedding length"))?;
+    let heads = gguf.heads().filter(|n| *n > 0 && width % n == 0);
+    heads.ok_or_else(|| {
+        incomplete("its number of attention heads does not divide the embedding length")
+    })?;
+    let positions = gguf.context_length().filter(|n| (8..=1 << 20).contains(n));
+    let mut positions = positions.ok_or_else(|| incomplete("it gives no usable context length"))?;
+    match gguf
+        .tensor("token_embd.weight")
+        .map(|tensor| tensor.dims.as_slice())
+    {
+        Some([columns, _]) if *columns == width => {}
+        _ => {
+            return Err(incomplete(
+                "its token embedding is missing or has another width",
+            ));
+        }
+    }
+    if let Some(table) = gguf.tensor("position_embd.weight") {
+        // A position beyond the table would be read from other memory, or end the process.
+        positions = positions.min(table.dims.get(1).copied().unwrap_or(1));
+    }
+    Ok((width as usize, positions as usize))
+}
+
+/// Which texts go into which pass: sorted by length, filled up to the limits of a pass.
+fn pack(all: &[Tokens], limits: &Limits) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by_key(|index| all[*index].ids.len());
+    let mut packs: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = 0;
+    for index in order {
+        let len = all[index].ids.len();
+        match packs.last_mut() {
+            Some(pack) if tokens + len <= limits.batch_tokens && pack.len() < limits.sequences => {
+                pack.push(index)
+            }
+            _ => {
+                packs.push(vec![index]);
+                tokens = 0;
+            }
+        }
+        tokens += len;
+    }
+    packs
+}
+
+#[cfg(test)]
+mod tests;

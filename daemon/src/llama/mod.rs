@@ -1,1 +1,164 @@
-//! (being written)
+//! The boundary to llama.cpp that `engine` and `embed` share: one initialisation, its log, and the checks that must
+//! come before a model is loaded, because llama.cpp ends the process where this crate wants an error.
+
+mod log;
+mod memory;
+
+use std::sync::OnceLock;
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+
+use crate::gguf::Gguf;
+pub use memory::{Memory, available_memory};
+
+/// Why llama.cpp is not asked to load a model, or could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LlamaError {
+    /// The library did not initialise.
+    #[error("llama.cpp cannot be initialised: {0}; nothing else in this process may initialise it")]
+    Backend(String),
+    /// The file is larger than all memory the process may use: mapped pages would be thrown out and read again for
+    /// every token.
+    #[error(
+        "model {path} is too large: {file_bytes} bytes, this process may use {total} bytes in all; \
+         take a smaller model or quantisation, or raise the memory limit"
+    )]
+    FileTooLarge {
+        /// The model file.
+        path: String,
+        /// Its size.
+        file_bytes: u64,
+        /// Memory the process may use.
+        total: u64,
+    },
+    /// Keys, values and buffers need more than is free.
+    #[error(
+        "model {path} does not fit: a context of {n_ctx} tokens needs {needed} bytes, {available} are available; \
+         lower the context length, or free memory"
+    )]
+    ContextTooLarge {
+        /// The model file.
+        path: String,
+        /// Tokens of context asked for.
+        n_ctx: u32,
+        /// Bytes of anonymous memory that the context needs.
+        needed: u64,
+        /// Bytes available now.
+        available: u64,
+    },
+}
+
+static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+
+/// The proof that llama.cpp is initialised; the first call initialises it for the life of the process.
+///
+/// Its messages go to the `log` crate with the target `llama.cpp` (its chatty information level arrives as debug), and
+/// a failed assertion is logged as an error before the process ends, without a debugger being started.
+pub fn backend() -> Result<&'static LlamaBackend, LlamaError> {
+    let backend = BACKEND.get_or_init(|| {
+        log::redirect();
+        LlamaBackend::init().map_err(|error| error.to_string())
+    });
+    backend
+        .as_ref()
+        .map_err(|error| LlamaError::Backend(error.clone()))
+}
+
+/// Bytes of anonymous memory that a context takes: keys and values in f16, and the buffers of one forward pass.
+///
+/// The buffers are estimated from above as the activations of `n_ubatch` tokens: logits, feed-forward, and attention
+/// scores where flash attention does not avoid them.
+pub fn context_bytes(gguf: &Gguf, n_ctx: u32, n_ubatch: u32) -> u64 {
+    let kv = gguf.kv_bytes_per_token().saturating_mul(u64::from(n_ctx));
+    let width = gguf.embedding_length().unwrap_or(0);
+    let inner = gguf
+        .architecture_value("feed_forward_length")
+        .unwrap_or(width.saturating_mul(4));
+    let vocabulary = match gguf
+        .tensor("token_embd.weight")
+        .map(|tensor| tensor.dims.as_slice())
+    {
+        Some([_, rows]) if !gguf.is_encoder_architecture() => *rows,
+        _ => 0,
+    };
+    let numbers = width
+        .saturating_mul(6)
+        .saturating_add(inner.saturating_mul(2))
+        .saturating_add(vocabulary);
+    kv.saturating_add(
+        numbers
+            .saturating_mul(4)
+            .saturating_mul(u64::from(n_ubatch)),
+    )
+}
+
+/// Whether the model can run in the memory there is. Returns the bytes of anonymous memory its context will take.
+///
+/// Weights are mapped: the system can drop their pages and read them again, so they need not fit what is free now, only
+/// what the process may use at all. The context is anonymous memory and must be free.
+pub fn check_fits(
+    gguf: &Gguf,
+    n_ctx: u32,
+    n_ubatch: u32,
+    memory: &Memory,
+) -> Result<u64, LlamaError> {
+    let path = gguf.path().display().to_string();
+    if gguf.file_bytes() > memory.total {
+        return Err(LlamaError::FileTooLarge {
+            path,
+            file_bytes: gguf.file_bytes(),
+            total: memory.total,
+        });
+    }
+    let needed = context_bytes(gguf, n_ctx, n_ubatch);
+    if needed > memory.available {
+        return Err(LlamaError::ContextTooLarge {
+            path,
+            n_ctx,
+            needed,
+            available: memory.available,
+        });
+    }
+    Ok(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::tests::model;
+
+    #[test]
+    fn the_backend_initialises_once() {
+        let first: *const LlamaBackend = backend().expect("initialises");
+        assert!(std::ptr::eq(first, backend().expect("stays initialised")));
+    }
+
+    #[test]
+    fn a_model_must_fit_the_limit_and_its_context_the_free_memory() {
+        let gguf = Gguf::open(&model("generator.gguf")).expect("a model");
+        let roomy = Memory {
+            total: 1 << 30,
+            available: 1 << 30,
+        };
+        // 30 layers, 3 KV heads of 64, keys and values, 2 bytes each: 23,040 bytes per token; 2048 tokens are 47 MB.
+        let needed = check_fits(&gguf, 2048, 512, &roomy).expect("fits");
+        assert!((47_000_000..200_000_000).contains(&needed), "{needed}");
+        let limited = Memory {
+            total: 50_000_000,
+            ..roomy
+        };
+        let error = check_fits(&gguf, 2048, 512, &limited).expect_err("file above the limit");
+        assert!(error.to_string().contains("98362432 bytes"), "{error}");
+        // Little free memory is no obstacle to mapped weights, only to the context.
+        let full = Memory {
+            available: needed,
+            ..roomy
+        };
+        assert!(check_fits(&gguf, 2048, 512, &full).is_ok());
+        let error = check_fits(&gguf, 8192, 512, &full).expect_err("context above what is free");
+        assert!(
+            matches!(error, LlamaError::ContextTooLarge { n_ctx: 8192, .. }),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,233 @@
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Deserialize;
+
+use super::*;
+use crate::gguf::tests::model;
+use crate::gguf::{Precision, convert};
+
+#[derive(Deserialize)]
+struct Reference {
+    text: String,
+    ids: Vec<u32>,
+    truncated: bool,
+}
+
+/// Sentences, ids and float32 vectors of sentence-transformers: see `testdata/embed/reference.py`.
+fn references() -> (Vec<Reference>, Vec<Vec<f32>>) {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/embed");
+    let json = std::fs::read(dir.join("sentences.json")).expect("stored sentences");
+    let sentences: Vec<Reference> = serde_json::from_slice(&json).expect("sound JSON");
+    let bytes = std::fs::read(dir.join("vectors.f32")).expect("stored vectors");
+    let numbers = bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let numbers: Vec<f32> = numbers.collect();
+    let vectors: Vec<Vec<f32>> = numbers.chunks(384).map(<[f32]>::to_vec).collect();
+    assert_eq!((sentences.len(), vectors.len()), (20, 20));
+    (sentences, vectors)
+}
+
+/// The test model in one precision, converted once for all tests of the process.
+fn converted(precision: Precision) -> PathBuf {
+    static CONVERTING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = CONVERTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = format!("vademecum-test-{}-{precision:?}.gguf", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    if !path.exists() {
+        convert(&model("minilm"), &path, precision, &mut |_, _| {}).expect("converts");
+    }
+    path
+}
+
+fn embedder(precision: Precision) -> Embedder {
+    let options = EmbedOptions {
+        threads: 2,
+        ..EmbedOptions::default()
+    };
+    Embedder::load(&converted(precision), &options).expect("loads")
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter()
+            .zip(b)
+            .map(|(x, y)| f64::from(*x) * f64::from(*y))
+            .sum::<f64>()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Smallest cosine between our vectors and the reference, alone and in batches.
+fn agreement(precision: Precision) -> f64 {
+    let (sentences, vectors) = references();
+    let embedder = embedder(precision);
+    let mut least = 1.0_f64;
+    let texts: Vec<String> = sentences
+        .iter()
+        .map(|sentence| sentence.text.clone())
+        .collect();
+    let batch = embedder.embed(&texts).expect("embeds");
+    for ((sentence, reference), in_batch) in sentences.iter().zip(&vectors).zip(&batch) {
+        assert_eq!(
+            embedder.token_ids(&sentence.text).expect("encodes"),
+            sentence.ids,
+            "{}",
+            sentence.text
+        );
+        assert_eq!(in_batch.truncated, sentence.truncated, "{}", sentence.text);
+        assert_eq!(in_batch.tokens + 2, sentence.ids.len());
+        let alone = embedder.embed_query(&sentence.text).expect("embeds");
+        let (one, other) = (
+            cosine(&alone.vector, reference),
+            cosine(&in_batch.vector, reference),
+        );
+        println!(
+            "{precision:?} {one:.6} {other:.6} {}",
+            sentence.text.chars().take(40).collect::<String>()
+        );
+        least = least.min(one).min(other);
+        let length = cosine(&alone.vector, &alone.vector);
+        assert!((length - 1.0).abs() < 1e-6);
+    }
+    least
+}
+
+#[test]
+fn f16_agrees_with_the_reference_implementation() {
+    let least = agreement(Precision::F16);
+    assert!(least >= 0.9999, "{least}");
+}
+
+#[test]
+fn q8_0_agrees_with_the_reference_implementation() {
+    let least = agreement(Precision::Q8_0);
+    assert!(least >= 0.998, "{least}");
+}
+
+#[test]
+fn the_handle_describes_the_model() {
+    let embedder = embedder(Precision::Q8_0);
+    assert_eq!((embedder.dimensions(), embedder.max_tokens()), (384, 254));
+    assert_eq!(embedder.count_tokens("a pump"), 2);
+    assert_eq!(embedder.name(), "all-MiniLM-L6-v2");
+    assert_eq!(embedder.fingerprint().len(), 64);
+}
+
+#[test]
+fn an_empty_text_has_a_vector_and_no_text_at_all_has_none() {
+    let embedder = embedder(Precision::Q8_0);
+    let empty = embedder.embed_query("").expect("the special tokens alone");
+    assert_eq!(empty.tokens, 0);
+    assert!(empty.vector.iter().all(|x| x.is_finite()));
+    assert!(embedder.embed(&[]).expect("nothing to do").is_empty());
+}
+
+#[test]
+fn many_short_and_long_texts_in_one_call_come_back_in_order() {
+    let embedder = embedder(Precision::Q8_0);
+    let words = ["pump", "valve", "fan", "pipe ".repeat(400).leak(), "reset"];
+    let texts: Vec<String> = (0..100)
+        .map(|n| format!("{} {n}", words[n % words.len()]))
+        .collect();
+    let all = embedder.embed(&texts).expect("embeds");
+    for n in [0, 3, 42, 98, 99] {
+        let alone = embedder.embed_query(&texts[n]).expect("embeds");
+        assert!(cosine(&alone.vector, &all[n].vector) > 0.9995, "text {n}");
+        assert_eq!(alone.truncated, all[n].truncated);
+    }
+    assert_eq!(all.iter().filter(|each| each.truncated).count(), 20);
+}
+
+#[test]
+fn callers_on_many_threads_share_one_embedder() {
+    let embedder = embedder(Precision::Q8_0);
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let embedder = embedder.clone();
+            scope.spawn(move || {
+                let texts: Vec<String> = (0..20).map(|k| format!("text {n} {k}")).collect();
+                assert_eq!(embedder.embed(&texts).expect("embeds").len(), 20);
+                assert!(embedder.embed_query("a question").is_ok());
+            });
+        }
+    });
+}
+
+#[test]
+fn a_pass_of_any_size_is_accepted() {
+    for batch_tokens in [0, 100, 257, 1024] {
+        let options = EmbedOptions {
+            batch_tokens,
+            ..EmbedOptions::default()
+        };
+        let embedder = Embedder::load(&converted(Precision::Q8_0), &options).expect("loads");
+        let texts: Vec<String> = (0..40).map(|n| format!("w{n} ").repeat(n * 10)).collect();
+        assert_eq!(embedder.embed(&texts).expect("embeds").len(), 40);
+    }
+}
+
+#[test]
+fn what_is_no_embedder_is_refused_before_llama_is_called() {
+    let error = |path: &Path| {
+        Embedder::load(path, &EmbedOptions::default())
+            .err()
+            .expect("refused")
+            .to_string()
+    };
+    let generator = error(&model("generator.gguf"));
+    assert!(
+        generator.contains("it is a generator (architecture `llama`)"),
+        "{generator}"
+    );
+    assert!(error(Path::new("/nowhere/x.gguf")).contains("cannot read model /nowhere/x.gguf"));
+    let whole = std::fs::read(converted(Precision::Q8_0)).expect("a file");
+    let cut = std::env::temp_dir().join(format!("vademecum-cut-{}.gguf", std::process::id()));
+    std::fs::write(&cut, &whole[..whole.len() / 2]).expect("written");
+    let truncated = error(&cut);
+    assert!(truncated.contains("is truncated: tensor"), "{truncated}");
+    // The same file with the pooling type's key renamed, so that it has none.
+    let key = b"bert.pooling_type";
+    let at = whole
+        .windows(key.len())
+        .position(|window| window == key)
+        .expect("the key");
+    let mut without = whole;
+    without[at..at + key.len()].copy_from_slice(b"bert.polling_type");
+    std::fs::write(&cut, &without).expect("written");
+    let without = error(&cut);
+    std::fs::remove_file(&cut).expect("removed");
+    assert!(without.contains("its pooling is none"), "{without}");
+}
+
+#[test]
+fn a_tokenizer_beside_the_file_or_named_is_used() {
+    let dir = std::env::temp_dir().join(format!("vademecum-beside-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let mut bytes = std::fs::read(converted(Precision::Q8_0)).expect("a file");
+    let key = b"tokenizer.huggingface.json";
+    let at = bytes
+        .windows(key.len())
+        .position(|window| window == key)
+        .expect("the key");
+    bytes[at..at + key.len()].copy_from_slice(b"tokenizer.huggingface.jso_");
+    let path = dir.join("plain.gguf");
+    std::fs::write(&path, bytes).expect("written");
+    let error = Embedder::load(&path, &EmbedOptions::default())
+        .err()
+        .expect("no tokenizer")
+        .to_string();
+    assert!(error.contains("no tokenizer for"), "{error}");
+    let source = model("minilm").join("tokenizer.json");
+    let named = EmbedOptions {
+        tokenizer: Some(source.clone()),
+        ..EmbedOptions::default()
+    };
+    let named = Embedder::load(&path, &named).expect("loads");
+    std::fs::copy(source, dir.join("tokenizer.json")).expect("copied");
+    let beside = Embedder::load(&path, &EmbedOptions::default()).expect("loads");
+    assert_eq!(named.fingerprint(), beside.fingerprint());
+    assert_eq!(named.fingerprint().len(), 64);
+    std::fs::remove_dir_all(&dir).expect("removed");
+}

@@ -1,0 +1,429 @@
+//! The thread that owns the llama.cpp context, and the queue before it.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED;
+
+use super::{EmbedError, EmbedOptions};
+use crate::llama;
+
+/// Queries that may wait; further callers block until there is room.
+const MAX_QUERIES: usize = 64;
+/// Packs that may wait; a caller with more blocks, so that the queue holds little whatever is read in.
+const MAX_BATCHES: usize = 4;
+/// Sequences of one pass.
+const MAX_SEQUENCES: usize = 32;
+/// Tokens of one pass at most, whatever is asked for: attention needs memory in proportion to the square of this.
+const MAX_BATCH_TOKENS: usize = 8192;
+
+/// What one forward pass may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) batch_tokens: usize,
+    pub(super) sequences: usize,
+}
+
+impl Limits {
+    /// `longest` is the longest sequence, special tokens included; it always fits a pass.
+    pub(super) fn new(options: &EmbedOptions, longest: usize) -> Limits {
+        let wanted = options.batch_tokens.min(MAX_BATCH_TOKENS).max(longest);
+        // llama.cpp divides a pass evenly among sequences when it reserves memory, and aborts on odd pairs: whole
+        // multiples, and never more sequences than tokens.
+        Limits {
+            batch_tokens: wanted.next_multiple_of(MAX_SEQUENCES),
+            sequences: MAX_SEQUENCES,
+        }
+    }
+}
+
+type Sequence = Vec<i32>;
+type Vectors = Vec<Vec<f32>>;
+
+/// Sequences of one pass and where their vectors go.
+struct Job {
+    sequences: Vec<Sequence>,
+    tag: usize,
+    reply: Sender<(usize, Result<Vectors, EmbedError>)>,
+}
+
+/// Handle of the thread; dropping it ends the thread after the pass that runs.
+pub(super) struct Worker {
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    pub(super) fn start(
+        path: &Path,
+        limits: Limits,
+        threads: usize,
+        dimensions: usize,
+    ) -> Result<Worker, EmbedError> {
+        let queue = Arc::new(Queue::default());
+        let (ready, loaded) = channel();
+        let (of_thread, path) = (Arc::clone(&queue), path.to_path_buf());
+        let body = move || {
+            // Should the thread end for any reason, nobody may wait for it.
+            let _closes = CloseOnDrop(Arc::clone(&of_thread));
+            own_context(&path, limits, threads, dimensions, &of_thread, &ready);
+        };
+        let thread = std::thread::Builder::new().name("embed".into()).spawn(body);
+        let thread =
+            thread.map_err(|error| EmbedError::Run(format!("cannot start a thread: {error}")))?;
+        let worker = Worker {
+            queue,
+            thread: Some(thread),
+        };
+        loaded.recv().unwrap_or(Err(EmbedError::Stopped))?;
+        Ok(worker)
+    }
+
+    /// One sequence, ahead of all batches.
+    pub(super) fn query(&self, sequence: Sequence) -> Result<Vectors, EmbedError> {
+        let (reply, replies) = channel();
+        let job = Job {
+            sequences: vec![sequence],
+            tag: 0,
+            reply,
+        };
+        self.queue.push(job, Urgency::Query)?;
+        receive(&replies).and_then(|(_, vectors)| vectors)
+    }
+
+    /// Packs of indices, whose sequences `sequence` returns; gives each index its vector.
+    pub(super) fn batches(
+        &self,
+        packs: Vec<Vec<usize>>,
+        sequence: impl Fn(usize) -> Sequence,
+    ) -> Result<Vec<(usize, Vec<f32>)>, EmbedError> {
+        let (reply, replies) = channel();
+        for (tag, pack) in packs.iter().enumerate() {
+            let job = Job {
+                sequences: pack.iter().map(|index| sequence(*index)).collect(),
+                tag,
+                reply: reply.clone(),
+            };
+            self.queue.push(job, Urgency::Batch)?;
+        }
+        drop(reply);
+        let mut all = Vec::new();
+        for _ in &packs {
+            let (tag, vectors) = receive(&replies)?;
+            all.extend(packs[tag].iter().copied().zip(vectors?));
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been reported by then; there is nothing left to do about it here.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn receive<T>(replies: &Receiver<T>) -> Result<T, EmbedError> {
+    replies.recv().map_err(|_| EmbedError::Stopped)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    Query,
+    Batch,
+}
+
+/// A bounded queue of two lanes.
+#[derive(Default)]
+struct Queue {
+    lanes: Mutex<Lanes>,
+    /// Signalled on every change: a job more, a place more, closed.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lanes {
+    queries: VecDeque<Job>,
+    batches: VecDeque<Job>,
+    closed: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Lanes> {
+        // The lanes are consistent between any two statements that change them.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, lanes: MutexGuard<'a, Lanes>) -> MutexGuard<'a, Lanes> {
+        self.changed
+            .wait(lanes)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a job; blocks while its lane is full.
+    fn push(&self, job: Job, urgency: Urgency) -> Result<(), EmbedError> {
+        let mut lanes = self.lock();
+        loop {
+            if lanes.closed {
+                return Err(EmbedError::Stopped);
+            }
+            let (lane, most) = match urgency {
+                Urgency::Query => (&mut lanes.queries, MAX_QUERIES),
+                Urgency::Batch => (&mut lanes.batches, MAX_BATCHES),
+            };
+            if lane.len() < most {
+                lane.push_back(job);
+                self.changed.notify_all();
+                return Ok(());
+            }
+            lanes = self.wait(lanes);
+        }
+    }
+
+    /// The next job, queries first; `None` once closed.
+    fn pop(&self) -> Option<Job> {
+        let mut lanes = self.lock();
+        loop {
+            if lanes.closed {
+                return None;
+            }
+            if let Some(job) = lanes
+                .queries
+                .pop_front()
+                .or_else(|| lanes.batches.pop_front())
+            {
+                self.changed.notify_all();
+                return Some(job);
+            }
+            lanes = self.wait(lanes);
+        }
+    }
+
+    /// Refuses further jobs and drops those that wait, which tells their callers.
+    fn close(&self) {
+        let mut lanes = self.lock();
+        lanes.closed = true;
+        lanes.queries.clear();
+        lanes.batches.clear();
+        self.changed.notify_all();
+    }
+}
+
+struct CloseOnDrop(Arc<Queue>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The life of the thread: load, report, serve until the queue is closed.
+fn own_context(
+    path: &Path,
+    limits: Limits,
+    threads: usize,
+    dimensions: usize,
+    queue: &Queue,
+    ready: &Sender<Result<(), EmbedError>>,
+) {
+    let loaded = load_model(path);
+    let encoder = loaded.as_ref().map_err(Clone::clone);
+    let encoder = encoder.and_then(|model| Encoder::new(model, limits, threads, dimensions));
+    let mut encoder = match encoder {
+        Ok(encoder) => encoder,
+        Err(error) => {
+            // Nobody listens only when the caller is gone, and then nobody needs to know.
+            let _ = ready.send(Err(EmbedError::Run(error)));
+            return;
+        }
+    };
+    let _ = ready.send(Ok(()));
+    while let Some(job) = queue.pop() {
+        let vectors = encoder.forward(&job.sequences);
+        let _ = job.reply.send((job.tag, vectors));
+    }
+}
+
+fn load_model(path: &Path) -> Result<LlamaModel, String> {
+    let backend = llama::backend().map_err(|error| error.to_string())?;
+    let params = LlamaModelParams::default()
+        .with_n_gpu_layers(0)
+        .with_use_mmap(true);
+    LlamaModel::load_from_file(backend, path, &params)
+        .map_err(|error| format!("cannot load {}: {error}", path.display()))
+}
+
+/// A context and a batch of fixed size.
+struct Encoder<'model> {
+    context: LlamaContext<'model>,
+    batch: LlamaBatch<'static>,
+    limits: Limits,
+    dimensions: usize,
+}
+
+impl<'model> Encoder<'model> {
+    fn new(
+        model: &'model LlamaModel,
+        limits: Limits,
+        threads: usize,
+        dimensions: usize,
+    ) -> Result<Encoder<'model>, String> {
+        let backend = llama::backend().map_err(|error| error.to_string())?;
+        let tokens = limits.batch_tokens as u32;
+        // An encoder takes a batch in one piece: n_ubatch below the batch's tokens aborts.
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(tokens))
+            .with_n_batch(tokens)
+            .with_n_ubatch(tokens)
+            .with_n_seq_max(limits.sequences as u32)
+            .with_kv_unified(true)
+            .with_n_threads(threads as i32)
+            .with_n_threads_batch(threads as i32)
+            .with_flash_attention_policy(LLAMA_FLASH_ATTN_TYPE_ENABLED)
+            .with_no_perf(true)
+            .with_embeddings(true);
+        let context = model
+            .new_context(backend, params)
+            .map_err(|error| format!("no context: {error}"))?;
+        Ok(Encoder {
+            context,
+            batch: LlamaBatch::new(limits.batch_tokens, 1),
+            limits,
+            dimensions,
+        })
+    }
+
+    /// One pass: a unit vector for each sequence.
+    fn forward(&mut self, sequences: &[Sequence]) -> Result<Vectors, EmbedError> {
+        let tokens: usize = sequences.iter().map(Vec::len).sum();
+        if tokens > self.limits.batch_tokens || sequences.len() > self.limits.sequences {
+            return Err(EmbedError::Run(format!(
+                "{tokens} tokens do not fit one pass"
+            )));
+        }
+        let refused = |error: &dyn std::fmt::Display| EmbedError::Run(error.to_string());
+        self.batch.clear();
+        for (number, sequence) in (0..).zip(sequences) {
+            for (position, id) in (0..).zip(sequence) {
+                self.batch
+                    .add(LlamaToken(*id), position, &[number], true)
+                    .map_err(|error| refused(&error))?;
+            }
+        }
+        self.context
+            .encode(&mut self.batch)
+            .map_err(|error| refused(&error))?;
+        (0..sequences.len() as i32)
+            .map(|number| {
+                let pooled = self
+                    .context
+                    .embeddings_seq_ith(number)
+                    .map_err(|error| refused(&error))?;
+                unit(pooled, self.dimensions)
+            })
+            .collect()
+    }
+}
+
+/// The vector at length 1.
+fn unit(vector: &[f32], dimensions: usize) -> Result<Vec<f32>, EmbedError> {
+    let norm = vector
+        .iter()
+        .map(|x| f64::from(*x) * f64::from(*x))
+        .sum::<f64>()
+        .sqrt();
+    if vector.len() != dimensions || !norm.is_finite() || norm < 1e-12 {
+        return Err(EmbedError::NotFinite);
+    }
+    Ok(vector
+        .iter()
+        .map(|x| (f64::from(*x) / norm) as f32)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(tag: usize, reply: &Sender<(usize, Result<Vectors, EmbedError>)>) -> Job {
+        Job {
+            sequences: Vec::new(),
+            tag,
+            reply: reply.clone(),
+        }
+    }
+
+    #[test]
+    fn queries_overtake_waiting_batches() {
+        let queue = Queue::default();
+        let (reply, _replies) = channel();
+        for tag in [1, 2] {
+            queue.push(job(tag, &reply), Urgency::Batch).expect("room");
+        }
+        queue.push(job(3, &reply), Urgency::Query).expect("room");
+        let order: Vec<usize> = (0..3)
+            .filter_map(|_| queue.pop())
+            .map(|job| job.tag)
+            .collect();
+        assert_eq!(order, [3, 1, 2]);
+    }
+
+    #[test]
+    fn a_full_lane_blocks_and_a_closed_queue_answers() {
+        let queue = Arc::new(Queue::default());
+        let (reply, replies) = channel();
+        for tag in 0..MAX_BATCHES {
+            queue.push(job(tag, &reply), Urgency::Batch).expect("room");
+        }
+        let (waiting, more) = (Arc::clone(&queue), job(9, &reply));
+        let blocked = std::thread::spawn(move || waiting.push(more, Urgency::Batch));
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        assert!(!blocked.is_finished());
+        assert!(queue.pop().is_some());
+        blocked
+            .join()
+            .expect("no panic")
+            .expect("there is room now");
+        queue.close();
+        drop(reply);
+        assert!(queue.pop().is_none());
+        assert!(replies.recv().is_err(), "the jobs that waited are dropped");
+    }
+
+    #[test]
+    fn a_vector_without_direction_is_an_error() {
+        assert!(matches!(unit(&[0.0; 3], 3), Err(EmbedError::NotFinite)));
+        assert!(matches!(
+            unit(&[f32::NAN, 1.0], 2),
+            Err(EmbedError::NotFinite)
+        ));
+        assert_eq!(unit(&[3.0, 4.0], 2).expect("a vector"), [0.6, 0.8]);
+    }
+
+    #[test]
+    fn a_pass_holds_the_longest_sequence() {
+        let options = |batch_tokens| EmbedOptions {
+            batch_tokens,
+            ..EmbedOptions::default()
+        };
+        assert_eq!(Limits::new(&options(0), 256).batch_tokens, 256);
+        assert_eq!(Limits::new(&options(300), 256).batch_tokens, 320);
+        assert_eq!(
+            Limits::new(&options(usize::MAX), 512).batch_tokens,
+            MAX_BATCH_TOKENS
+        );
+    }
+}

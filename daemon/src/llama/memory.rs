@@ -1,0 +1,214 @@
+//! How much memory this process may use: the machine's, or what its control group leaves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What the process may use at all: the smallest limit of its control groups, else the machine's memory.
+    pub total: u64,
+    /// What can be allocated now without swapping: `MemAvailable`, or what the limit leaves if that is less.
+    pub available: u64,
+}
+
+/// The memory of this process as the system tells it now. Where the system tells nothing, nothing is limited.
+pub fn available_memory() -> Memory {
+    let machine = read("/proc/meminfo").and_then(|text| parse_meminfo(&text));
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let limits = group_paths(&groups)
+        .into_iter()
+        .filter_map(|group| group.usage());
+    tightest(machine, limits)
+}
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+fn tightest(machine: Option<Memory>, limits: impl Iterator<Item = Usage>) -> Memory {
+    let unlimited = Memory {
+        total: u64::MAX,
+        available: u64::MAX,
+    };
+    limits.fold(machine.unwrap_or(unlimited), |memory, usage| Memory {
+        total: memory.total.min(usage.limit),
+        available: memory.available.min(usage.limit.saturating_sub(usage.used)),
+    })
+}
+
+/// `MemTotal` and `MemAvailable` of /proc/meminfo.
+fn parse_meminfo(text: &str) -> Option<Memory> {
+    let kib = |key: &str| -> Option<u64> {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
+    };
+    Some(Memory {
+        total: kib("MemTotal")?,
+        // Kernels before 3.14 do not estimate it.
+        available: kib("MemAvailable").or_else(|| kib("MemFree"))?,
+    })
+}
+
+/// A limit and what counts against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Usage {
+    limit: u64,
+    used: u64,
+}
+
+/// One level of the control-group hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    dir: PathBuf,
+    unified: bool,
+}
+
+impl Group {
+    fn usage(&self) -> Option<Usage> {
+        let (limit, used, inactive) = if self.unified {
+            ("memory.max", "memory.current", "inactive_file")
+        } else {
+            (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
+        };
+        let stat = read(self.dir.join("memory.stat")).unwrap_or_default();
+        parse_usage(
+            &read(self.dir.join(limit))?,
+            &read(self.dir.join(used))?,
+            stat_value(&stat, inactive).unwrap_or(0),
+        )
+    }
+}
+
+/// The groups of this process from /proc/self/cgroup: its own and all above it, since each may set a limit. In a
+/// container the path may be one that only the host sees; the root, which is then the container's own, is always asked.
+fn group_paths(text: &str) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for line in text.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let (root, unified) = match controllers {
+            "" => ("/sys/fs/cgroup", true),
+            list if list.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", false)
+            }
+            _ => continue,
+        };
+        let own = Path::new(root).join(path.trim_start_matches('/'));
+        let levels = own
+            .ancestors()
+            .take_while(|dir| dir.starts_with(root))
+            .map(Path::to_path_buf);
+        groups.extend(levels.map(|dir| Group { dir, unified }));
+    }
+    groups
+}
+
+/// A group's limit and use. Cached file pages that were not used lately do not count: they make room when asked to.
+fn parse_usage(limit: &str, used: &str, inactive_file: u64) -> Option<Usage> {
+    // No limit is the word `max` (v2) or a number near 2^63 (v1).
+    let limit = limit
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .filter(|limit| *limit < 1 << 60)?;
+    let used = used
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .saturating_sub(inactive_file);
+    Some(Usage { limit, used })
+}
+
+fn stat_value(stat: &str, key: &str) -> Option<u64> {
+    let value = stat
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
+    value.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMINFO: &str =
+        "MemTotal:        3884236 kB\nMemFree:          151760 kB\nMemAvailable:    2913200 kB\n";
+
+    #[test]
+    fn meminfo_of_a_pi() {
+        let memory = parse_meminfo(MEMINFO).expect("both lines");
+        assert_eq!(memory.total, 3_884_236 * 1024);
+        assert_eq!(memory.available, 2_913_200 * 1024);
+        let old = parse_meminfo("MemTotal: 100 kB\nMemFree: 40 kB\n").expect("an old kernel");
+        assert_eq!(old.available, 40 * 1024);
+        assert_eq!(parse_meminfo("MemTotal: many kB\n"), None);
+    }
+
+    #[test]
+    fn groups_of_both_versions_with_their_ancestors() {
+        let text = "12:cpu,cpuacct:/user.slice\n5:memory:/docker/abc\n0::/system.slice/vademecum.service\n";
+        let groups = group_paths(text);
+        let dirs: Vec<_> = groups
+            .iter()
+            .map(|group| (group.dir.to_str().unwrap_or(""), group.unified))
+            .collect();
+        assert_eq!(
+            dirs,
+            [
+                ("/sys/fs/cgroup/memory/docker/abc", false),
+                ("/sys/fs/cgroup/memory/docker", false),
+                ("/sys/fs/cgroup/memory", false),
+                ("/sys/fs/cgroup/system.slice/vademecum.service", true),
+                ("/sys/fs/cgroup/system.slice", true),
+                ("/sys/fs/cgroup", true),
+            ]
+        );
+        assert!(group_paths("nonsense\n").is_empty());
+    }
+
+    #[test]
+    fn usage_counts_without_reclaimable_pages() {
+        let usage = parse_usage("536870912\n", "400000000\n", 300_000_000).expect("limited");
+        assert_eq!((usage.limit, usage.used), (536_870_912, 100_000_000));
+        assert_eq!(parse_usage("max\n", "1\n", 0), None);
+        assert_eq!(parse_usage("9223372036854771712\n", "1\n", 0), None);
+        assert_eq!(
+            stat_value("anon 5\ninactive_file 7\n", "inactive_file"),
+            Some(7)
+        );
+    }
+
+    #[test]
+    fn the_tightest_limit_counts() {
+        let limit = |limit, used| Usage { limit, used };
+        let memory = tightest(
+            parse_meminfo(MEMINFO),
+            [limit(1000, 900), limit(2000, 1990)].into_iter(),
+        );
+        assert_eq!((memory.total, memory.available), (1000, 10));
+        assert_eq!(tightest(None, [].into_iter()).total, u64::MAX);
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        let memory = available_memory();
+        assert!(
+            memory.available > 0 && memory.available <= memory.total && memory.total < u64::MAX
+        );
+    }
+}
