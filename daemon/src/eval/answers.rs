@@ -23,7 +23,10 @@ pub fn exact_match(answer: &str, accepted: &[String]) -> bool {
 /// Whether the answer contains an accepted one, word by word, after normalisation.
 pub fn contains_answer(answer: &str, accepted: &[String]) -> bool {
     let answer = format!(" {} ", normalize_answer(answer));
-    accepted.iter().map(|accepted| normalize_answer(accepted)).any(|accepted| !accepted.is_empty() && answer.contains(&format!(" {accepted} ")))
+    accepted
+        .iter()
+        .map(|accepted| normalize_answer(accepted))
+        .any(|accepted| !accepted.is_empty() && answer.contains(&format!(" {accepted} ")))
 }
 
 /// Harmonic mean of the precision and recall of words, the best over the accepted answers; 0 to 1.

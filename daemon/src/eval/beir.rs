@@ -134,9 +134,8 @@ fn read_judgements(path: &Path) -> Result<HashMap<String, BTreeMap<String, i32>>
         let header = std::mem::take(&mut first);
         // BEIR has three columns; trec's own form has a second one that nobody uses.
         let columns: Vec<&str> = line.split('\t').map(str::trim).collect();
-        let (query, document, grade) = match columns[..] {
-            [query, document, grade] | [query, _, document, grade] => (query, document, grade),
-            _ => return Err(bad_line(path, number, format!("{} columns instead of 3, separated by tabs", columns.len()))),
+        let ([query, document, grade] | [query, _, document, grade]) = columns[..] else {
+            return Err(bad_line(path, number, format!("{} columns instead of 3, separated by tabs", columns.len())));
         };
         match grade.parse::<f64>() {
             Ok(grade) => {
@@ -155,6 +154,7 @@ fn bad_line(path: &Path, line: usize, reason: String) -> EvalError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn unusual_but_legal_sets_are_read() {
-        let corpus = "{\"_id\": 7, \"text\": \"seven\", \"metadata\": {}}\n\n{\"_id\": \"b\", \"title\": null, \"text\": \"b\"}\r\n";
+        let corpus =
+            "{\"_id\": 7, \"text\": \"seven\", \"metadata\": {}}\n\n{\"_id\": \"b\", \"title\": null, \"text\": \"b\"}\r\n";
         let queries = "{\"_id\": 1, \"text\": \"q\"}\n{\"_id\": \"2\", \"text\": \"no judgement\", \"answers\": [\"x\"]}\n";
         for qrels in ["query-id\tcorpus-id\tscore\n1\t7\t2\n1\tb\t0\n\n", "1\t7\t2\r\n1\tb\t0", "1\t0\t7\t2.0\n1\t0\tb\t0\n"] {
             let dir = folder(corpus, queries, qrels);

@@ -3,7 +3,55 @@
 //! Positives are questions asked to the library that answers them, negatives questions asked to a foreign library.
 //! [`fit`] is a plain logistic regression, deterministic, so that the same questions give the same constants.
 
-use crate::retrieve::{Calibration, Features};
+use serde::Serialize;
+
+use super::Dataset;
+use crate::retrieve::{Calibration, Features, Query, RetrieveError, Retriever};
+
+/// A fit and how well it tells its own examples apart.
+#[derive(Clone, Debug, Serialize)]
+pub struct Calibrated {
+    /// The fitted constants.
+    pub calibration: Calibration,
+    /// Questions asked to the library that answers them.
+    pub positives: usize,
+    /// Questions asked to a foreign library.
+    pub negatives: usize,
+    /// Area under the ROC curve.
+    pub roc_auc: f64,
+    /// Threshold that keeps 95 % of the positives.
+    pub threshold_at_95: f32,
+    /// Share of the negatives that threshold refuses.
+    pub refused_at_95: f64,
+}
+
+/// Asks the questions of each set to every library: `sets` are at least two, each with the collection that holds it.
+pub fn calibrate(sets: &[(&Dataset, &str)], retriever: &Retriever) -> Result<Calibrated, RetrieveError> {
+    let (mut positives, mut negatives) = (Vec::new(), Vec::new());
+    for (asked, (dataset, _)) in sets.iter().enumerate() {
+        for (library, (_, collection)) in sets.iter().enumerate() {
+            let examples = if asked == library { &mut positives } else { &mut negatives };
+            for question in &dataset.queries {
+                let query =
+                    Query { text: question.text.clone(), collection: (*collection).to_owned(), top_k: 1, ..Query::default() };
+                examples.extend(retriever.search(&query)?.features);
+            }
+        }
+    }
+    let calibration = fit(&positives, &negatives);
+    let scores =
+        |examples: &[Features]| -> Vec<f32> { examples.iter().map(|features| calibration.confidence(features)).collect() };
+    let (kept, foreign) = (scores(&positives), scores(&negatives));
+    let threshold_at_95 = kept_threshold(&kept, 0.95);
+    Ok(Calibrated {
+        calibration,
+        positives: positives.len(),
+        negatives: negatives.len(),
+        roc_auc: roc_auc(&kept, &foreign),
+        threshold_at_95,
+        refused_at_95: refused_share(&foreign, threshold_at_95),
+    })
+}
 
 /// Steps of gradient descent; the three features converge long before.
 const STEPS: usize = 20_000;

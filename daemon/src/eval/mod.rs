@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use answering::{AnswerReport, Asking, answer};
 pub use answers::{contains_answer, exact_match, normalize_answer, token_f1};
 pub use beir::{Dataset, LabelledDocument, LabelledQuery};
-pub use calibrate::{fit, kept_threshold, refused_share, roc_auc};
+pub use calibrate::{Calibrated, calibrate, fit, kept_threshold, refused_share, roc_auc};
 pub use measures::{ndcg, recall, reciprocal_rank};
 
 use crate::retrieve::{Query, RetrieveError, Retriever};
@@ -125,8 +125,12 @@ pub fn measure(
         times.push(started.elapsed().as_secs_f64() * 1000.0);
         let ranked: Vec<&str> = ranked.iter().map(|(id, _)| id.as_str()).collect();
         let relevant = &labelled.relevance;
-        let measures =
-            [ndcg(&ranked, relevant, 10), recall(&ranked, relevant, 5), recall(&ranked, relevant, RANKED), reciprocal_rank(&ranked, relevant)];
+        let measures = [
+            ndcg(&ranked, relevant, 10),
+            recall(&ranked, relevant, 5),
+            recall(&ranked, relevant, RANKED),
+            reciprocal_rank(&ranked, relevant),
+        ];
         for (total, value) in totals.iter_mut().zip(measures) {
             *total += value;
         }
@@ -147,4 +151,80 @@ pub fn measure(
         query_ms_p50: percentile(0.5),
         query_ms_p95: percentile(0.95),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::embed::{EmbedOptions, Embedder};
+    use crate::store::{Chunk, Document, EmbedderId, Store, StoreOptions, sha256_hex};
+
+    #[test]
+    fn a_small_set_is_measured_from_end_to_end() {
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+        let model = home.join(".cache/vademecum/models/embedder.gguf");
+        if !model.exists() {
+            eprintln!("skipped: there is no {}; run `make setup`", model.display());
+            return;
+        }
+        let embedder = Embedder::load(&model, &EmbedOptions::default()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        let id = EmbedderId {
+            name: embedder.name().to_owned(),
+            fingerprint: embedder.fingerprint().to_owned(),
+            dimensions: embedder.dimensions(),
+        };
+        store.bind_embedder(&id).unwrap();
+        let mut ingest = |labelled: &LabelledDocument| -> Result<u32, String> {
+            let chunk = Chunk {
+                document: labelled.id.clone(),
+                ordinal: 0,
+                heading: Vec::new(),
+                page: None,
+                text: labelled.text.clone(),
+                offset: 0,
+                tokens: 10,
+            };
+            let document = Document {
+                id: labelled.id.clone(),
+                collection: "eval".to_owned(),
+                title: labelled.title.clone(),
+                media_type: "text/plain".to_owned(),
+                hash: sha256_hex(labelled.text.as_bytes()),
+                bytes: 0,
+                chunks: 1,
+                added_unix: 0,
+                tags: BTreeMap::new(),
+            };
+            let vector = embedder.embed_query(&labelled.text).map_err(|error| error.to_string())?.vector;
+            let put = store.put(&document, labelled.text.as_bytes(), &[chunk], &[vector]);
+            put.map(|_| 1).map_err(|error| error.to_string())
+        };
+        let document = |id: &str, text: &str| LabelledDocument { id: id.to_owned(), title: String::new(), text: text.to_owned() };
+        let query = |text: &str, relevant: &str| LabelledQuery {
+            id: text.to_owned(),
+            text: text.to_owned(),
+            answers: Vec::new(),
+            relevance: BTreeMap::from([(relevant.to_owned(), 1)]),
+        };
+        let dataset = Dataset {
+            name: "small".to_owned(),
+            documents: vec![
+                document("flow", "The strainer is clogged when the flow is too low."),
+                document("warranty", "The guarantee covers five years."),
+            ],
+            queries: vec![query("How long is the warranty?", "warranty"), query("clogged strainer", "nowhere")],
+        };
+        let retriever = Retriever::new(store.clone(), embedder.clone());
+        let report = measure(&dataset, &retriever, "eval", &mut ingest).unwrap();
+        let json = serde_json::to_value(&report).unwrap();
+        for (key, expected) in [("ndcg@10", 0.5), ("recall@5", 0.5), ("recall@100", 0.5), ("mrr", 0.5), ("chunks", 2.0)] {
+            assert!((json[key].as_f64().unwrap() - expected).abs() < 1e-9, "{key}: {json}");
+        }
+        assert!(report.query_ms_p50 > 0.0 && report.ingest_chunks_per_s > 0.0);
+    }
 }

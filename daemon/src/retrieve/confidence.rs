@@ -1,5 +1,7 @@
 //! How sure a retrieval is that the library holds an answer, 0 to 1.
 
+use serde::{Deserialize, Serialize};
+
 /// What the confidence is computed from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Features {
@@ -15,7 +17,7 @@ pub struct Features {
 pub const MARGIN_RANK: usize = 10;
 
 /// Logistic regression over [`Features`]: `1 / (1 + exp(-(bias + weights . features)))`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     /// Constant term.
     pub bias: f32,
@@ -37,5 +39,12 @@ impl Calibration {
     }
 }
 
-/// PROVISIONAL
-pub(super) const DEFAULT: Calibration = Calibration { bias: -5.0, weights: [6.0, 3.0, 2.0] };
+/// Fitted by [`crate::eval::calibrate`] on two labelled sets (a consumer product's manual, 421 questions; encyclopaedia
+/// paragraphs, 612 questions) with all-MiniLM-L6-v2 in Q8_0 and chunks of up to 220 tokens: positives are the questions
+/// asked to their own library, negatives the same questions asked to the other's.
+///
+/// Measured: area under the ROC curve 0.998 (0.994 and 1.000 fitted in one library and measured in the other). At a
+/// threshold of 0.5, 97.8 % of the answerable questions are kept and 97.7 % of the foreign ones refused; at 0.75, 95 %
+/// and 99.2 %. The negatives are about other subjects altogether: a question on the library's subject that it happens not
+/// to answer is harder.
+pub(super) const DEFAULT: Calibration = Calibration { bias: -10.283, weights: [16.385, 7.369, 7.336] };

@@ -87,7 +87,9 @@ pub enum RetrieveError {
         known: Vec<String>,
     },
     /// The question's vector cannot be compared with the stored ones.
-    #[error("the embedder makes {found} numbers per text, the store holds {expected}; use the embedder the store was made with, or run `vademecum ingest --re-embed`")]
+    #[error(
+        "the embedder makes {found} numbers per text, the store holds {expected}; use the embedder the store was made with, or run `vademecum ingest --re-embed`"
+    )]
     Dimensions {
         /// Numbers per stored vector.
         expected: usize,
@@ -207,12 +209,7 @@ impl Retriever {
     }
 
     /// Reads the candidates' chunks and makes passages of them. A document replaced since it was ranked is left out.
-    fn read_passages(
-        &self,
-        collection: &str,
-        candidates: &[Candidate],
-        count: usize,
-    ) -> Result<Vec<Passage>, RetrieveError> {
+    fn read_passages(&self, collection: &str, candidates: &[Candidate], count: usize) -> Result<Vec<Passage>, RetrieveError> {
         let mut chunks: Vec<(usize, u64, Chunk)> = Vec::with_capacity(candidates.len());
         for (at, candidate) in candidates.iter().enumerate() {
             if let Some(chunk) = self.store.chunk(candidate.number, candidate.ordinal)? {
@@ -280,4 +277,5 @@ fn milliseconds(since: Instant) -> f64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -72,7 +72,10 @@ impl Run {
 /// at least eight bytes.
 fn overlap(text: &str, next: &str) -> usize {
     let longest = text.len().min(next.len()).min(MAX_OVERLAP_BYTES);
-    (8..=longest).rev().find(|&length| next.is_char_boundary(length) && text.as_bytes().ends_with(&next.as_bytes()[..length])).unwrap_or(0)
+    (8..=longest)
+        .rev()
+        .find(|&length| next.is_char_boundary(length) && text.as_bytes().ends_with(&next.as_bytes()[..length]))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -80,7 +83,15 @@ mod tests {
     use super::*;
 
     fn chunk(document: &str, ordinal: u32, text: &str, tokens: u32) -> Chunk {
-        Chunk { document: document.to_owned(), ordinal, heading: Vec::new(), page: None, text: text.to_owned(), offset: 0, tokens }
+        Chunk {
+            document: document.to_owned(),
+            ordinal,
+            heading: Vec::new(),
+            page: None,
+            text: text.to_owned(),
+            offset: 0,
+            tokens,
+        }
     }
 
     #[test]
@@ -111,6 +122,7 @@ mod tests {
     fn an_overlap_never_cuts_a_character() {
         assert_eq!(overlap("größe ändern", "größe ändern und"), "größe ändern".len());
         assert_eq!(overlap("abc", "abc"), 0, "too short to be sure");
-        assert_eq!(overlap("ééééééé", "éééééé!"), 0);
+        assert_eq!(overlap("öäöäöä", "\u{e4}öäöäöx"), 10, "the longest beginning that ends a character");
+        assert_eq!(overlap("aéééééé", "ééééééb"), 12);
     }
 }

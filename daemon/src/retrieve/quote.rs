@@ -15,18 +15,13 @@ const OVERLAP_WEIGHT: f32 = 0.3;
 
 /// Words that end in a full stop without ending a sentence (lower case, sorted).
 const ABBREVIATIONS: [&str; 34] = [
-    "abb", "al", "approx", "art", "bzw", "ca", "cf", "ch", "co", "corp", "dr", "e.g", "eq", "etc", "fig", "figs", "i.e",
-    "inc", "incl", "jr", "ltd", "max", "min", "mr", "mrs", "no", "nr", "p", "pp", "sec", "st", "vol", "vs", "z.b",
+    "abb", "al", "approx", "art", "bzw", "ca", "cf", "ch", "co", "corp", "dr", "e.g", "eq", "etc", "fig", "figs", "i.e", "inc",
+    "incl", "jr", "ltd", "max", "min", "mr", "mrs", "no", "nr", "p", "pp", "sec", "st", "vol", "vs", "z.b",
 ];
 
 /// The at most `max_sentences` sentences of `passage` that answer `question` best, in the order they stand there,
 /// verbatim: by cosine of their embeddings and by shared terms. One batch through the embedder.
-pub fn quote(
-    embedder: &Embedder,
-    question: &str,
-    passage: &str,
-    max_sentences: usize,
-) -> Result<Vec<String>, RetrieveError> {
+pub fn quote(embedder: &Embedder, question: &str, passage: &str, max_sentences: usize) -> Result<Vec<String>, RetrieveError> {
     let sentences = sentences(passage);
     if sentences.len() <= max_sentences {
         return Ok(sentences.into_iter().map(str::to_owned).collect());
@@ -37,10 +32,8 @@ pub fn quote(
     candidates.sort_by(|a, b| b.1.total_cmp(&a.1));
     candidates.truncate(MAX_EMBEDDED);
 
-    let texts: Vec<String> = std::iter::once(question)
-        .chain(candidates.iter().map(|&(at, _)| sentences[at]))
-        .map(str::to_owned)
-        .collect();
+    let texts: Vec<String> =
+        std::iter::once(question).chain(candidates.iter().map(|&(at, _)| sentences[at])).map(str::to_owned).collect();
     let embeddings = embedder.embed(&texts).map_err(RetrieveError::Embed)?;
     let Some((question, embedded)) = embeddings.split_first() else { return Ok(Vec::new()) };
     for ((_, score), embedding) in candidates.iter_mut().zip(embedded) {
@@ -165,7 +158,7 @@ fn keeps_on(before: &str) -> bool {
 
 fn push_bounded<'a>(mut sentence: &'a str, sentences: &mut Vec<&'a str>) {
     while sentence.len() > MAX_SENTENCE_BYTES {
-        let limit = sentence.floor_char_boundary(MAX_SENTENCE_BYTES);
+        let limit = terms::cut(sentence, MAX_SENTENCE_BYTES).len();
         let cut = sentence[..limit].rfind(char::is_whitespace).filter(|&cut| cut > 0).unwrap_or(limit);
         sentences.push(sentence[..cut].trim_end());
         sentence = sentence[cut..].trim_start();
@@ -212,7 +205,14 @@ mod tests {
         let text = "Errors follow\nbelow:\n\n| Code | Meaning |\n|---|---|\n| E-42. Stop. | Low flow |\n- first item\n  goes on\n- second\n2) third";
         assert_eq!(
             sentences(text),
-            ["Errors follow\nbelow:", "| Code | Meaning |", "| E-42. Stop. | Low flow |", "- first item\n  goes on", "- second", "2) third"]
+            [
+                "Errors follow\nbelow:",
+                "| Code | Meaning |",
+                "| E-42. Stop. | Low flow |",
+                "- first item\n  goes on",
+                "- second",
+                "2) third"
+            ]
         );
     }
 

@@ -1,0 +1,218 @@
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::embed::EmbedOptions;
+use crate::store::{Document, EmbedderId, StoreOptions, sha256_hex};
+
+const DIMENSIONS: usize = 8;
+
+fn unit(axis: usize) -> Vec<f32> {
+    (0..DIMENSIONS).map(|at| f32::from(u8::from(at == axis))).collect()
+}
+
+fn store(dir: &Path, dimensions: usize) -> Store {
+    let store = Store::open(dir, &StoreOptions::default()).unwrap();
+    store.bind_embedder(&EmbedderId { name: "t".to_owned(), fingerprint: "t".to_owned(), dimensions }).unwrap();
+    store
+}
+
+fn put(store: &Store, id: &str, tags: &[(&str, &str)], texts: &[&str], vectors: &[Vec<f32>]) {
+    let source = texts.join("\n");
+    let document = Document {
+        id: id.to_owned(),
+        collection: "c".to_owned(),
+        title: format!("About {id}"),
+        media_type: "text/plain".to_owned(),
+        hash: sha256_hex(source.as_bytes()),
+        bytes: 0,
+        chunks: 0,
+        added_unix: 0,
+        tags: tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    };
+    let chunk = |(text, ordinal): (&&str, u32)| Chunk {
+        document: id.to_owned(),
+        ordinal,
+        heading: vec!["A".to_owned(), "B".to_owned()],
+        page: Some(ordinal + 1),
+        text: (*text).to_owned(),
+        offset: 0,
+        tokens: 10,
+    };
+    let chunks: Vec<Chunk> = texts.iter().zip(0..).map(chunk).collect();
+    store.put(&document, source.as_bytes(), &chunks, vectors).unwrap();
+}
+
+/// Scores of a question whose vector is given, in the order the rows were stored.
+fn scores(store: &Store, text: &str, vector: &[f32]) -> Scores {
+    let terms = score::query_terms(text);
+    let scored = store.search("c", |index| Scores::new(index, vector, &terms, &index.select(|_| true)));
+    scored.unwrap().unwrap()
+}
+
+#[test]
+fn dense_scores_are_cosines() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), DIMENSIONS);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut vector = || {
+        let raw: Vec<f32> = (0..DIMENSIONS).map(|_| random.f32() - 0.5).collect();
+        let length = raw.iter().map(|value| value * value).sum::<f32>().sqrt();
+        raw.into_iter().map(|value| value / length).collect::<Vec<f32>>()
+    };
+    let vectors: Vec<Vec<f32>> = (0..20).map(|_| vector()).collect();
+    put(&store, "a", &[], &["x"; 20], &vectors);
+    let query = vector();
+    for (score, stored) in scores(&store, "", &query).dense.iter().zip(&vectors) {
+        let exact: f32 = query.iter().zip(stored).map(|(a, b)| a * b).sum();
+        assert!((score - exact).abs() < 0.01, "{score} {exact}");
+    }
+}
+
+#[test]
+fn lexical_scores_are_bm25() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), DIMENSIONS);
+    put(&store, "a", &[], &["pump pump valve", "valve", "filter"], &[unit(0), unit(0), unit(0)]);
+    let lexical = scores(&store, "pump", &unit(1)).lexical;
+    // idf = ln(1 + (3 - 1 + 0.5) / (1 + 0.5)); three words where the mean is 5/3; no "pump" in title or heading.
+    let idf = (1.0f32 + 2.5 / 1.5).ln();
+    let frequency = 2.0 / (1.0 - 0.4 + 0.4 * 3.0 / (5.0 / 3.0));
+    assert!((lexical[0] - idf * frequency / (0.9 + frequency)).abs() < 1e-5, "{lexical:?}");
+    assert_eq!(lexical[1..], [0.0, 0.0]);
+    let title = scores(&store, "about", &unit(1)).lexical;
+    assert!(title.iter().all(|score| *score == 0.0), "a stop word scores nothing");
+}
+
+#[test]
+fn words_and_meaning_both_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), DIMENSIONS);
+    put(&store, "a", &[], &["error E-42 means low flow"], &[unit(0)]);
+    put(&store, "b", &[], &["the water moves too slowly"], &[unit(1)]);
+    put(&store, "c", &[], &["warranty"], &[unit(2)]);
+    let best = |text: &str, axis: usize| scores(&store, text, &unit(axis)).best(3);
+    assert_eq!(best("E42", 5)[0], 0, "only the words match");
+    assert_eq!(best("???", 1)[0], 1, "only the meaning matches");
+    assert_eq!(best("flow", 1)[2], 2);
+}
+
+#[test]
+fn filters_are_or_within_and_and_between_keys() {
+    let document = |id: &str, model: &str| IndexedDocument {
+        id: id.to_owned(),
+        number: 1,
+        tags: BTreeMap::from([("model".to_owned(), model.to_owned())]),
+    };
+    let filter = |pairs: &[(&str, &[&str])]| -> BTreeMap<String, Vec<String>> {
+        let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+        pairs.iter().map(|(key, values)| ((*key).to_owned(), owned(values))).collect()
+    };
+    let a = document("a", "X1");
+    assert!(accepts(&filter(&[]), &a));
+    assert!(accepts(&filter(&[("model", &["X2", "X1"])]), &a));
+    assert!(accepts(&filter(&[("model", &["X1"]), ("document", &["a"])]), &a));
+    assert!(!accepts(&filter(&[("model", &["X1"]), ("document", &["b"])]), &a));
+    assert!(!accepts(&filter(&[("year", &["2024"])]), &a));
+}
+
+#[test]
+fn what_is_filtered_out_or_deleted_is_not_ranked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), DIMENSIONS);
+    put(&store, "a", &[("lang", "de")], &["pump", "pump"], &[unit(0), unit(0)]);
+    put(&store, "b", &[("lang", "en")], &["pump"], &[unit(0)]);
+    let terms = score::query_terms("pump");
+    let ranked = |accept: &dyn Fn(&IndexedDocument) -> bool| {
+        store.search("c", |index| Scores::new(index, &unit(0), &terms, &index.select(accept)).best(10)).unwrap().unwrap()
+    };
+    assert_eq!(ranked(&|_| true), [0, 1, 2]);
+    assert_eq!(ranked(&|document| document.tags["lang"] == "en"), [2]);
+    store.delete("c", "a").unwrap();
+    assert_eq!(ranked(&|_| true), [2]);
+    assert!(ranked(&|_| false).is_empty());
+}
+
+#[test]
+fn coverage_weighs_rare_terms_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), DIMENSIONS);
+    put(&store, "a", &[], &["pump", "pump valve", "pump gasket"], &[unit(0), unit(0), unit(0)]);
+    let coverage = |text: &str, row: u32| {
+        let terms = score::query_terms(text);
+        store.search("c", |index| score::coverage(index, &terms, row)).unwrap().unwrap()
+    };
+    assert!((coverage("pump valve", 1) - 1.0).abs() < 1e-6);
+    assert!(coverage("pump valve", 0) < 0.3);
+    assert!(coverage("", 0).abs() < 1e-6);
+    assert!(coverage("zebra pump", 0) < 0.1);
+}
+
+/// The real encoder, where `make setup` has put it.
+fn embedder() -> Option<Embedder> {
+    let path = PathBuf::from(std::env::var_os("HOME")?).join(".cache/vademecum/models/embedder.gguf");
+    if !path.exists() {
+        eprintln!("skipped: there is no {}; run `make setup`", path.display());
+        return None;
+    }
+    Some(Embedder::load(&path, &EmbedOptions::default()).unwrap())
+}
+
+const MANUAL: [&str; 4] = [
+    "The heat pump shows E-42 when the flow is below 8 litres per minute. Clean the strainer, then press Reset.",
+    "After cleaning the strainer, open both valves. The flow recovers within a minute.",
+    "The warranty covers five years. Wear parts such as filters are excluded.",
+    "Set the holiday mode in the menu. The house is kept at 15 degrees.",
+];
+
+#[test]
+fn a_question_finds_its_passage_and_a_foreign_one_is_less_sure() {
+    let Some(embedder) = embedder() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), embedder.dimensions());
+    let retriever = Retriever::new(store.clone(), embedder.clone());
+    let ask = |text: &str| Query { text: text.to_owned(), collection: "c".to_owned(), top_k: 2, ..Query::default() };
+
+    let empty = retriever.search(&ask("anything")).unwrap();
+    assert!(empty.passages.is_empty() && empty.confidence == 0.0);
+
+    let texts = MANUAL.map(str::to_owned);
+    let vectors: Vec<Vec<f32>> = embedder.embed(&texts).unwrap().into_iter().map(|embedding| embedding.vector).collect();
+    put(&store, "manual", &[("model", "X1")], &MANUAL, &vectors);
+
+    let found = retriever.search(&ask("What does error E42 mean?")).unwrap();
+    let passage = &found.passages[0];
+    assert!(passage.text.starts_with("The heat pump shows E-42"), "{passage:?}");
+    assert_eq!((passage.chunk.as_str(), passage.heading.as_str(), passage.page), ("manual#0", "A > B", Some(1)));
+    let foreign = retriever.search(&ask("Who won the football championship in 1998?")).unwrap();
+    assert!(found.confidence > 0.5 && foreign.confidence < 0.2, "{} {}", found.confidence, foreign.confidence);
+
+    let mut elsewhere = ask("pump");
+    elsewhere.filter.insert("model".to_owned(), vec!["X2".to_owned()]);
+    assert!(retriever.search(&elsewhere).unwrap().passages.is_empty());
+    elsewhere.collection = "other".to_owned();
+    let error = retriever.search(&elsewhere).unwrap_err();
+    assert!(matches!(&error, RetrieveError::UnknownCollection { known, .. } if known == &["c"]), "{error}");
+
+    let quoted = retriever.quote("How long is the guarantee?", &MANUAL.join(" "), 2).unwrap();
+    assert!(quoted.contains(&"The warranty covers five years.".to_owned()), "{quoted:?}");
+    let standing: BTreeSet<usize> = quoted.iter().map(|sentence| MANUAL.join(" ").find(sentence.as_str()).unwrap()).collect();
+    assert_eq!(standing.len(), 2);
+}
+
+#[test]
+fn an_unusual_question_is_only_a_question() {
+    let Some(embedder) = embedder() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), embedder.dimensions());
+    let vector = embedder.embed_query("pump").unwrap().vector;
+    put(&store, "a", &[], &["pump"], &[vector]);
+    let retriever = Retriever::new(store, embedder);
+    for text in ["", " ", "\u{0}", "[SEP] [CLS]", &"pump ".repeat(5000), "🫠", &"a-".repeat(9000)] {
+        for top_k in [0, 1, usize::MAX] {
+            let query = Query { text: text.to_owned(), collection: "c".to_owned(), top_k, ..Query::default() };
+            let found = retriever.search(&query).unwrap();
+            assert!((0.0..=1.0).contains(&found.confidence) && found.passages.len() == 1);
+        }
+    }
+}

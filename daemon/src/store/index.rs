@@ -257,6 +257,7 @@ impl TermPostings {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::row;
     use super::*;
@@ -295,7 +296,8 @@ mod tests {
         let slot = index.slot_of(u64::from(b'a')).unwrap();
         index.remove_document(slot, row::decode(&first).into_iter());
         assert_eq!((index.document_frequency("pump"), index.document_frequency("nois")), (1, 0));
-        assert_eq!(index.mean_lengths(), [0.0, 1.0]);
+        let [head, body] = index.mean_lengths();
+        assert!(head.abs() < 1e-6 && (body - 1.0).abs() < 1e-6);
         assert!(index.document(slot).is_none());
         assert!(index.append(0, 0, &row::decode(&row::encode(&[1.0], "", "")).unwrap()).is_none(), "another shape");
     }

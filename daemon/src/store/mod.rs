@@ -233,7 +233,7 @@ impl Store {
         // smaller store of the old embedder and can simply be started again.
         for record in self.records(keys::DOCUMENTS)? {
             let mut batch = sled::Batch::default();
-            self.remove_rows(&mut batch, &record);
+            remove_rows(&mut batch, &record);
             batch.remove(keys::document(&record.document.collection, &record.document.id));
             self.count(&mut batch, &record.document.collection, [-1, -i64::from(record.document.chunks)])?;
             self.commit(batch)?;
@@ -286,7 +286,7 @@ impl Store {
         let mut batch = sled::Batch::default();
         let mut change = [1, i64::from(record.document.chunks)];
         if let Some(old) = &old {
-            self.remove_rows(&mut batch, old);
+            remove_rows(&mut batch, old);
             change = [0, change[1] - i64::from(old.document.chunks)];
         }
         for (chunk, row) in chunks.iter().zip(&rows) {
@@ -348,7 +348,7 @@ impl Store {
         self.inner.sources.drop_record(&old)?;
         let old_rows = self.index_rows_of(Some(&old))?;
         let mut batch = sled::Batch::default();
-        self.remove_rows(&mut batch, &old);
+        remove_rows(&mut batch, &old);
         batch.remove(key);
         self.count(&mut batch, collection, [-1, -i64::from(old.document.chunks)])?;
         self.commit(batch)?;
@@ -468,13 +468,6 @@ impl Store {
         }
     }
 
-    fn remove_rows(&self, batch: &mut sled::Batch, record: &DocumentRecord) {
-        for ordinal in 0..record.document.chunks {
-            batch.remove(keys::chunk(record.number, ordinal));
-            batch.remove(keys::row(record.number, ordinal));
-        }
-    }
-
     /// Adds to the batch the collection's new counts and version, and the sequence both are drawn from.
     fn count(&self, batch: &mut sled::Batch, collection: &str, change: [i64; 2]) -> Result<(), StoreError> {
         let key = keys::collection(collection);
@@ -511,9 +504,11 @@ impl Store {
         }
     }
 
+    /// Applies a batch and syncs it. When that fails nobody knows how much of it the database holds, so the indexes are
+    /// read from it again.
     fn commit(&self, batch: sled::Batch) -> Result<(), StoreError> {
-        self.inner.tree.apply_batch(batch).map_err(|error| self.database(error))?;
-        self.flush()
+        let applied = self.inner.tree.apply_batch(batch).map_err(|error| self.database(error));
+        applied.and_then(|()| self.flush()).inspect_err(|_| self.indexes().clear())
     }
 
     fn check_schema(&self) -> Result<(), StoreError> {
@@ -641,6 +636,13 @@ fn indexed(record: &DocumentRecord) -> IndexedDocument {
     IndexedDocument { id: record.document.id.clone(), number: record.number, tags: record.document.tags.clone() }
 }
 
+fn remove_rows(batch: &mut sled::Batch, record: &DocumentRecord) {
+    for ordinal in 0..record.document.chunks {
+        batch.remove(keys::chunk(record.number, ordinal));
+        batch.remove(keys::row(record.number, ordinal));
+    }
+}
+
 fn remove_from(index: &mut Index, old: &DocumentRecord, rows: &[sled::IVec]) {
     if let Some(slot) = index.slot_of(old.number) {
         index.remove_document(slot, rows.iter().filter_map(|bytes| row::decode(bytes)));
@@ -708,4 +710,5 @@ fn check_document(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -92,6 +92,7 @@ impl<'a> Row<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -93,7 +93,7 @@ impl Analysis {
             return;
         }
         self.length += 1;
-        let word = &word[..word.floor_char_boundary(MAX_TERM_BYTES)];
+        let word = cut(word, MAX_TERM_BYTES);
         if word.bytes().all(|b| b.is_ascii_alphabetic() || b == b'\'') {
             self.terms.push(stemmer.stem(word).into_owned());
         } else {
@@ -110,6 +110,15 @@ impl Analysis {
         }
         self.terms.extend(starts.windows(3).map(|pair| run[pair[0]..pair[2]].to_owned()));
     }
+}
+
+/// At most `bytes` of the beginning of a text, never half a character.
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Lower case, compatibility forms unified, diacritics removed. Marks that carry vowels (Devanagari, Thai) stay.

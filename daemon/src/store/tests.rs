@@ -220,7 +220,8 @@ fn parts_that_do_not_fit_are_refused_and_nothing_changes() {
     put(&store, "c", "a", &["pump"]).unwrap();
     let document = store.document("c", "a").unwrap().unwrap();
     let good = vec![0.5; DIMENSIONS];
-    let cases: [(&[u8], Vec<Chunk>, Vec<Vec<f32>>); 5] = [
+    type Parts<'a> = (&'a [u8], Vec<Chunk>, Vec<Vec<f32>>);
+    let cases: [Parts; 5] = [
         (b"pump", vec![chunk("a", 0, "x")], vec![]),
         (b"pump", vec![chunk("a", 1, "x")], vec![good.clone()]),
         (b"pump", vec![chunk("b", 0, "x")], vec![good.clone()]),
