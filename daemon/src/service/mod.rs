@@ -238,6 +238,8 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let engine = tokio::task::spawn_blocking(move || open_engine(&for_engine));
     let ended = |e: tokio::task::JoinError| ServiceError::System(format!("starting failed: {e}"));
     let (rooms, engine) = (rooms.await.map_err(ended)??, engine.await.map_err(ended)??);
+    // The default collection exists before its first document: a question to it finds nothing, which is no error.
+    rooms.store.create_collection(&config.collection)?;
     let info = engine.info().clone();
     log::info!("generator {} ({}), context {}, {} decode and {} batch threads", info.model, info.architecture, info.context, info.threads.decode, info.threads.batch);
     log::info!("embedder {}, {} dimensions", rooms.embedder.name(), rooms.embedder.dimensions());
