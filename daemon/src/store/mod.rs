@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <dir>/lock      held with flock(2) while a process uses the store; holds its process id
-//! <dir>/db/       sled 0.34, one tree (see [`keys`]); what is acknowledged has been synced
-//! <dir>/sources/  the bytes of every document, content-addressed (see [`sources`])
+//! <dir>/db/       sled 0.34, one tree (see `keys`); what is acknowledged has been synced
+//! <dir>/sources/  the bytes of every document, content-addressed (see `sources`)
 //! ```
 //!
 //! One version of a document is one atomic batch: after a crash all of it is there or nothing. A version's chunks and rows
