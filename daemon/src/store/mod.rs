@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <dir>/lock      held with flock(2) while a process uses the store; holds its process id
-//! <dir>/db/       sled 0.34, one tree (see [`keys`]); what is acknowledged has been synced
-//! <dir>/sources/  the bytes of every document, content-addressed (see [`sources`])
+//! <dir>/db/       sled 0.34, one tree (see `keys`); what is acknowledged has been synced
+//! <dir>/sources/  the bytes of every document, content-addressed (see `sources`)
 //! ```
 //!
 //! One version of a document is one atomic batch: after a crash all of it is there or nothing. A version's chunks and rows
@@ -180,9 +180,28 @@ impl Store {
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Store, StoreError> {
         std::fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
         let lock = lock(dir)?;
-        let database = open_database(dir, options)?;
-        let tree = database.open_tree("library").map_err(|error| StoreError::database(dir, error))?;
         let sources = Sources::open(dir.join("sources"))?;
+        // sled 0.34 answers some damage with an error and some with a panic, at opening or at the first read.
+        let opened = catch_unwind(AssertUnwindSafe(|| Store::open_locked(dir, options, sources, lock)));
+        opened.unwrap_or_else(|panic| {
+            let detail = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("sled panicked");
+            Err(StoreError::Damaged { dir: dir.to_owned(), detail: detail.to_owned() })
+        })
+    }
+
+    fn open_locked(dir: &Path, options: &StoreOptions, sources: Sources, lock: File) -> Result<Store, StoreError> {
+        let database = sled::Config::new()
+            .path(dir.join("db"))
+            .cache_capacity(options.cache_bytes)
+            .flush_every_ms(options.flush_every_ms)
+            .mode(sled::Mode::LowSpace)
+            .open()
+            .map_err(|error| StoreError::database(dir, error))?;
+        let tree = database.open_tree("library").map_err(|error| StoreError::database(dir, error))?;
         let inner = Inner {
             dir: dir.to_owned(),
             tree,
@@ -600,27 +619,6 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     };
     write().map_err(StoreError::io("write", &path))?;
     Ok(file)
-}
-
-/// sled 0.34 answers some damage with an error and some with a panic; both mean the same to the owner.
-fn open_database(dir: &Path, options: &StoreOptions) -> Result<sled::Db, StoreError> {
-    let config = sled::Config::new()
-        .path(dir.join("db"))
-        .cache_capacity(options.cache_bytes)
-        .flush_every_ms(options.flush_every_ms)
-        .mode(sled::Mode::LowSpace);
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(error)) => Err(StoreError::database(dir, error)),
-        Err(panic) => {
-            let detail = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("sled panicked");
-            Err(StoreError::Damaged { dir: dir.to_owned(), detail: detail.to_owned() })
-        }
-    }
 }
 
 /// Title and headings as one text; a first heading that only repeats the title does not count twice.

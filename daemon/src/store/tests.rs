@@ -213,6 +213,8 @@ fn names_from_outside_are_bounded_and_cannot_collide() {
     assert_eq!(store.document("ab", "a#1").unwrap().unwrap().id, "a#1");
 }
 
+type Parts<'a> = (&'a [u8], Vec<Chunk>, Vec<Vec<f32>>);
+
 #[test]
 fn parts_that_do_not_fit_are_refused_and_nothing_changes() {
     let dir = tempfile::tempdir().unwrap();
@@ -220,7 +222,6 @@ fn parts_that_do_not_fit_are_refused_and_nothing_changes() {
     put(&store, "c", "a", &["pump"]).unwrap();
     let document = store.document("c", "a").unwrap().unwrap();
     let good = vec![0.5; DIMENSIONS];
-    type Parts<'a> = (&'a [u8], Vec<Chunk>, Vec<Vec<f32>>);
     let cases: [Parts; 5] = [
         (b"pump", vec![chunk("a", 0, "x")], vec![]),
         (b"pump", vec![chunk("a", 1, "x")], vec![good.clone()]),
