@@ -111,6 +111,24 @@ impl Selector {
     }
 }
 
+/// How much a passage's score counts beside its sentence's: a good sentence of the best passage before an equal one elsewhere.
+const PASSAGE_WEIGHT: f32 = 0.3;
+
+/// Of each passage what the model reads: the `count` best sentences of all passages together, each where it belongs.
+/// A passage without any gets an empty text.
+pub(super) fn best_of_all(ranked: &[Vec<Scored>], passage_scores: &[f32], count: usize) -> Vec<String> {
+    let weighted = |passage: usize, sentence: &Scored| sentence.score + PASSAGE_WEIGHT * passage_scores.get(passage).copied().unwrap_or(0.0);
+    let mut all: Vec<(usize, &Scored)> = ranked.iter().enumerate().flat_map(|(i, sentences)| sentences.iter().map(move |s| (i, s))).collect();
+    all.sort_by(|a, b| weighted(b.0, b.1).total_cmp(&weighted(a.0, a.1)));
+    all.truncate(count);
+    let of = |passage: usize| {
+        let mut chosen: Vec<&Scored> = all.iter().filter(|(i, _)| *i == passage).map(|(_, sentence)| *sentence).collect();
+        chosen.sort_by_key(|sentence| sentence.at);
+        chosen.iter().map(|sentence| sentence.text).collect::<Vec<_>>().join(" ")
+    };
+    (0..ranked.len()).map(of).collect()
+}
+
 /// The `count` best sentences in the order in which they stand in the passage.
 pub(super) fn best(ranked: &[Scored], count: usize) -> String {
     let mut chosen: Vec<&Scored> = ranked.iter().take(count).collect();

