@@ -163,7 +163,7 @@ impl Job {
         let (Some(chunks), Some(seconds)) = (summary["chunks"].as_f64(), summary["seconds"].as_f64()) else {
             return Err(format!("ingest gives no chunks and seconds: {summary}").into());
         };
-        let cpu = (daemon.cpu()? - before).as_secs_f64();
+        let cpu = daemon.cpu()? - before;
         self.stop(daemon)?;
         let once = |key, value| Spread::of([value]).map(|spread| (key, spread));
         Ok([once("ingest_chunks_per_s", chunks / seconds), once("ingest_chunks_per_cpu_s", chunks / cpu)]
@@ -197,7 +197,7 @@ impl Job {
             eprintln!("bench: question {} of {}", i + 1, QUESTIONS.len());
             let before = daemon.cpu()?;
             let asked = self.asker.ask(&format!("q{i}"), question)?;
-            all.push((*question, asked, (daemon.cpu()? - before).as_secs_f64() * 1e3));
+            all.push((*question, asked, (daemon.cpu()? - before) * 1e3));
         }
         let after = daemon.memory()?;
         self.stop(daemon)?;

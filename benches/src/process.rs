@@ -38,16 +38,16 @@ impl Program {
         Ok(Self { child: child.map_err(|e| format!("cannot start {name}: {e}"))?, name })
     }
 
-    /// CPU time used so far, all threads, user and system. Its unit is 10 ms.
+    /// Seconds of CPU time used so far, all threads, user and system, in steps of 10 ms.
     ///
     /// # Errors
     /// The program has ended.
-    pub fn cpu(&self) -> Result<Duration> {
+    pub fn cpu(&self) -> Result<f64> {
         let stat = self.proc("stat")?;
         // The name in parentheses may hold spaces; utime and stime are the 12th and 13th field after it.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-        Ok(Duration::from_secs_f64((ticks(11) + ticks(12)) / TICKS_PER_SECOND))
+        Ok((ticks(11) + ticks(12)) / TICKS_PER_SECOND)
     }
 
     /// Resident memory now.
