@@ -4,7 +4,7 @@
 //! hold. Vectors are kept for the next question: people ask about the same pages.
 
 use crate::embed::{EmbedError, Embedder};
-use crate::retrieve::sentences;
+use super::statements::statements;
 use crate::store::terms;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,11 +20,11 @@ const OVERLAP_WEIGHT: f32 = 0.3;
 
 /// One sentence of a passage.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Scored<'a> {
+pub(super) struct Scored {
     /// Its place in the passage.
     pub(super) at: usize,
     /// The sentence.
-    pub(super) text: &'a str,
+    pub(super) text: String,
     /// How well it answers.
     pub(super) score: f32,
 }
@@ -63,21 +63,22 @@ impl Selector {
     }
 
     /// The sentences of each passage, best first.
-    pub(super) fn rank<'a>(&self, question: &str, passages: &[&'a str]) -> Result<Vec<Vec<Scored<'a>>>, EmbedError> {
-        let split: Vec<Vec<&str>> = passages.iter().map(|passage| sentences(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
-        let vectors = self.vectors(split.iter().flatten().copied())?;
+    pub(super) fn rank(&self, question: &str, passages: &[&str]) -> Result<Vec<Vec<Scored>>, EmbedError> {
+        let split: Vec<Vec<String>> = passages.iter().map(|passage| statements(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
+        let vectors = self.vectors(split.iter().flatten().map(String::as_str))?;
         let asked = self.embedder.embed_query(question)?.vector;
         let terms_asked: BTreeSet<String> = terms::analyze(question).terms.into_iter().collect();
         let score = |sentence: &str| {
             let cosine = vectors.get(sentence).map_or(0.0, |vector| asked.iter().zip(vector.iter()).map(|(a, b)| a * b).sum::<f32>());
             cosine + OVERLAP_WEIGHT * overlap(&terms_asked, sentence)
         };
-        let rank = |sentences: Vec<&'a str>| {
-            let mut scored: Vec<Scored> = sentences.into_iter().enumerate().map(|(at, text)| Scored { at, text, score: score(text) }).collect();
+        let rank = |sentences: &Vec<String>| {
+            let scored = sentences.iter().enumerate().map(|(at, text)| Scored { at, text: text.clone(), score: score(text) });
+            let mut scored: Vec<Scored> = scored.collect();
             scored.sort_by(|a, b| b.score.total_cmp(&a.score));
             scored
         };
-        Ok(split.into_iter().map(rank).collect())
+        Ok(split.iter().map(rank).collect())
     }
 
     /// Vectors of the sentences, computing those that are not kept in one call.
@@ -124,7 +125,7 @@ pub(super) fn best_of_all(ranked: &[Vec<Scored>], passage_scores: &[f32], count:
     let of = |passage: usize| {
         let mut chosen: Vec<&Scored> = all.iter().filter(|(i, _)| *i == passage).map(|(_, sentence)| *sentence).collect();
         chosen.sort_by_key(|sentence| sentence.at);
-        chosen.iter().map(|sentence| sentence.text).collect::<Vec<_>>().join(" ")
+        chosen.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join(" ")
     };
     (0..ranked.len()).map(of).collect()
 }
@@ -133,7 +134,7 @@ pub(super) fn best_of_all(ranked: &[Vec<Scored>], passage_scores: &[f32], count:
 pub(super) fn best(ranked: &[Scored], count: usize) -> String {
     let mut chosen: Vec<&Scored> = ranked.iter().take(count).collect();
     chosen.sort_by_key(|sentence| sentence.at);
-    chosen.iter().map(|sentence| sentence.text).collect::<Vec<_>>().join(" ")
+    chosen.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 /// Share of the asked terms that a sentence holds.
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_best_sentences_stand_in_reading_order() {
-        let scored = |at, text, score| Scored { at, text, score };
+        let scored = |at, text: &str, score| Scored { at, text: text.to_owned(), score };
         let ranked = [scored(2, "c.", 0.9), scored(0, "a.", 0.5), scored(1, "b.", 0.1)];
         assert_eq!(best(&ranked, 2), "a. c.");
         assert_eq!(best(&ranked, 9), "a. b. c.");

@@ -1,6 +1,7 @@
 //! A question becomes a cited answer: retrieve, show the evidence, prompt, generate, cite, or abstain.
 
 mod evidence;
+mod statements;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Request, Sampling};

@@ -39,7 +39,10 @@ pub(super) struct Template {
 const PLAIN: [&str; 3] = ["", "\n\n", "\nAnswer:"];
 
 /// Strings that end an answer to the plain prompt: a base model goes on with the next question.
-pub(super) const PLAIN_STOPS: [&str; 2] = ["\n\n", "\nQuestion:"];
+pub(super) const PLAIN_STOPS: [&str; 1] = ["\n\n"];
+
+/// Ends every answer: the model would go on asking itself.
+pub(super) const NEXT_QUESTION: &str = "\nQuestion:";
 
 impl Template {
     /// Cuts the model's template; a missing or unusable one gives the plain prompt.

@@ -252,6 +252,7 @@ impl Session<'_> {
 
     fn decode(&mut self, job: &Job, completion: &mut Completion, interrupted: impl Fn() -> Option<Finish>) -> Result<(), EngineError> {
         let mut stops = job.request.stop.clone();
+        stops.push(prompt::NEXT_QUESTION.into());
         if !self.template.is_own() {
             stops.extend(prompt::PLAIN_STOPS.map(String::from));
         }
@@ -259,6 +260,7 @@ impl Session<'_> {
         let mut sampler = sampler(&job.request.sampling);
         let vocab = self.model.vocab();
         let mut piece = Vec::with_capacity(64);
+        let mut said: Vec<LlamaToken> = Vec::new();
         completion.finish = loop {
             if let Some(finish) = interrupted() {
                 break finish;
@@ -274,7 +276,8 @@ impl Session<'_> {
             if !delta.is_empty() {
                 let _ = job.events.send(Event::Delta(delta));
             }
-            if stream.stopped() {
+            said.push(token);
+            if stream.stopped() || goes_in_circles(&said) {
                 break Finish::Stop;
             }
             if completion.answer_tokens >= job.request.max_tokens || self.cached.len() + 1 >= self.context {
@@ -289,6 +292,15 @@ impl Session<'_> {
         stream.text().clone_into(&mut completion.text);
         Ok(())
     }
+}
+
+/// Whether an answer has come to say the same thing over and over, as small models do when they choose greedily: its end
+/// is at least four times the same run of up to 24 tokens, 16 tokens in all.
+fn goes_in_circles<T: PartialEq>(said: &[T]) -> bool {
+    (1..=24).any(|period| {
+        let length = (4 * period).max(16);
+        said.len() >= length && said[said.len() - length..].windows(period + 1).all(|window| window[0] == window[period])
+    })
 }
 
 /// The last step boundary at or before `position`.
@@ -320,6 +332,16 @@ fn sampler(sampling: &Sampling) -> LlamaSampler {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn circles_are_told_from_lists() {
+        assert!(goes_in_circles(&[7; 16]));
+        assert!(!goes_in_circles(&[7; 15]));
+        let around: Vec<i32> = (0..40).map(|i| i % 9).collect();
+        assert!(goes_in_circles(&around[..36]) && !goes_in_circles(&around[..35]));
+        let list: Vec<i32> = (0..60).map(|i| if i % 5 == 0 { i } else { i % 5 }).collect();
+        assert!(!goes_in_circles(&list));
+    }
 
     #[test]
     fn steps_are_the_same_whatever_is_reused() {

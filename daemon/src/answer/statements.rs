@@ -1,0 +1,98 @@
+//! What a passage says, statement by statement: sentences, list items, and table rows with their column heads.
+//!
+//! A row alone, `| E-17 | High pressure | Clean the filter |`, says little to a reader and less to a small model;
+//! `Code: E-17; Meaning: High pressure; Remedy: Clean the filter` says what the table says.
+
+use crate::retrieve::sentences;
+
+/// The statements of a passage in reading order.
+pub(super) fn statements(passage: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut prose = String::new();
+    let mut table: Vec<&str> = Vec::new();
+    for line in passage.lines() {
+        if line.trim_start().starts_with('|') {
+            flush_prose(&mut prose, &mut all);
+            table.push(line);
+        } else {
+            flush_table(&mut table, &mut all);
+            prose.push_str(line);
+            prose.push('\n');
+        }
+    }
+    flush_table(&mut table, &mut all);
+    flush_prose(&mut prose, &mut all);
+    all
+}
+
+fn flush_prose(prose: &mut String, all: &mut Vec<String>) {
+    all.extend(sentences(prose).into_iter().map(str::to_owned));
+    prose.clear();
+}
+
+fn flush_table(table: &mut Vec<&str>, all: &mut Vec<String>) {
+    let lines = std::mem::take(table);
+    // The rule under the first row says that it is the head. A head can come again where chunks were joined.
+    let is_head = |i: usize| lines.get(i + 1).is_some_and(|next| is_rule(next));
+    let mut head: Vec<&str> = Vec::new();
+    for (i, line) in lines.iter().enumerate() {
+        if is_head(i) {
+            head = cells(line);
+        } else if !is_rule(line) {
+            all.extend(row(&head, &cells(line)));
+        }
+    }
+}
+
+/// A row as one statement; `None` when it is empty.
+fn row(head: &[&str], cells: &[&str]) -> Option<String> {
+    let say = |(i, cell): (usize, &&str)| match head.get(i) {
+        Some(name) if !name.is_empty() => format!("{name}: {cell}"),
+        _ => (*cell).to_owned(),
+    };
+    let said: Vec<String> = cells.iter().enumerate().filter(|(_, cell)| !cell.is_empty()).map(say).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Whether a line is the rule between a table's head and body, such as `|---|:--:|`.
+fn is_rule(line: &str) -> bool {
+    line.contains("--") && line.chars().all(|c| matches!(c, '|' | '-' | ':' | ' '))
+}
+
+/// The cells of a row, trimmed; `\|` is a bar inside a cell.
+fn cells(line: &str) -> Vec<&str> {
+    let line = line.trim();
+    let line = line.strip_prefix('|').unwrap_or(line);
+    let line = if line.ends_with("\\|") { line } else { line.strip_suffix('|').unwrap_or(line) };
+    let mut cells = Vec::new();
+    let mut start = 0;
+    for (at, _) in line.match_indices('|') {
+        if !line[..at].ends_with('\\') {
+            cells.push(line[start..at].trim());
+            start = at + 1;
+        }
+    }
+    cells.push(line[start..].trim());
+    cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::statements;
+
+    #[test]
+    fn rows_are_said_with_their_heads() {
+        let passage = "Faults of the circuit. Read on.\n\n| Code | Meaning | Remedy |\n|---|:--:|---|\n| E-17 | High pressure | Clean the filter |\n| E-18 | | Call \\| write |\n\nDone.";
+        assert_eq!(
+            statements(passage),
+            ["Faults of the circuit.", "Read on.", "Code: E-17; Meaning: High pressure; Remedy: Clean the filter", "Code: E-18; Remedy: Call \\| write", "Done."]
+        );
+    }
+
+    #[test]
+    fn rows_without_a_head_and_heads_that_come_again() {
+        assert_eq!(statements("| a | b |\n| c |"), ["a; b", "c"]);
+        assert_eq!(statements("| H |\n|--|\n| a |\n| H |\n|--|\n| b |"), ["H: a", "H: b"]);
+        assert!(statements("|\n||\n|--|").is_empty());
+    }
+}
