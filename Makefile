@@ -49,7 +49,7 @@ deny: tools ## Check licences, sources and duplicates, and advisories where a da
 	@$(SETUP)/deny.sh
 
 bench: setup build ## Measure (see benches/)
-	@VADEMECUM_CACHE="$(CACHE)" cargo bench --package vademecum-benches $(ARGS)
+	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench main-job $(ARGS)
 
 doc: ## Build the documentation of the crate and its rooms
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum

@@ -120,7 +120,7 @@ convert() {
     local type=$1 out=$CACHE/models/$2
     say "converting all-MiniLM-L6-v2 into $out ($type)"
     rm -f "$out.new"
-    env -u VADEMECUM_CACHE "${CARGO_TARGET_DIR:-target}/release/vademecum" model convert "$CACHE/models/minilm" --out "$out.new" --type "$type" >&2 9>&- ||
+    env -u VADEMECUM_CACHE "${CARGO_TARGET_DIR:-target}/release/vademecum" model convert "$CACHE/models/minilm" --out "$out.new" --type "$type" >/dev/null 9>&- ||
         die "vademecum model convert failed (its own words are above)"
     [ -s "$out.new" ] || die "vademecum model convert wrote nothing to $out.new"
     # A daemon may have the old file mapped: replaced by name, never written over.

@@ -3,8 +3,8 @@
 //! Sentences are scored by the cosine of their vectors with the question's plus the share of the question's terms that they
 //! hold. Vectors are kept for the next question: people ask about the same pages.
 
-use crate::embed::{EmbedError, Embedder};
 use super::statements::statements;
+use crate::embed::{EmbedError, Embedder};
 use crate::store::terms;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,12 +64,14 @@ impl Selector {
 
     /// The sentences of each passage, best first.
     pub(super) fn rank(&self, question: &str, passages: &[&str]) -> Result<Vec<Vec<Scored>>, EmbedError> {
-        let split: Vec<Vec<String>> = passages.iter().map(|passage| statements(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
+        let split: Vec<Vec<String>> =
+            passages.iter().map(|passage| statements(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
         let vectors = self.vectors(split.iter().flatten().map(String::as_str))?;
         let asked = self.embedder.embed_query(question)?.vector;
         let terms_asked: BTreeSet<String> = terms::analyze(question).terms.into_iter().collect();
         let score = |sentence: &str| {
-            let cosine = vectors.get(sentence).map_or(0.0, |vector| asked.iter().zip(vector.iter()).map(|(a, b)| a * b).sum::<f32>());
+            let cosine =
+                vectors.get(sentence).map_or(0.0, |vector| asked.iter().zip(vector.iter()).map(|(a, b)| a * b).sum::<f32>());
             cosine + OVERLAP_WEIGHT * overlap(&terms_asked, sentence)
         };
         let rank = |sentences: &Vec<String>| {
@@ -118,14 +120,16 @@ const PASSAGE_WEIGHT: f32 = 0.3;
 /// Of each passage what the model reads: the `count` best sentences of all passages together, each where it belongs.
 /// A passage without any gets an empty text.
 pub(super) fn best_of_all(ranked: &[Vec<Scored>], passage_scores: &[f32], count: usize) -> Vec<String> {
-    let weighted = |passage: usize, sentence: &Scored| sentence.score + PASSAGE_WEIGHT * passage_scores.get(passage).copied().unwrap_or(0.0);
-    let mut all: Vec<(usize, &Scored)> = ranked.iter().enumerate().flat_map(|(i, sentences)| sentences.iter().map(move |s| (i, s))).collect();
+    let weighted =
+        |passage: usize, sentence: &Scored| sentence.score + PASSAGE_WEIGHT * passage_scores.get(passage).copied().unwrap_or(0.0);
+    let mut all: Vec<(usize, &Scored)> =
+        ranked.iter().enumerate().flat_map(|(i, sentences)| sentences.iter().map(move |s| (i, s))).collect();
     all.sort_by(|a, b| weighted(b.0, b.1).total_cmp(&weighted(a.0, a.1)));
     all.truncate(count);
     let of = |passage: usize| {
         let mut chosen: Vec<&Scored> = all.iter().filter(|(i, _)| *i == passage).map(|(_, sentence)| *sentence).collect();
         chosen.sort_by_key(|sentence| sentence.at);
-        chosen.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join(" ")
+        chosen.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n")
     };
     (0..ranked.len()).map(of).collect()
 }
@@ -134,7 +138,7 @@ pub(super) fn best_of_all(ranked: &[Vec<Scored>], passage_scores: &[f32], count:
 pub(super) fn best(ranked: &[Scored], count: usize) -> String {
     let mut chosen: Vec<&Scored> = ranked.iter().take(count).collect();
     chosen.sort_by_key(|sentence| sentence.at);
-    chosen.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join(" ")
+    chosen.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n")
 }
 
 /// Share of the asked terms that a sentence holds.
@@ -151,8 +155,8 @@ mod tests {
     fn the_best_sentences_stand_in_reading_order() {
         let scored = |at, text: &str, score| Scored { at, text: text.to_owned(), score };
         let ranked = [scored(2, "c.", 0.9), scored(0, "a.", 0.5), scored(1, "b.", 0.1)];
-        assert_eq!(best(&ranked, 2), "a. c.");
-        assert_eq!(best(&ranked, 9), "a. b. c.");
+        assert_eq!(best(&ranked, 2), "a.\nc.");
+        assert_eq!(best(&ranked, 9), "a.\nb.\nc.");
         assert_eq!(best(&[], 2), "");
     }
 

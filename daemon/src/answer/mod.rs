@@ -223,8 +223,8 @@ impl Answerer {
             finish: "stop".into(),
             timings: Timings {
                 evidence_ms: millis(question.asked.elapsed()),
-                embed_ms: evidence.embed_ms,
-                search_ms: evidence.search_ms,
+                embed_ms: rounded(evidence.embed_ms),
+                search_ms: rounded(evidence.search_ms),
                 ..Timings::default()
             },
             usage: Usage::default(),
@@ -338,7 +338,7 @@ impl Answerer {
         timings.queue_ms = millis(completion.waited);
         timings.prefill_ms = millis(completion.prefill);
         let seconds = completion.decode.as_secs_f64();
-        timings.tokens_per_s = if seconds > 0.0 { completion.answer_tokens as f64 / seconds } else { 0.0 };
+        timings.tokens_per_s = if seconds > 0.0 { rounded(completion.answer_tokens as f64 / seconds) } else { 0.0 };
         answer.usage = Usage {
             passages: completion.passages_used,
             prompt_tokens: completion.prompt_tokens,
@@ -371,9 +371,14 @@ fn cite(n: usize, passage: &Passage, quote: String) -> Citation {
     }
 }
 
+/// A figure with three decimals.
+pub fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
 /// Milliseconds with three decimals.
 pub fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
+    rounded(duration.as_secs_f64() * 1e3)
 }
 
 /// Drops marks such as `[7]` that name no passage the model has read: a citation to nowhere is worse than none.
@@ -382,7 +387,10 @@ fn without_foreign_marks(text: &str, passages: usize) -> String {
     let mut rest = text;
     while let Some(open) = rest.find('[') {
         let (before, after) = rest.split_at(open);
-        let number = after[1..].split_once(']').map(|(inside, _)| inside).filter(|n| (1..=4).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()));
+        let number = after[1..]
+            .split_once(']')
+            .map(|(inside, _)| inside)
+            .filter(|n| (1..=4).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()));
         match number {
             Some(n) if !n.parse::<usize>().is_ok_and(|n| (1..=passages).contains(&n)) => {
                 out.push_str(before.trim_end_matches(' '));

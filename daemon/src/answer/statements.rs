@@ -85,7 +85,13 @@ mod tests {
         let passage = "Faults of the circuit. Read on.\n\n| Code | Meaning | Remedy |\n|---|:--:|---|\n| E-17 | High pressure | Clean the filter |\n| E-18 | | Call \\| write |\n\nDone.";
         assert_eq!(
             statements(passage),
-            ["Faults of the circuit.", "Read on.", "Code: E-17; Meaning: High pressure; Remedy: Clean the filter", "Code: E-18; Remedy: Call \\| write", "Done."]
+            [
+                "Faults of the circuit.",
+                "Read on.",
+                "Code: E-17; Meaning: High pressure; Remedy: Clean the filter",
+                "Code: E-18; Remedy: Call \\| write",
+                "Done."
+            ]
         );
     }
 

@@ -2,7 +2,7 @@
 
 pub mod wire;
 
-use crate::answer::{AnswerError, Answerer, Mode, Question, millis};
+use crate::answer::{AnswerError, Answerer, Mode, Question, rounded};
 use crate::config::{COLLECTION_RULE, collection_name_is_valid};
 use crate::engine::{EngineError, Sampling};
 use crate::ingest::{Change, IngestError, Outcome, Pipeline, Source};
@@ -19,6 +19,14 @@ pub const MAX_TOP_K: usize = 20;
 
 /// Documents in one page of a list.
 const LIST_PAGE: usize = 1000;
+
+/// A report in JSON, made when it is asked for.
+pub type ReportFn = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// A fresh id: 16 hexadecimal digits.
+pub fn new_id() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
 
 /// Why a request is refused: a word for programs, a sentence for people.
 pub type Problem = (ErrorCode, String);
@@ -78,7 +86,13 @@ impl Api {
     /// Joins the rooms.
     pub fn new(limits: Limits, answerer: Answerer, pipeline: Pipeline) -> Self {
         let counters = Arc::new(Counters::default());
-        Self { limits: Arc::new(limits), answerer, pipeline: Arc::new(pipeline), counters, ingesting: Arc::new(Semaphore::new(1)) }
+        Self {
+            limits: Arc::new(limits),
+            answerer,
+            pipeline: Arc::new(pipeline),
+            counters,
+            ingesting: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// What requests may ask for.
@@ -162,7 +176,8 @@ impl Api {
     /// A broken bound, an unknown collection, or the store's trouble.
     pub async fn search(&self, id: String, ask: &wire::Ask) -> Result<wire::SearchReply, Problem> {
         let question = self.question(ask, Instant::now())?;
-        let query = Query { text: question.text, collection: question.collection, filter: question.filter, top_k: question.top_k };
+        let query =
+            Query { text: question.text, collection: question.collection, filter: question.filter, top_k: question.top_k };
         let retriever = self.answerer.retriever().clone();
         let retrieval = blocking(move || retriever.search(&query)).await?.map_err(|e| (code_of_retrieval(&e), e.to_string()))?;
         Ok(search_reply(id, retrieval, self.answerer.threshold()))
@@ -179,7 +194,14 @@ impl Api {
             (None, Some(text)) => text.into_bytes(),
             _ => return Err((ErrorCode::BadRequest, "a document has either text or data".to_owned())),
         };
-        let source = Source { id: put.document.clone(), name: put.document, media_type: put.media_type, bytes, title: put.title, tags: put.tags };
+        let source = Source {
+            id: put.document.clone(),
+            name: put.document,
+            media_type: put.media_type,
+            bytes,
+            title: put.title,
+            tags: put.tags,
+        };
         let _one = self.ingesting.acquire().await;
         let (pipeline, into) = (Arc::clone(&self.pipeline), collection.clone());
         let outcome = blocking(move || pipeline.put(&into, source)).await?.map_err(|e| (code_of_ingest(&e), e.to_string()))?;
@@ -203,7 +225,8 @@ impl Api {
     pub async fn list(&self, id: String, list: &wire::List) -> Result<wire::ListReply, Problem> {
         let collection = list.collection.as_deref().map(|name| self.collection(Some(name))).transpose()?;
         let store = self.pipeline.store().clone();
-        let documents = blocking(move || store.documents(collection.as_deref())).await?.map_err(|e| (ErrorCode::Storage, e.to_string()))?;
+        let documents =
+            blocking(move || store.documents(collection.as_deref())).await?.map_err(|e| (ErrorCode::Storage, e.to_string()))?;
         let total = documents.len();
         let (skip, limit) = (list.skip.unwrap_or(0), list.limit.unwrap_or(LIST_PAGE).min(LIST_PAGE));
         Ok(wire::ListReply { id, documents: documents.into_iter().skip(skip).take(limit).collect(), total })
@@ -256,8 +279,8 @@ pub fn search_reply(id: String, retrieval: crate::retrieve::Retrieval, threshold
         id,
         found: !retrieval.passages.is_empty() && retrieval.confidence >= threshold,
         confidence: retrieval.confidence,
-        embed_ms: millis(Duration::from_secs_f64(retrieval.embed_ms.max(0.0) / 1e3)),
-        search_ms: millis(Duration::from_secs_f64(retrieval.search_ms.max(0.0) / 1e3)),
+        embed_ms: rounded(retrieval.embed_ms),
+        search_ms: rounded(retrieval.search_ms),
         passages: retrieval.passages.into_iter().enumerate().map(passage).collect(),
     }
 }
@@ -265,7 +288,10 @@ pub fn search_reply(id: String, retrieval: crate::retrieve::Retrieval, threshold
 fn check_filter(filter: &BTreeMap<String, Vec<String>>) -> Result<(), Problem> {
     let values: usize = filter.values().map(Vec::len).sum();
     if filter.len() > 16 || values > 256 || filter.values().any(Vec::is_empty) {
-        return Err((ErrorCode::BadRequest, "a filter has at most 16 keys and 256 values, and at least one value for each key".into()));
+        return Err((
+            ErrorCode::BadRequest,
+            "a filter has at most 16 keys and 256 values, and at least one value for each key".into(),
+        ));
     }
     Ok(())
 }

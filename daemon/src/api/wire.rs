@@ -44,7 +44,9 @@ impl Encoding {
     /// What is wrong with the payload.
     pub fn decode<T: DeserializeOwned>(self, payload: &[u8]) -> Result<T, String> {
         match self {
-            Self::Json => serde_json::from_slice(payload).map_err(|e| format!("the payload is not the JSON object this topic takes: {e}")),
+            Self::Json => {
+                serde_json::from_slice(payload).map_err(|e| format!("the payload is not the JSON object this topic takes: {e}"))
+            }
             Self::Cbor => ciborium::de::from_reader_with_recursion_limit(payload, 64)
                 .map_err(|e| format!("the payload is not the CBOR map this topic takes: {e}")),
         }
@@ -395,7 +397,8 @@ mod tests {
 
     #[test]
     fn requests_are_forgiving_in_form_and_strict_in_bounds() {
-        let ask: Ask = Encoding::Json.decode(br#"{"id":7,"question":"q","filter":{"a":"x","b":["y","z"]},"extra":true}"#).expect("decodes");
+        let ask: Ask =
+            Encoding::Json.decode(br#"{"id":7,"question":"q","filter":{"a":"x","b":["y","z"]},"extra":true}"#).expect("decodes");
         assert_eq!(ask.id.as_deref(), Some("7"));
         assert_eq!(ask.filter["a"], ["x"]);
         assert_eq!(ask.filter["b"], ["y", "z"]);
@@ -407,7 +410,8 @@ mod tests {
 
     #[test]
     fn both_encodings_carry_the_same() {
-        let ask = Ask { id: Some("a".into()), question: "Größe?".into(), max_tokens: Some(5), stream: Some(true), ..Ask::default() };
+        let ask =
+            Ask { id: Some("a".into()), question: "Größe?".into(), max_tokens: Some(5), stream: Some(true), ..Ask::default() };
         for encoding in [Encoding::Json, Encoding::Cbor] {
             let bytes = encoding.encode(&ask).expect("encodes");
             assert_eq!(Encoding::of(&bytes, None), Some(encoding));

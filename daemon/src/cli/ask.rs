@@ -2,10 +2,10 @@
 
 use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime};
 use crate::answer::{Answer, Citation, Mode};
+use crate::api::new_id;
 use crate::api::wire::{self, Encoding};
 use crate::config::Config;
 use crate::mqtt::connection::{Connection, Notice, Outgoing, Properties, Sender};
-use crate::mqtt::new_id;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -78,7 +78,10 @@ impl Asking<'_> {
         let conversation = Conversation { asking: self, connection, sender, base, answers, state };
         match tokio::time::timeout(self.patience, conversation.run(ask)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::Other(format!("no answer within {} s; ask with a longer --timeout, or look at the daemon's log", self.patience.as_secs()))),
+            Err(_) => Err(Failure::Other(format!(
+                "no answer within {} s; ask with a longer --timeout, or look at the daemon's log",
+                self.patience.as_secs()
+            ))),
         }
     }
 }
@@ -112,7 +115,8 @@ impl Conversation<'_> {
                     if let Some(delta) = value.get("delta").and_then(serde_json::Value::as_str) {
                         printer.delta(delta);
                     } else if value.get("answer").is_some() {
-                        let reply: wire::AnswerReply = serde_json::from_value(value).map_err(|e| Failure::Other(e.to_string()))?;
+                        let reply: wire::AnswerReply =
+                            serde_json::from_value(value).map_err(|e| Failure::Other(e.to_string()))?;
                         if self.asking.json {
                             print_json(&reply)?;
                         } else {
@@ -139,7 +143,9 @@ impl Conversation<'_> {
             loop {
                 match self.connection.next().await {
                     Notice::Message(message) if message.topic == self.state => return Ok(&message.payload[..] == b"online"),
-                    Notice::SubscriptionRefused => return Err("the broker refuses the subscription to the reply topic".to_owned()),
+                    Notice::SubscriptionRefused => {
+                        return Err("the broker refuses the subscription to the reply topic".to_owned());
+                    }
                     Notice::Disconnected(reason) => {
                         refused += 1;
                         // The second attempt may speak the other version of the protocol.
@@ -151,10 +157,15 @@ impl Conversation<'_> {
                 }
             }
         };
-        let start = format!("start it with `vademecum run --node {}`, or name another with --node", self.asking.config.node_name());
+        let start =
+            format!("start it with `vademecum run --node {}`, or name another with --node", self.asking.config.node_name());
         match tokio::time::timeout(PRESENCE, online).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(Failure::Other(format!("the node is offline: {} = offline; {start}", self.state))),
+            Ok(Err(reason)) if reason.contains("return code") => {
+                let remedy = "check mqtt.username and mqtt.password_file, and the broker's rules";
+                Err(Failure::Other(format!("the broker on {}:{} refuses us: {reason}; {remedy}", broker.host, broker.port)))
+            }
             Ok(Err(reason)) => {
                 let remedy = format!("start the daemon (`vademecum run`) or name the broker with --broker; reason: {reason}");
                 Err(Failure::Other(format!("no broker answers on {}:{}; {remedy}", broker.host, broker.port)))

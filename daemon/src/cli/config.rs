@@ -13,6 +13,13 @@ pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
     for (key, origin) in &loaded.origins {
         print_line(&format!("# {key}: {origin}"));
     }
+    let config = &loaded.config;
+    print_line(&format!("# node in use: {}", config.node_name()));
+    for (what, path) in
+        [("data directory", config.data_dir()), ("generator", config.generator_path()), ("embedder", config.embedder_path())]
+    {
+        print_line(&format!("# {what} in use: {}", path.display()));
+    }
     print_line(text.trim_end());
     Ok(ExitCode::SUCCESS)
 }

@@ -2,10 +2,10 @@
 
 use super::ask::Asking;
 use super::{Common, Failure, Outcome, print_line, runtime};
+use crate::api::new_id;
 use crate::api::wire;
 use crate::config::{Config, load};
 use crate::http::Client;
-use crate::mqtt::new_id;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -38,9 +38,14 @@ impl Drop for Daemon {
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
     let questions_file = args.manual.join("questions.txt");
-    let questions = std::fs::read_to_string(&questions_file)
-        .map_err(|e| Failure::Other(format!("cannot read {}: {e}; run it from the repository, or name the folder with --manual", questions_file.display())))?;
-    let questions: Vec<&str> = questions.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let questions = std::fs::read_to_string(&questions_file).map_err(|e| {
+        Failure::Other(format!(
+            "cannot read {}: {e}; run it from the repository, or name the folder with --manual",
+            questions_file.display()
+        ))
+    })?;
+    let questions: Vec<&str> =
+        questions.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     let config = configuration(common, args)?;
 
     let started = Instant::now();
@@ -109,8 +114,19 @@ async fn ready(config: &Config, mut daemon: Daemon) -> Result<Daemon, Failure> {
 }
 
 impl Daemon {
-    fn run(self, runtime: &tokio::runtime::Runtime, config: &Config, args: &Args, questions: &[&str], started: Instant) -> Outcome {
-        print_line(&format!("daemon up after {:.2} s, embedded broker on {}", started.elapsed().as_secs_f64(), config.broker.listen));
+    fn run(
+        self,
+        runtime: &tokio::runtime::Runtime,
+        config: &Config,
+        args: &Args,
+        questions: &[&str],
+        started: Instant,
+    ) -> Outcome {
+        print_line(&format!(
+            "daemon up after {:.2} s, embedded broker on {}",
+            started.elapsed().as_secs_f64(),
+            config.broker.listen
+        ));
         let ingest = Command::new(std::env::current_exe().map_err(|e| Failure::Other(e.to_string()))?)
             .args(["ingest", "--config", "/dev/null"])
             .arg("--set")
@@ -126,12 +142,17 @@ impl Daemon {
         let mut as_expected = true;
         for (i, question) in questions.iter().enumerate() {
             print_line(&format!("\n{question}"));
-            let ask = wire::Ask { id: Some(new_id()), question: (*question).to_owned(), stream: Some(true), ..wire::Ask::default() };
+            let ask =
+                wire::Ask { id: Some(new_id()), question: (*question).to_owned(), stream: Some(true), ..wire::Ask::default() };
             let answer = runtime.block_on(asking.ask(&ask))?;
             let answerable = i + 1 < questions.len();
             if answer.found != answerable {
                 as_expected = false;
-                print_line(&format!("  unexpected: found is {}, the manual {} this", answer.found, if answerable { "answers" } else { "does not answer" }));
+                print_line(&format!(
+                    "  unexpected: found is {}, the manual {} this",
+                    answer.found,
+                    if answerable { "answers" } else { "does not answer" }
+                ));
             }
         }
         Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })

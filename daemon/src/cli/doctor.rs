@@ -1,12 +1,12 @@
 //! `vademecum doctor`: checks the installation; each line ok, warn or fail with a remedy.
 
 use super::{Common, Outcome, print_json, print_line, runtime};
+use crate::api::new_id;
 use crate::config::{Config, Loaded};
 use crate::gguf::{Gguf, Kind, Pooling};
 use crate::http::Client;
 use crate::llama::{available_memory, check_fits};
 use crate::mqtt::connection::{Connection, Notice};
-use crate::mqtt::new_id;
 use crate::service::{connection_options, open_store};
 use crate::store::StoreError;
 use crate::tune::Topology;
@@ -92,9 +92,11 @@ fn cores() -> Check {
     let topology = Topology::detect();
     let detail = format!("{} usable of {} allowed", topology.usable(), topology.allowed.len());
     match topology.quota {
-        Some(quota) if quota < 1.0 => {
-            Check::warn("cores", format!("{detail}, CPU quota {quota:.2}"), "less than one core makes answers slow: raise CPUQuota= or the container's limit")
-        }
+        Some(quota) if quota < 1.0 => Check::warn(
+            "cores",
+            format!("{detail}, CPU quota {quota:.2}"),
+            "less than one core makes answers slow: raise CPUQuota= or the container's limit",
+        ),
         _ => Check::ok("cores", detail),
     }
 }
@@ -127,7 +129,11 @@ fn disk(config: &Config) -> Check {
 fn clock() -> Check {
     let installed = std::env::current_exe().and_then(|path| path.metadata()).and_then(|meta| meta.modified());
     if installed.is_ok_and(|installed| SystemTime::now() < installed) {
-        return Check::warn("clock", "it is set to before this program was installed", "set it (timedatectl set-ntp true): TLS and deadlines depend on it");
+        return Check::warn(
+            "clock",
+            "it is set to before this program was installed",
+            "set it (timedatectl set-ntp true): TLS and deadlines depend on it",
+        );
     }
     Check::ok("clock", "plausible")
 }
@@ -139,13 +145,21 @@ fn permissions(config: &Config) -> Check {
     }
     if rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
         let user = rustix::process::geteuid().as_raw();
-        return Check::fail("permissions", format!("user {user} may not write to {}", dir.display()), "run as the service's user, or change the owner of the directory");
+        return Check::fail(
+            "permissions",
+            format!("user {user} may not write to {}", dir.display()),
+            "run as the service's user, or change the owner of the directory",
+        );
     }
     let password = &config.mqtt.password_file;
     if let Ok(meta) = password.metadata()
         && meta.permissions().mode() & 0o004 != 0
     {
-        return Check::warn("permissions", format!("everybody may read {}", password.display()), format!("chmod 640 {}", password.display()));
+        return Check::warn(
+            "permissions",
+            format!("everybody may read {}", password.display()),
+            format!("chmod 640 {}", password.display()),
+        );
     }
     Check::ok("permissions", format!("{} is writable", dir.display()))
 }
@@ -158,11 +172,23 @@ fn generator(config: &Config) -> Check {
         Err(error) => return Check::fail("generator", error.to_string(), remedy),
     };
     if gguf.kind() != Kind::Generator {
-        return Check::fail("generator", format!("{} is a {} model, not a generator", path.display(), gguf.architecture()), remedy);
+        return Check::fail(
+            "generator",
+            format!("{} is a {} model, not a generator", path.display(), gguf.architecture()),
+            remedy,
+        );
     }
     let context = config.model.context.min(gguf.context_length().map_or(u32::MAX, |n| n as u32));
     match check_fits(&gguf, context, crate::engine::PREFILL_STEP as u32, &available_memory()) {
-        Ok(bytes) => Check::ok("generator", format!("{} ({} MiB mapped, {} MiB of own memory at context {context})", path.display(), gguf.file_bytes() >> 20, bytes >> 20)),
+        Ok(bytes) => Check::ok(
+            "generator",
+            format!(
+                "{} ({} MiB mapped, {} MiB of own memory at context {context})",
+                path.display(),
+                gguf.file_bytes() >> 20,
+                bytes >> 20
+            ),
+        ),
         Err(error) => Check::fail("generator", error.to_string(), "use a smaller model or a smaller model.context"),
     }
 }
@@ -198,7 +224,11 @@ fn store(config: &Config, daemon: Option<&serde_json::Value>) -> Check {
         })
     };
     match (mismatch(), store.collections()) {
-        (Ok(Some(name)), _) => Check::fail("store", format!("it was made with another embedder, {name}"), "use that embedder, or run `vademecum ingest --re-embed`"),
+        (Ok(Some(name)), _) => Check::fail(
+            "store",
+            format!("it was made with another embedder, {name}"),
+            "use that embedder, or run `vademecum ingest --re-embed`",
+        ),
         (Ok(None), Ok(collections)) => {
             let documents: u64 = collections.iter().map(|c| c.documents).sum();
             Check::ok("store", format!("{} collections, {documents} documents", collections.len()))
@@ -216,13 +246,20 @@ async fn broker(config: &Config, daemon_runs: bool) -> Check {
     if config.mqtt.broker.is_empty() && !daemon_runs {
         return match std::net::TcpListener::bind(&place) {
             Ok(_) => Check::ok("broker", format!("embedded, {place} is free")),
-            Err(error) => Check::fail("broker", format!("{place}: {error}"), format!("a broker that runs there already is used with mqtt.broker = \"mqtt://{place}\"; or choose another broker.listen")),
+            Err(error) => Check::fail(
+                "broker",
+                format!("{place}: {error}"),
+                format!(
+                    "a broker that runs there already is used with mqtt.broker = \"mqtt://{place}\"; or choose another broker.listen"
+                ),
+            ),
         };
     }
     let connected = async {
         let mut options = connection_options(config).map_err(|e| e.to_string())?;
         options.client_id = format!("vademecum-doctor-{}", new_id());
-        let (mut connection, _sender) = Connection::new(options, vec![format!("{}/state", config.topic_base())]).map_err(|e| e.to_string())?;
+        let (mut connection, _sender) =
+            Connection::new(options, vec![format!("{}/state", config.topic_base())]).map_err(|e| e.to_string())?;
         let mut version = "";
         let mut failures = 0;
         loop {
@@ -254,5 +291,9 @@ async fn broker(config: &Config, daemon_runs: bool) -> Check {
 fn temperature() -> Option<Check> {
     let celsius = crate::service::temperature_c()?;
     let detail = format!("{celsius:.0} °C");
-    Some(if celsius > 80.0 { Check::warn("temperature", detail, "the board slows itself down above 80 °C: add a heat sink or a fan") } else { Check::ok("temperature", detail) })
+    Some(if celsius > 80.0 {
+        Check::warn("temperature", detail, "the board slows itself down above 80 °C: add a heat sink or a fan")
+    } else {
+        Check::ok("temperature", detail)
+    })
 }

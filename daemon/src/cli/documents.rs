@@ -59,7 +59,8 @@ async fn fetch(config: &Config, collection: Option<&str>) -> Result<Option<Vec<D
     let Some(mut client) = Client::connect(&config.control_socket()).await? else { return Ok(None) };
     let mut documents = Vec::new();
     loop {
-        let request = wire::List { collection: collection.map(str::to_owned), skip: Some(documents.len()), ..wire::List::default() };
+        let request =
+            wire::List { collection: collection.map(str::to_owned), skip: Some(documents.len()), ..wire::List::default() };
         let page: wire::ListReply = client.post("documents/list", &request).await?;
         let (total, got) = (page.total, page.documents.len());
         documents.extend(page.documents);
@@ -70,7 +71,11 @@ async fn fetch(config: &Config, collection: Option<&str>) -> Result<Option<Vec<D
 }
 
 fn delete(config: &Config, common: &Common, ids: &[String]) -> Outcome {
-    let request = |id: &String| wire::Delete { document: id.clone(), collection: Some(config.collection.clone()), ..wire::Delete::default() };
+    let request = |id: &String| wire::Delete {
+        document: id.clone(),
+        collection: Some(config.collection.clone()),
+        ..wire::Delete::default()
+    };
     let over_socket = runtime()?.block_on(async {
         let Some(mut client) = Client::connect(&config.control_socket()).await? else { return Ok::<_, Failure>(None) };
         let mut deleted = Vec::new();
@@ -89,12 +94,25 @@ fn delete(config: &Config, common: &Common, ids: &[String]) -> Outcome {
         }
     };
     if common.json {
-        let list: Vec<_> = ids.iter().zip(&deleted).map(|(document, deleted)| serde_json::json!({ "document": document, "deleted": deleted })).collect();
+        let list: Vec<_> = ids
+            .iter()
+            .zip(&deleted)
+            .map(|(document, deleted)| serde_json::json!({ "document": document, "deleted": deleted }))
+            .collect();
         print_json(&list)?;
     }
     let missing: Vec<&str> = ids.iter().zip(&deleted).filter(|(_, deleted)| !**deleted).map(|(id, _)| id.as_str()).collect();
+    if !common.json {
+        for (id, _) in ids.iter().zip(&deleted).filter(|(_, deleted)| **deleted) {
+            print_line(&format!("deleted {id}"));
+        }
+    }
     if missing.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Failure::Other(format!("no document {} in collection {}; `vademecum documents list` shows the ids", missing.join(", "), config.collection)))
+    Err(Failure::Other(format!(
+        "no document {} in collection {}; `vademecum documents list` shows the ids",
+        missing.join(", "),
+        config.collection
+    )))
 }

@@ -1,10 +1,10 @@
 //! `vademecum eval`: retrieval and answers on a labelled set in BEIR format.
 
 use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runtime};
+use crate::api::new_id;
 use crate::config::Config;
 use crate::eval::{self, AnswerReport, Asking, Dataset, Report};
 use crate::ingest::Source;
-use crate::mqtt::new_id;
 use crate::service::Rooms;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -48,7 +48,12 @@ impl Drop for Scratch {
 pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     let dataset = Dataset::read(&args.dir).map_err(|e| Failure::Other(e.to_string()))?;
     let scratch = Scratch(std::env::temp_dir().join(format!("vademecum-eval-{}", new_id())));
-    let config = Config { data_dir: scratch.0.clone(), embedder: crate::config::Embedder { path: config.embedder_path(), ..config.embedder.clone() }, model: crate::config::Model { generator: config.generator_path(), ..config.model.clone() }, ..config.clone() };
+    let config = Config {
+        data_dir: scratch.0.clone(),
+        embedder: crate::config::Embedder { path: config.embedder_path(), ..config.embedder.clone() },
+        model: crate::config::Model { generator: config.generator_path(), ..config.model.clone() },
+        ..config.clone()
+    };
     let rooms = Rooms::open(&config)?;
     let bar = progress_bar(dataset.documents.len() as u64, "{bar:30} {pos}/{len} documents ({elapsed} gone, {eta} left)");
     let mut ingest = |document: &eval::LabelledDocument| {
@@ -63,7 +68,8 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         bar.inc(1);
         rooms.pipeline.put(&config.collection, source).map(|outcome| outcome.chunks).map_err(|e| e.to_string())
     };
-    let retrieval = eval::measure(&dataset, &rooms.retriever, &config.collection, &mut ingest).map_err(|e| Failure::Other(e.to_string()))?;
+    let retrieval =
+        eval::measure(&dataset, &rooms.retriever, &config.collection, &mut ingest).map_err(|e| Failure::Other(e.to_string()))?;
     bar.finish_and_clear();
     let answers = if args.answers { Some(answers(&config, args, &dataset, &rooms)?) } else { None };
     let whole = Whole { retrieval, answers };
@@ -94,7 +100,8 @@ fn answers(config: &Config, args: &Args, dataset: &Dataset, rooms: &Rooms) -> Re
             eprintln!("Q: {question}\nA: {} [found {}, confidence {:.2}]\n", answer.answer, answer.found, answer.confidence);
         }
     };
-    let report = runtime()?.block_on(eval::answer(dataset, &answerer, &asking, &mut each)).map_err(|e| Failure::Other(e.to_string()))?;
+    let report =
+        runtime()?.block_on(eval::answer(dataset, &answerer, &asking, &mut each)).map_err(|e| Failure::Other(e.to_string()))?;
     bar.finish_and_clear();
     Ok(report)
 }
@@ -102,8 +109,14 @@ fn answers(config: &Config, args: &Args, dataset: &Dataset, rooms: &Rooms) -> Re
 fn show(whole: &Whole) {
     let r = &whole.retrieval;
     print_line(&format!("{}: {} documents, {} chunks, {} queries", r.dataset, r.documents, r.chunks, r.queries));
-    print_line(&format!("  nDCG@10 {:.4}   recall@5 {:.4}   recall@100 {:.4}   MRR {:.4}", r.ndcg_at_10, r.recall_at_5, r.recall_at_100, r.mrr));
-    print_line(&format!("  ingest {:.1} chunks/s   query p50 {:.1} ms, p95 {:.1} ms", r.ingest_chunks_per_s, r.query_ms_p50, r.query_ms_p95));
+    print_line(&format!(
+        "  nDCG@10 {:.4}   recall@5 {:.4}   recall@100 {:.4}   MRR {:.4}",
+        r.ndcg_at_10, r.recall_at_5, r.recall_at_100, r.mrr
+    ));
+    print_line(&format!(
+        "  ingest {:.1} chunks/s   query p50 {:.1} ms, p95 {:.1} ms",
+        r.ingest_chunks_per_s, r.query_ms_p50, r.query_ms_p95
+    ));
     if let Some(a) = &whole.answers {
         print_line(&format!(
             "  {} answers: exact {:.3}   F1 {:.3}   contains {:.3}   contained or quoted {:.3}   abstained {:.3}",

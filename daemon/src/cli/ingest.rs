@@ -90,7 +90,12 @@ fn ingest(config: &Config, args: &Args) -> Result<Summary, Failure> {
     Ok(summary)
 }
 
-fn source(entry: &Entry, args: &Args, tags: &std::collections::BTreeMap<String, String>, limit: u64) -> Result<Source, IngestError> {
+fn source(
+    entry: &Entry,
+    args: &Args,
+    tags: &std::collections::BTreeMap<String, String>,
+    limit: u64,
+) -> Result<Source, IngestError> {
     let mut source = load(entry, limit)?;
     source.tags.clone_from(tags);
     source.title.clone_from(&args.title);
@@ -106,6 +111,7 @@ fn open(config: &Config) -> Result<Library, Failure> {
     if let Some(client) = runtime.block_on(Client::connect(&config.control_socket()))? {
         return Ok(Library::Daemon(client, runtime));
     }
+    eprintln!("no daemon runs on {}: writing to the library there", config.data_dir().display());
     Ok(Library::Store(Box::new(Rooms::open(config)?.pipeline)))
 }
 
@@ -157,7 +163,10 @@ fn ingested(outcome: PutOutcome) -> Ingested {
 
 /// Puts every document again whose source the store keeps. Interrupted, it can simply be started again.
 fn re_embed(config: &Config) -> Result<Summary, Failure> {
-    let store = crate::service::open_store(config)?;
+    let store = crate::service::open_store(config).map_err(|e| match e {
+        ServiceError::Store(crate::store::StoreError::Locked { .. }) => Failure::Other(format!("{e}: stop the daemon first")),
+        e => e.into(),
+    })?;
     let embedder = crate::service::open_embedder(config)?;
     let failed = |e: crate::store::StoreError| Failure::from(ServiceError::from(e));
     let documents = store.kept().map_err(failed)?;

@@ -35,6 +35,7 @@ struct Cli {
 
 /// Settings that every command takes; each wins over environment and file.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
 struct Common {
     /// Configuration file [default: /etc/vademecum/vademecum.toml when it exists]
     #[arg(long, global = true, value_name = "FILE")]
@@ -183,7 +184,12 @@ impl Common {
 /// A runtime for commands: one thread polls, others do what blocks.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(1).max_blocking_threads(8).enable_all().build().map_err(|e| Failure::Other(format!("cannot start: {e}")))
+    builder
+        .worker_threads(1)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Other(format!("cannot start: {e}")))
 }
 
 /// Prints a value as JSON on one line.

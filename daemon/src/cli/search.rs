@@ -62,7 +62,11 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
             }
         }
         let verdict = if reply.found { "holds an answer" } else { "does not hold an answer" };
-        print_line(&format!("({:.1} ms; the library probably {verdict}: confidence {:.2})", reply.embed_ms + reply.search_ms, reply.confidence));
+        print_line(&format!(
+            "({:.1} ms; the library probably {verdict}: confidence {:.2})",
+            reply.embed_ms + reply.search_ms,
+            reply.confidence
+        ));
     }
     Ok(if reply.found { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
 }

@@ -33,8 +33,10 @@ pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, fl
     if let Some(path) = file {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
-        let table: Table =
-            text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax { path: shown.clone(), message: e.to_string().trim_end().to_owned() })?;
+        let table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax {
+            path: shown.clone(),
+            message: e.to_string().trim_end().to_owned(),
+        })?;
         merge_file(&mut merged, &defaults, &table, "", &shown, &mut origins)?;
     }
     for (name, value) in env {
@@ -43,7 +45,7 @@ pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, fl
         }
     }
     for (key, value) in flags {
-        let origin = format!("flag for {key}");
+        let origin = "command line".to_owned();
         set_from_text(&mut merged, &defaults, key, value, &origin, &mut origins)?;
     }
 
@@ -124,10 +126,13 @@ fn set_from_text(
         Some(section) => schema.get(section).and_then(|s| s.get(leaf)),
         None => schema.get(leaf),
     };
-    let known = known.ok_or_else(|| ConfigError::UnknownKey { origin: origin.into(), key: dotted.into(), remedy: remedy_for(dotted) })?;
+    let known =
+        known.ok_or_else(|| ConfigError::UnknownKey { origin: origin.into(), key: dotted.into(), remedy: remedy_for(dotted) })?;
     let parsed = match known {
         Value::String(_) => Value::String(text.to_owned()),
-        Value::Array(_) => Value::Array(text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| Value::String(s.into())).collect()),
+        Value::Array(_) => {
+            Value::Array(text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| Value::String(s.into())).collect())
+        }
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| bad(format!("is `{text}`; write true or false")))?),
         Value::Integer(_) => Value::Integer(text.parse().map_err(|_| bad(format!("is `{text}`; write a whole number")))?),
         Value::Float(_) => Value::Float(text.parse().map_err(|_| bad(format!("is `{text}`; write a number")))?),

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// Where the daemon looks for its configuration when `--config` is not given.
 pub const SYSTEM_CONFIG: &str = "/etc/vademecum/vademecum.toml";
 
+/// Largest payload that the embedded broker carries: its largest packet less topic and properties.
+const EMBEDDED_MAX_PAYLOAD: usize = 8 * 1024 * 1024 - 128 * 1024;
+
 /// What can be wrong with a configuration; each message names the place, the key and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -352,13 +355,16 @@ impl BrokerUrl {
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '@', '?', '#', ' ']) {
-            return Err(format!("is `{text}`; only host and port may follow the scheme (user name and password have keys of their own)"));
+            return Err(format!(
+                "is `{text}`; only host and port may follow the scheme (user name and password have keys of their own)"
+            ));
         }
         let bad_port = |port: &str| format!("has the port `{port}`; write a number from 1 to 65535");
         let parse_port = |port: &str| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| bad_port(port));
         let default_port = if tls { 8883 } else { 1883 };
         let (host, port) = if let Some(v6) = rest.strip_prefix('[') {
-            let (host, tail) = v6.split_once(']').ok_or_else(|| format!("is `{text}`; the bracket of the IPv6 address is not closed"))?;
+            let (host, tail) =
+                v6.split_once(']').ok_or_else(|| format!("is `{text}`; the bracket of the IPv6 address is not closed"))?;
             (host, tail.strip_prefix(':').map(parse_port).transpose()?)
         } else {
             match rest.rsplit_once(':') {
@@ -390,7 +396,8 @@ impl Config {
     /// What is wrong with the address.
     pub fn broker_url(&self) -> Result<BrokerUrl, String> {
         if self.mqtt.broker.is_empty() {
-            let listen: SocketAddr = self.broker.listen.parse().map_err(|_| format!("`{}` is not address:port", self.broker.listen))?;
+            let listen: SocketAddr =
+                self.broker.listen.parse().map_err(|_| format!("`{}` is not address:port", self.broker.listen))?;
             return Ok(BrokerUrl { host: listen.ip().to_string(), port: listen.port(), tls: false });
         }
         BrokerUrl::parse(&self.mqtt.broker)
@@ -433,11 +440,18 @@ impl Config {
         if !configured.as_os_str().is_empty() {
             return configured.to_owned();
         }
-        let cache = std::env::var_os("VADEMECUM_MODELS").map(PathBuf::from).or_else(user_model_cache);
-        let mut places = vec![self.data_dir().join("models"), PathBuf::from("/usr/share/vademecum/models")];
-        places.extend(cache);
+        let places = self.model_places();
         let first = places[0].join(name);
         places.into_iter().map(|dir| dir.join(name)).find(|path| path.exists()).unwrap_or(first)
+    }
+
+    /// Where models are looked for that no key names: `$VADEMECUM_MODELS`, the data directory, the system, the cache that
+    /// `make setup` fills.
+    pub fn model_places(&self) -> Vec<PathBuf> {
+        let mut places: Vec<PathBuf> = std::env::var_os("VADEMECUM_MODELS").map(PathBuf::from).into_iter().collect();
+        places.extend([self.data_dir().join("models"), PathBuf::from("/usr/share/vademecum/models")]);
+        places.extend(user_model_cache());
+        places
     }
 
     /// Checks what types cannot: ranges and forms.
@@ -446,14 +460,25 @@ impl Config {
     /// `(key, what is wrong and what would be right)`.
     pub fn validate(&self) -> Result<(), (&'static str, String)> {
         let between = |key, value: usize, low: usize, high: usize| {
-            if (low..=high).contains(&value) { Ok(()) } else { Err((key, format!("is {value}; it must be from {low} to {high}"))) }
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err((key, format!("is {value}; it must be from {low} to {high}")))
+            }
         };
         let share = |key, value: f32| {
             if (0.0..=1.0).contains(&value) { Ok(()) } else { Err((key, format!("is {value}; it must be from 0 to 1"))) }
         };
         let level = |key, text: &str| {
-            let fits = !text.is_empty() && text.len() <= 64 && !text.contains(['+', '#', '/', '\0', '$']) && !text.contains(char::is_whitespace);
-            if fits { Ok(()) } else { Err((key, format!("is `{text}`; use up to 64 letters, digits, `-`, `_` or `.`: it is one level of a topic"))) }
+            let fits = !text.is_empty()
+                && text.len() <= 64
+                && !text.contains(['+', '#', '/', '\0', '$'])
+                && !text.contains(char::is_whitespace);
+            if fits {
+                Ok(())
+            } else {
+                Err((key, format!("is `{text}`; use up to 64 letters, digits, `-`, `_` or `.`: it is one level of a topic")))
+            }
         };
         level("node", &self.node_name())?;
         for part in self.mqtt.base.split('/') {
@@ -469,9 +494,16 @@ impl Config {
             BrokerUrl::parse(&self.mqtt.broker).map_err(|problem| ("mqtt.broker", problem))?;
         }
         match self.broker.listen.parse::<SocketAddr>() {
-            Err(_) => return Err(("broker.listen", format!("is `{}`; write address:port, for example 127.0.0.1:1883", self.broker.listen))),
+            Err(_) => {
+                return Err((
+                    "broker.listen",
+                    format!("is `{}`; write address:port, for example 127.0.0.1:1883", self.broker.listen),
+                ));
+            }
             Ok(listen) if !listen.ip().is_loopback() => {
-                let problem = format!("is `{listen}`; the embedded broker has no access control and serves loopback only: for other machines run mosquitto and set mqtt.broker");
+                let problem = format!(
+                    "is `{listen}`; the embedded broker has no access control and serves loopback only: for other machines run mosquitto and set mqtt.broker"
+                );
                 return Err(("broker.listen", problem));
             }
             Ok(_) => {}
@@ -480,7 +512,10 @@ impl Config {
             return Err(("mqtt.version", format!("is `{}`; write \"auto\", \"5\" or \"3.1.1\"", self.mqtt.version)));
         }
         if let Some(filter) = self.mqtt.reply_topics.iter().find(|f| !topic_filter_is_valid(f)) {
-            return Err(("mqtt.reply_topics", format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last")));
+            return Err((
+                "mqtt.reply_topics",
+                format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last"),
+            ));
         }
         if self.log.level.parse::<log::LevelFilter>().is_err() {
             return Err(("log.level", format!("is `{}`; write error, warn, info, debug or trace", self.log.level)));
@@ -509,8 +544,16 @@ impl Config {
         if !(0.0..=5.0).contains(&self.answer.temperature) {
             return Err(("answer.temperature", format!("is {}; it must be from 0 to 5", self.answer.temperature)));
         }
+        if self.mqtt.broker.is_empty() && self.mqtt.max_payload_bytes > EMBEDDED_MAX_PAYLOAD {
+            let problem =
+                format!("is {}; the embedded broker carries at most {EMBEDDED_MAX_PAYLOAD}", self.mqtt.max_payload_bytes);
+            return Err(("mqtt.max_payload_bytes", problem));
+        }
         if self.answer.max_tokens + 256 > self.model.context as usize {
-            let problem = format!("is {}, which leaves no room for passages in model.context = {}", self.answer.max_tokens, self.model.context);
+            let problem = format!(
+                "is {}, which leaves no room for passages in model.context = {}",
+                self.answer.max_tokens, self.model.context
+            );
             return Err(("answer.max_tokens", problem));
         }
         Ok(())

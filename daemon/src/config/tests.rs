@@ -33,7 +33,10 @@ fn flags_win_over_environment_over_file() {
 #[test]
 fn unknown_keys_are_refused_with_file_key_and_remedy() {
     let message = error_of("[mqtt]\nbrokr = \"mqtt://a\"\n");
-    assert!(message.contains("vademecum.toml") && message.contains("`mqtt.brokr`") && message.contains("did you mean `mqtt.broker`"), "{message}");
+    assert!(
+        message.contains("vademecum.toml") && message.contains("`mqtt.brokr`") && message.contains("did you mean `mqtt.broker`"),
+        "{message}"
+    );
     let env = [("VADEMECUM_MQTT_BROKR".to_owned(), "x".to_owned())].into_iter();
     let message = load(None, env, &vec![]).expect_err("refused").to_string();
     assert!(message.contains("VADEMECUM_MQTT_BROKR") && message.contains("mqtt.broker"), "{message}");

@@ -29,11 +29,7 @@ pub struct EmbedOptions {
 
 impl Default for EmbedOptions {
     fn default() -> EmbedOptions {
-        EmbedOptions {
-            threads: 1,
-            batch_tokens: 256,
-            tokenizer: None,
-        }
+        EmbedOptions { threads: 1, batch_tokens: 256, tokenizer: None }
     }
 }
 
@@ -97,9 +93,7 @@ pub enum EmbedError {
         path: String,
     },
     /// The tokenizer is damaged or is another model's.
-    #[error(
-        "the tokenizer from {from} cannot be used: {what}; take the tokenizer.json that belongs to the model"
-    )]
+    #[error("the tokenizer from {from} cannot be used: {what}; take the tokenizer.json that belongs to the model")]
     Tokenizer {
         /// Where it was found.
         from: String,
@@ -141,18 +135,10 @@ impl Embedder {
         let gguf = Gguf::open(path)?;
         check_kind(&gguf)?;
         let (dimensions, positions) = check_shape(&gguf)?;
-        let longest = gguf
-            .unsigned(crate::gguf::MAX_SEQ_LENGTH)
-            .map_or(positions, |max| positions.min(max as usize));
-        let (tokenizer, source_hash) =
-            TextTokenizer::load(&gguf, options.tokenizer.as_deref(), longest)?;
+        let longest = gguf.unsigned(crate::gguf::MAX_SEQ_LENGTH).map_or(positions, |max| positions.min(max as usize));
+        let (tokenizer, source_hash) = TextTokenizer::load(&gguf, options.tokenizer.as_deref(), longest)?;
         let limits = Limits::new(options, longest);
-        llama::check_fits(
-            &gguf,
-            limits.batch_tokens as u32,
-            limits.batch_tokens as u32,
-            &llama::available_memory(),
-        )?;
+        llama::check_fits(&gguf, limits.batch_tokens as u32, limits.batch_tokens as u32, &llama::available_memory())?;
         let mut fingerprint = gguf.fingerprint();
         if let Some(hash) = source_hash {
             // Vectors made with another tokenizer are other vectors.
@@ -162,16 +148,7 @@ impl Embedder {
         // The worker maps the file itself; this mapping is not needed any longer.
         drop(gguf);
         let worker = Worker::start(path, limits, options.threads.clamp(1, 256), dimensions)?;
-        Ok(Embedder {
-            shared: Arc::new(Shared {
-                name,
-                fingerprint,
-                dimensions,
-                limits,
-                tokenizer,
-                worker,
-            }),
-        })
+        Ok(Embedder { shared: Arc::new(Shared { name, fingerprint, dimensions, limits, tokenizer, worker }) })
     }
 
     /// The model's name as its file gives it.
@@ -210,92 +187,55 @@ impl Embedder {
     pub fn embed_query(&self, text: &str) -> Result<Embedding, EmbedError> {
         let tokens = self.shared.tokenizer.encode(text)?;
         let vectors = self.shared.worker.query(tokens.ids.clone())?;
-        vectors
-            .into_iter()
-            .next()
-            .map(|vector| embedding(vector, &tokens))
-            .ok_or(EmbedError::Stopped)
+        vectors.into_iter().next().map(|vector| embedding(vector, &tokens)).ok_or(EmbedError::Stopped)
     }
 
     /// Embeds texts, in order. Blocks; passes are packed by tokens, texts of similar length together. An empty text has
     /// the vector of its special tokens alone.
     pub fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError> {
-        let all = texts
-            .iter()
-            .map(|text| self.shared.tokenizer.encode(text))
-            .collect::<Result<Vec<_>, _>>()?;
+        let all = texts.iter().map(|text| self.shared.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
         let packs = pack(&all, &self.shared.limits);
-        let vectors = self
-            .shared
-            .worker
-            .batches(&packs, |index| all[index].ids.clone())?;
+        let vectors = self.shared.worker.batches(&packs, |index| all[index].ids.clone())?;
         let mut embeddings: Vec<Option<Embedding>> = vec![None; all.len()];
         for (index, vector) in vectors {
             embeddings[index] = Some(embedding(vector, &all[index]));
         }
-        embeddings
-            .into_iter()
-            .map(|each| each.ok_or(EmbedError::Stopped))
-            .collect()
+        embeddings.into_iter().map(|each| each.ok_or(EmbedError::Stopped)).collect()
     }
 }
 
 fn embedding(vector: Vec<f32>, tokens: &Tokens) -> Embedding {
-    Embedding {
-        vector,
-        tokens: tokens.of_text,
-        truncated: tokens.truncated,
-    }
+    Embedding { vector, tokens: tokens.of_text, truncated: tokens.truncated }
 }
 
 fn check_kind(gguf: &Gguf) -> Result<(), EmbedError> {
     let path = gguf.path().display().to_string();
-    let not_an_encoder = |found: String| EmbedError::NotAnEncoder {
-        path: path.clone(),
-        found,
-    };
+    let not_an_encoder = |found: String| EmbedError::NotAnEncoder { path: path.clone(), found };
     match gguf.kind() {
         Kind::Encoder(Pooling::Mean | Pooling::Cls) if gguf.is_encoder_architecture() => Ok(()),
         Kind::Encoder(Pooling::Rank) => Err(not_an_encoder("it is a reranker".into())),
-        Kind::Encoder(_) if !gguf.is_encoder_architecture() => Err(not_an_encoder(format!(
-            "it is an embedder made of a generator (architecture `{}`)",
-            gguf.architecture()
-        ))),
-        Kind::Encoder(pooling) => Err(EmbedError::Pooling {
-            found: format!("{pooling:?}").to_lowercase(),
-            path,
-        }),
-        Kind::Generator => Err(not_an_encoder(format!(
-            "it is a generator (architecture `{}`)",
-            gguf.architecture()
-        ))),
+        Kind::Encoder(_) if !gguf.is_encoder_architecture() => {
+            Err(not_an_encoder(format!("it is an embedder made of a generator (architecture `{}`)", gguf.architecture())))
+        }
+        Kind::Encoder(pooling) => Err(EmbedError::Pooling { found: format!("{pooling:?}").to_lowercase(), path }),
+        Kind::Generator => Err(not_an_encoder(format!("it is a generator (architecture `{}`)", gguf.architecture()))),
         Kind::Other => Err(not_an_encoder("it holds no complete model".into())),
     }
 }
 
 /// The dimensions and the number of positions, if they and the tensors agree.
 fn check_shape(gguf: &Gguf) -> Result<(usize, usize), EmbedError> {
-    let incomplete = |what: &str| EmbedError::Incomplete {
-        path: gguf.path().display().to_string(),
-        what: what.to_owned(),
-    };
+    let incomplete = |what: &str| EmbedError::Incomplete { path: gguf.path().display().to_string(), what: what.to_owned() };
     let width = gguf.embedding_length().filter(|n| (1..=65_536).contains(n));
     let width = width.ok_or_else(|| incomplete("it gives no usable embedding length"))?;
     let heads = gguf.heads().filter(|n| *n > 0 && width % n == 0);
-    heads.ok_or_else(|| {
-        incomplete("its number of attention heads does not divide the embedding length")
-    })?;
+    heads.ok_or_else(|| incomplete("its number of attention heads does not divide the embedding length"))?;
     let positions = gguf.context_length().filter(|n| (8..=1 << 20).contains(n));
     let mut positions = positions.ok_or_else(|| incomplete("it gives no usable context length"))?;
-    match gguf
-        .tensor("token_embd.weight")
-        .map(|tensor| tensor.dims.as_slice())
-    {
+    match gguf.tensor("token_embd.weight").map(|tensor| tensor.dims.as_slice()) {
         Some([columns, _]) if *columns == width => {}
         _ => {
-            return Err(incomplete(
-                "its token embedding is missing or has another width",
-            ));
+            return Err(incomplete("its token embedding is missing or has another width"));
         }
     }
     if let Some(table) = gguf.tensor("position_embd.weight") {

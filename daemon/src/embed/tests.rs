@@ -20,9 +20,7 @@ fn references() -> (Vec<Reference>, Vec<Vec<f32>>) {
     let json = std::fs::read(dir.join("sentences.json")).expect("stored sentences");
     let sentences: Vec<Reference> = serde_json::from_slice(&json).expect("sound JSON");
     let bytes = std::fs::read(dir.join("vectors.f32")).expect("stored vectors");
-    let numbers = bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let numbers: Vec<f32> = numbers.collect();
     let vectors: Vec<Vec<f32>> = numbers.chunks(384).map(<[f32]>::to_vec).collect();
     assert_eq!((sentences.len(), vectors.len()), (20, 20));
@@ -61,20 +59,12 @@ fn converted(precision: Precision) -> Scratch {
 }
 
 fn embedder(precision: Precision) -> Embedder {
-    let options = EmbedOptions {
-        threads: 2,
-        ..EmbedOptions::default()
-    };
+    let options = EmbedOptions { threads: 2, ..EmbedOptions::default() };
     Embedder::load(&converted(precision).0, &options).expect("loads")
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| {
-        a.iter()
-            .zip(b)
-            .map(|(x, y)| f64::from(*x) * f64::from(*y))
-            .sum::<f64>()
-    };
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
@@ -83,29 +73,15 @@ fn agreement(precision: Precision) -> f64 {
     let (sentences, vectors) = references();
     let embedder = embedder(precision);
     let mut least = 1.0_f64;
-    let texts: Vec<String> = sentences
-        .iter()
-        .map(|sentence| sentence.text.clone())
-        .collect();
+    let texts: Vec<String> = sentences.iter().map(|sentence| sentence.text.clone()).collect();
     let batch = embedder.embed(&texts).expect("embeds");
     for ((sentence, reference), in_batch) in sentences.iter().zip(&vectors).zip(&batch) {
-        assert_eq!(
-            embedder.token_ids(&sentence.text).expect("encodes"),
-            sentence.ids,
-            "{}",
-            sentence.text
-        );
+        assert_eq!(embedder.token_ids(&sentence.text).expect("encodes"), sentence.ids, "{}", sentence.text);
         assert_eq!(in_batch.truncated, sentence.truncated, "{}", sentence.text);
         assert_eq!(in_batch.tokens + 2, sentence.ids.len());
         let alone = embedder.embed_query(&sentence.text).expect("embeds");
-        let (one, other) = (
-            cosine(&alone.vector, reference),
-            cosine(&in_batch.vector, reference),
-        );
-        println!(
-            "{precision:?} {one:.6} {other:.6} {}",
-            sentence.text.chars().take(40).collect::<String>()
-        );
+        let (one, other) = (cosine(&alone.vector, reference), cosine(&in_batch.vector, reference));
+        println!("{precision:?} {one:.6} {other:.6} {}", sentence.text.chars().take(40).collect::<String>());
         least = least.min(one).min(other);
         let length = cosine(&alone.vector, &alone.vector);
         assert!((length - 1.0).abs() < 1e-6);
@@ -147,9 +123,7 @@ fn an_empty_text_has_a_vector_and_no_text_at_all_has_none() {
 fn many_short_and_long_texts_in_one_call_come_back_in_order() {
     let embedder = embedder(Precision::Q8_0);
     let words = ["pump", "valve", "fan", "pipe ".repeat(400).leak(), "reset"];
-    let texts: Vec<String> = (0..100)
-        .map(|n| format!("{} {n}", words[n % words.len()]))
-        .collect();
+    let texts: Vec<String> = (0..100).map(|n| format!("{} {n}", words[n % words.len()])).collect();
     let all = embedder.embed(&texts).expect("embeds");
     for n in [0, 3, 42, 98, 99] {
         let alone = embedder.embed_query(&texts[n]).expect("embeds");
@@ -177,10 +151,7 @@ fn callers_on_many_threads_share_one_embedder() {
 #[test]
 fn a_pass_of_any_size_is_accepted() {
     for batch_tokens in [0, 257, 1024] {
-        let options = EmbedOptions {
-            batch_tokens,
-            ..EmbedOptions::default()
-        };
+        let options = EmbedOptions { batch_tokens, ..EmbedOptions::default() };
         let embedder = Embedder::load(&converted(Precision::Q8_0).0, &options).expect("loads");
         let texts: Vec<String> = (0..12).map(|n| format!("w{n} ").repeat(n * 10)).collect();
         assert_eq!(embedder.embed(&texts).expect("embeds").len(), 12);
@@ -189,17 +160,9 @@ fn a_pass_of_any_size_is_accepted() {
 
 #[test]
 fn what_is_no_embedder_is_refused_before_llama_is_called() {
-    let error = |path: &Path| {
-        Embedder::load(path, &EmbedOptions::default())
-            .err()
-            .expect("refused")
-            .to_string()
-    };
+    let error = |path: &Path| Embedder::load(path, &EmbedOptions::default()).err().expect("refused").to_string();
     let generator = error(&model("generator.gguf"));
-    assert!(
-        generator.contains("it is a generator (architecture `llama`)"),
-        "{generator}"
-    );
+    assert!(generator.contains("it is a generator (architecture `llama`)"), "{generator}");
     assert!(error(Path::new("/nowhere/x.gguf")).contains("cannot read model /nowhere/x.gguf"));
     let whole = std::fs::read(&converted(Precision::Q8_0).0).expect("a file");
     let truncated = error(&Scratch::with(&whole[..whole.len() / 2]).0);
@@ -214,9 +177,7 @@ fn what_is_no_embedder_is_refused_before_llama_is_called() {
 
 /// Where a key begins in a file.
 fn position(bytes: &[u8], key: &str) -> usize {
-    let found = bytes
-        .windows(key.len())
-        .position(|window| window == key.as_bytes());
+    let found = bytes.windows(key.len()).position(|window| window == key.as_bytes());
     found.expect("the key")
 }
 
@@ -254,10 +215,7 @@ fn altered_metadata_end_in_an_error_or_a_vector_never_in_an_abort() {
     // Short limits make small passes, the sizes on which context creation is delicate.
     for (value, expected) in [(3, 1), (16, 14), (40, 38), (u32::MAX, 510)] {
         let outcome = try_with("vademecum.max_seq_length", value);
-        assert!(
-            outcome.as_ref().is_ok_and(|max| *max == expected),
-            "{value}: {outcome:?}"
-        );
+        assert!(outcome.as_ref().is_ok_and(|max| *max == expected), "{value}: {outcome:?}");
     }
 }
 
@@ -267,23 +225,14 @@ fn a_tokenizer_beside_the_file_or_named_is_used() {
     std::fs::create_dir_all(&dir).expect("a directory");
     let mut bytes = std::fs::read(&converted(Precision::Q8_0).0).expect("a file");
     let key = b"tokenizer.huggingface.json";
-    let at = bytes
-        .windows(key.len())
-        .position(|window| window == key)
-        .expect("the key");
+    let at = bytes.windows(key.len()).position(|window| window == key).expect("the key");
     bytes[at..at + key.len()].copy_from_slice(b"tokenizer.huggingface.jso_");
     let path = dir.join("plain.gguf");
     std::fs::write(&path, bytes).expect("written");
-    let error = Embedder::load(&path, &EmbedOptions::default())
-        .err()
-        .expect("no tokenizer")
-        .to_string();
+    let error = Embedder::load(&path, &EmbedOptions::default()).err().expect("no tokenizer").to_string();
     assert!(error.contains("no tokenizer for"), "{error}");
     let source = model("minilm").join("tokenizer.json");
-    let named = EmbedOptions {
-        tokenizer: Some(source.clone()),
-        ..EmbedOptions::default()
-    };
+    let named = EmbedOptions { tokenizer: Some(source.clone()), ..EmbedOptions::default() };
     let named = Embedder::load(&path, &named).expect("loads");
     std::fs::copy(source, dir.join("tokenizer.json")).expect("copied");
     let beside = Embedder::load(&path, &EmbedOptions::default()).expect("loads");
@@ -302,24 +251,13 @@ fn llama_cpp_reads_the_same_vocabulary_from_the_file() {
     let backend = crate::llama::backend().expect("initialises");
     let llama = LlamaModel::load_from_file(backend, &file.0, &params).expect("loads");
     let differs = |sentence: &Reference| {
-        let ids = llama
-            .vocab()
-            .tokenize(sentence.text.as_bytes(), true, false);
+        let ids = llama.vocab().tokenize(sentence.text.as_bytes(), true, false);
         let ids: Vec<u32> = ids.iter().map(|id| id.0 as u32).collect();
         !sentence.truncated && ids != sentence.ids
     };
     let (sentences, _) = references();
-    let different: Vec<&str> = sentences
-        .iter()
-        .filter(|s| differs(s))
-        .map(|s| s.text.as_str())
-        .collect();
+    let different: Vec<&str> = sentences.iter().filter(|s| differs(s)).map(|s| s.text.as_str()).collect();
     println!("{different:#?}");
-    assert!(
-        different
-            .iter()
-            .all(|text| text.contains('\u{d38c}') || text.contains('\u{928}')),
-        "{different:#?}"
-    );
+    assert!(different.iter().all(|text| text.contains('\u{d38c}') || text.contains('\u{928}')), "{different:#?}");
     assert_eq!(llama.vocab().sep().0, 102);
 }

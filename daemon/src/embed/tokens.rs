@@ -39,73 +39,44 @@ pub(super) struct TextTokenizer {
 impl TextTokenizer {
     /// The tokenizer from `given`, else from the model file, else from beside it. `longest` counts special tokens too.
     /// Returns the SHA-256 of a tokenizer that is not part of the model file, too.
-    pub(super) fn load(
-        gguf: &Gguf,
-        given: Option<&Path>,
-        longest: usize,
-    ) -> Result<(TextTokenizer, Option<String>), EmbedError> {
+    pub(super) fn load(gguf: &Gguf, given: Option<&Path>, longest: usize) -> Result<(TextTokenizer, Option<String>), EmbedError> {
         let beside = gguf.path().with_file_name("tokenizer.json");
         let (json, from, hash) = match (given, gguf.text(TOKENIZER_JSON)) {
             (Some(path), _) => outside(path)?,
             (None, Some(json)) => (json.to_owned(), gguf.path().display().to_string(), None),
             (None, None) if beside.is_file() => outside(&beside)?,
             (None, None) => {
-                return Err(EmbedError::TokenizerMissing {
-                    path: gguf.path().display().to_string(),
-                });
+                return Err(EmbedError::TokenizerMissing { path: gguf.path().display().to_string() });
             }
         };
-        let vocabulary = gguf
-            .tensor("token_embd.weight")
-            .and_then(|tensor| tensor.dims.get(1))
-            .copied();
+        let vocabulary = gguf.tensor("token_embd.weight").and_then(|tensor| tensor.dims.get(1)).copied();
         let tokenizer = TextTokenizer::parse(&json, vocabulary.unwrap_or(0) as usize, longest);
         let tokenizer = tokenizer.map_err(|what| EmbedError::Tokenizer { from, what })?;
         Ok((tokenizer, hash))
     }
 
     fn parse(json: &str, vocabulary: usize, longest: usize) -> Result<TextTokenizer, String> {
-        let mut tokenizer: Tokenizer = json
-            .parse()
-            .map_err(|error| format!("it does not load ({error})"))?;
+        let mut tokenizer: Tokenizer = json.parse().map_err(|error| format!("it does not load ({error})"))?;
         // The file's own truncation and padding serve training; texts are truncated here, where it is counted.
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| error.to_string())?;
+        tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
         tokenizer.with_padding(None);
         let size = tokenizer.get_vocab_size(true);
         if size > vocabulary {
             return Err(format!("it has {size} tokens, the model {vocabulary}"));
         }
-        let framed = tokenizer
-            .encode("a", true)
-            .map_err(|error| error.to_string())?;
+        let framed = tokenizer.encode("a", true).map_err(|error| error.to_string())?;
         let mask = framed.get_special_tokens_mask();
         let ids: Vec<i32> = framed.get_ids().iter().map(|id| *id as i32).collect();
-        let first = mask
-            .iter()
-            .position(|special| *special == 0)
-            .ok_or("it makes no token of a letter")?;
-        let last = mask
-            .iter()
-            .rposition(|special| *special == 0)
-            .unwrap_or(first);
+        let first = mask.iter().position(|special| *special == 0).ok_or("it makes no token of a letter")?;
+        let last = mask.iter().rposition(|special| *special == 0).unwrap_or(first);
         let (before, after) = (ids[..first].to_vec(), ids[last + 1..].to_vec());
         let max_text_tokens = longest.saturating_sub(before.len() + after.len());
         if max_text_tokens == 0 {
-            return Err(format!(
-                "its special tokens alone fill the {longest} positions of the model"
-            ));
+            return Err(format!("its special tokens alone fill the {longest} positions of the model"));
         }
         // `[SEP]` in a text is a word in brackets, not the end of a sentence.
         tokenizer.set_encode_special_tokens(true);
-        Ok(TextTokenizer {
-            control: control_ids(&tokenizer),
-            tokenizer,
-            before,
-            after,
-            max_text_tokens,
-        })
+        Ok(TextTokenizer { control: control_ids(&tokenizer), tokenizer, before, after, max_text_tokens })
     }
 
     pub(super) fn max_text_tokens(&self) -> usize {
@@ -124,10 +95,7 @@ impl TextTokenizer {
         }
         let mut of_text = self
             .text_ids(&text[..end])
-            .map_err(|error| EmbedError::Tokenizer {
-                from: "the model".into(),
-                what: format!("it fails on a text: {error}"),
-            })?;
+            .map_err(|error| EmbedError::Tokenizer { from: "the model".into(), what: format!("it fails on a text: {error}") })?;
         let truncated = end < text.len() || of_text.len() > self.max_text_tokens;
         of_text.truncate(self.max_text_tokens);
         let mut ids = self.before.clone();
@@ -136,20 +104,13 @@ impl TextTokenizer {
         if ids.is_empty() {
             return Err(EmbedError::EmptyText);
         }
-        Ok(Tokens {
-            ids,
-            of_text: of_text.len(),
-            truncated,
-        })
+        Ok(Tokens { ids, of_text: of_text.len(), truncated })
     }
 
     fn text_ids(&self, text: &str) -> tokenizers::Result<Vec<i32>> {
         let encoding = self.tokenizer.encode_fast(text, false)?;
         // Some vocabularies also hold their control tokens as ordinary pieces.
-        let of_text = encoding
-            .get_ids()
-            .iter()
-            .filter(|id| !self.control.contains(id));
+        let of_text = encoding.get_ids().iter().filter(|id| !self.control.contains(id));
         Ok(of_text.map(|id| *id as i32).collect())
     }
 }
@@ -157,25 +118,16 @@ impl TextTokenizer {
 /// A tokenizer.json of its own, with its name and SHA-256.
 fn outside(path: &Path) -> Result<(String, String, Option<String>), EmbedError> {
     let from = path.display().to_string();
-    let failed = |what: String| EmbedError::Tokenizer {
-        from: from.clone(),
-        what,
-    };
-    let size = std::fs::metadata(path)
-        .map_err(|error| failed(error.to_string()))?
-        .len();
+    let failed = |what: String| EmbedError::Tokenizer { from: from.clone(), what };
+    let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if size > MAX_TOKENIZER_BYTES {
-        return Err(failed(format!(
-            "it has {size} bytes, more than any tokenizer"
-        )));
+        return Err(failed(format!("it has {size} bytes, more than any tokenizer")));
     }
     let json = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    let hash = Sha256::digest(json.as_bytes())
-        .iter()
-        .fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
+    let hash = Sha256::digest(json.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
     Ok((json, from, Some(hash)))
 }
 
@@ -184,18 +136,12 @@ fn control_ids(tokenizer: &Tokenizer) -> HashSet<u32> {
     let unknown = match tokenizer.get_model() {
         ModelWrapper::WordPiece(model) => model.token_to_id(&model.unk_token),
         ModelWrapper::WordLevel(model) => model.token_to_id(&model.unk_token),
-        ModelWrapper::BPE(model) => model
-            .unk_token
-            .as_deref()
-            .and_then(|token| model.token_to_id(token)),
+        ModelWrapper::BPE(model) => model.unk_token.as_deref().and_then(|token| model.token_to_id(token)),
         // Its unknown token is private; every published Unigram vocabulary calls it this.
         ModelWrapper::Unigram(model) => model.token_to_id("<unk>"),
     };
     let added = tokenizer.get_added_tokens_decoder();
-    let special = added
-        .iter()
-        .filter(|(_, token)| token.special)
-        .map(|(id, _)| *id);
+    let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id);
     special.filter(|id| Some(*id) != unknown).collect()
 }
 
@@ -205,8 +151,7 @@ mod tests {
     use crate::gguf::tests::model;
 
     fn minilm() -> TextTokenizer {
-        let json =
-            std::fs::read_to_string(model("minilm").join("tokenizer.json")).expect("a tokenizer");
+        let json = std::fs::read_to_string(model("minilm").join("tokenizer.json")).expect("a tokenizer");
         TextTokenizer::parse(&json, 30_522, 256).expect("parses")
     }
 
@@ -217,24 +162,16 @@ mod tests {
         assert_eq!(tokens.ids, [101, 1037, 10216, 102]);
         assert_eq!((tokens.of_text, tokens.truncated), (2, false));
         let long = tokenizer.encode(&"pump ".repeat(300)).expect("encodes");
-        assert_eq!(
-            (long.ids.len(), long.of_text, long.truncated),
-            (256, 254, true)
-        );
+        assert_eq!((long.ids.len(), long.of_text, long.truncated), (256, 254, true));
         assert_eq!(tokenizer.count(&"pump ".repeat(300)), 300);
     }
 
     #[test]
     fn control_tokens_in_a_text_are_words() {
         let tokenizer = minilm();
-        let tokens = tokenizer
-            .encode("stop [SEP] [CLS][MASK] [PAD] go")
-            .expect("encodes");
+        let tokens = tokenizer.encode("stop [SEP] [CLS][MASK] [PAD] go").expect("encodes");
         let inner = &tokens.ids[1..tokens.ids.len() - 1];
-        assert!(
-            inner.iter().all(|id| !(0..=103).contains(id) || *id == 100),
-            "{inner:?}"
-        );
+        assert!(inner.iter().all(|id| !(0..=103).contains(id) || *id == 100), "{inner:?}");
         assert!(inner.len() > 10, "brackets and words: {inner:?}");
         // Unknown characters still give the unknown token.
         assert!(tokenizer.encode("\u{10FFFD}").expect("encodes").ids.len() <= 3);
@@ -250,11 +187,8 @@ mod tests {
 
     #[test]
     fn another_models_tokenizer_is_refused() {
-        let json =
-            std::fs::read_to_string(model("minilm").join("tokenizer.json")).expect("a tokenizer");
-        let error = TextTokenizer::parse(&json, 1000, 256)
-            .err()
-            .expect("too many tokens");
+        let json = std::fs::read_to_string(model("minilm").join("tokenizer.json")).expect("a tokenizer");
+        let error = TextTokenizer::parse(&json, 1000, 256).err().expect("too many tokens");
         assert!(error.contains("30522 tokens, the model 1000"), "{error}");
         assert!(TextTokenizer::parse("{}", 1000, 256).is_err());
     }

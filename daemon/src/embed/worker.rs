@@ -42,11 +42,7 @@ impl Limits {
         let wanted = options.batch_tokens.min(MAX_BATCH_TOKENS).max(longest);
         // llama.cpp divides a pass evenly among sequences when it reserves memory, and aborts on odd pairs: whole
         // multiples, and never more sequences than tokens.
-        Limits {
-            batch_tokens: wanted.next_multiple_of(MAX_SEQUENCES),
-            sequences: MAX_SEQUENCES,
-            longest,
-        }
+        Limits { batch_tokens: wanted.next_multiple_of(MAX_SEQUENCES), sequences: MAX_SEQUENCES, longest }
     }
 }
 
@@ -67,12 +63,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(
-        path: &Path,
-        limits: Limits,
-        threads: usize,
-        dimensions: usize,
-    ) -> Result<Worker, EmbedError> {
+    pub(super) fn start(path: &Path, limits: Limits, threads: usize, dimensions: usize) -> Result<Worker, EmbedError> {
         let queue = Arc::new(Queue::default());
         let (ready, loaded) = channel();
         let (of_thread, path) = (Arc::clone(&queue), path.to_path_buf());
@@ -82,12 +73,8 @@ impl Worker {
             own_context(&path, limits, threads, dimensions, &of_thread, &ready);
         };
         let thread = std::thread::Builder::new().name("embed".into()).spawn(body);
-        let thread =
-            thread.map_err(|error| EmbedError::Run(format!("cannot start a thread: {error}")))?;
-        let worker = Worker {
-            queue,
-            thread: Some(thread),
-        };
+        let thread = thread.map_err(|error| EmbedError::Run(format!("cannot start a thread: {error}")))?;
+        let worker = Worker { queue, thread: Some(thread) };
         loaded.recv().unwrap_or(Err(EmbedError::Stopped))?;
         Ok(worker)
     }
@@ -95,11 +82,7 @@ impl Worker {
     /// One sequence, ahead of all batches.
     pub(super) fn query(&self, sequence: Sequence) -> Result<Vectors, EmbedError> {
         let (reply, replies) = channel();
-        let job = Job {
-            sequences: vec![sequence],
-            tag: 0,
-            reply,
-        };
+        let job = Job { sequences: vec![sequence], tag: 0, reply };
         self.queue.push(job, Urgency::Query)?;
         receive(&replies).and_then(|(_, vectors)| vectors)
     }
@@ -112,11 +95,7 @@ impl Worker {
     ) -> Result<Vec<(usize, Vec<f32>)>, EmbedError> {
         let (reply, replies) = channel();
         for (tag, pack) in packs.iter().enumerate() {
-            let job = Job {
-                sequences: pack.iter().map(|index| sequence(*index)).collect(),
-                tag,
-                reply: reply.clone(),
-            };
+            let job = Job { sequences: pack.iter().map(|index| sequence(*index)).collect(), tag, reply: reply.clone() };
             self.queue.push(job, Urgency::Batch)?;
         }
         drop(reply);
@@ -171,9 +150,7 @@ impl Queue {
     }
 
     fn wait<'a>(&self, lanes: MutexGuard<'a, Lanes>) -> MutexGuard<'a, Lanes> {
-        self.changed
-            .wait(lanes)
-            .unwrap_or_else(PoisonError::into_inner)
+        self.changed.wait(lanes).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a job; blocks while its lane is full.
@@ -203,11 +180,7 @@ impl Queue {
             if lanes.closed {
                 return None;
             }
-            if let Some(job) = lanes
-                .queries
-                .pop_front()
-                .or_else(|| lanes.batches.pop_front())
-            {
+            if let Some(job) = lanes.queries.pop_front().or_else(|| lanes.batches.pop_front()) {
                 self.changed.notify_all();
                 return Some(job);
             }
@@ -262,11 +235,8 @@ fn own_context(
 
 fn load_model(path: &Path) -> Result<LlamaModel, String> {
     let backend = llama::backend().map_err(|error| error.to_string())?;
-    let params = LlamaModelParams::default()
-        .with_n_gpu_layers(0)
-        .with_use_mmap(true);
-    LlamaModel::load_from_file(backend, path, &params)
-        .map_err(|error| format!("cannot load {}: {error}", path.display()))
+    let params = LlamaModelParams::default().with_n_gpu_layers(0).with_use_mmap(true);
+    LlamaModel::load_from_file(backend, path, &params).map_err(|error| format!("cannot load {}: {error}", path.display()))
 }
 
 /// A context and a batch of fixed size.
@@ -280,12 +250,7 @@ struct Encoder<'model> {
 }
 
 impl<'model> Encoder<'model> {
-    fn new(
-        model: &'model LlamaModel,
-        limits: Limits,
-        threads: usize,
-        dimensions: usize,
-    ) -> Result<Encoder<'model>, String> {
+    fn new(model: &'model LlamaModel, limits: Limits, threads: usize, dimensions: usize) -> Result<Encoder<'model>, String> {
         let backend = llama::backend().map_err(|error| error.to_string())?;
         let tokens = limits.batch_tokens as u32;
         // An encoder takes a batch in one piece: n_ubatch below the batch's tokens aborts.
@@ -300,51 +265,32 @@ impl<'model> Encoder<'model> {
             .with_flash_attention_policy(LLAMA_FLASH_ATTN_TYPE_ENABLED)
             .with_no_perf(true)
             .with_embeddings(true);
-        let context = model
-            .new_context(backend, params)
-            .map_err(|error| format!("no context: {error}"))?;
-        Ok(Encoder {
-            context,
-            batch: LlamaBatch::new(limits.batch_tokens, 1),
-            limits,
-            dimensions,
-            largest: 0,
-        })
+        let context = model.new_context(backend, params).map_err(|error| format!("no context: {error}"))?;
+        Ok(Encoder { context, batch: LlamaBatch::new(limits.batch_tokens, 1), limits, dimensions, largest: 0 })
     }
 
     /// One pass: a unit vector for each sequence.
     fn forward(&mut self, sequences: &[Sequence]) -> Result<Vectors, EmbedError> {
         let tokens: usize = sequences.iter().map(Vec::len).sum();
-        let fits = sequences
-            .iter()
-            .all(|sequence| (1..=self.limits.longest).contains(&sequence.len()));
+        let fits = sequences.iter().all(|sequence| (1..=self.limits.longest).contains(&sequence.len()));
         if !fits || tokens > self.limits.batch_tokens || sequences.len() > self.limits.sequences {
-            return Err(EmbedError::Run(format!(
-                "{tokens} tokens do not fit one pass"
-            )));
+            return Err(EmbedError::Run(format!("{tokens} tokens do not fit one pass")));
         }
         let refused = |error: &dyn std::fmt::Display| EmbedError::Run(error.to_string());
         self.batch.clear();
         for (number, sequence) in (0..).zip(sequences) {
             for (position, id) in (0..).zip(sequence) {
-                self.batch
-                    .add(LlamaToken(*id), position, &[number], true)
-                    .map_err(|error| refused(&error))?;
+                self.batch.add(LlamaToken(*id), position, &[number], true).map_err(|error| refused(&error))?;
             }
         }
-        self.context
-            .encode(&mut self.batch)
-            .map_err(|error| refused(&error))?;
+        self.context.encode(&mut self.batch).map_err(|error| refused(&error))?;
         if tokens > self.largest {
             self.largest = tokens;
             release_logits(&self.context, tokens.max(self.limits.sequences));
         }
         (0..sequences.len() as i32)
             .map(|number| {
-                let pooled = self
-                    .context
-                    .embeddings_seq_ith(number)
-                    .map_err(|error| refused(&error))?;
+                let pooled = self.context.embeddings_seq_ith(number).map_err(|error| refused(&error))?;
                 unit(pooled, self.dimensions)
             })
             .collect()
@@ -366,36 +312,20 @@ fn release_logits(context: &LlamaContext, rows: usize) {
         // SAFETY: the range lies within the logits buffer of the pass that just ran (llama.cpp reserves
         // max(tokens, n_seq_max) rows), which holds zeros and is private anonymous memory: dropped pages read as zeros
         // again, so that nothing can tell the difference.
-        let result = unsafe {
-            libc::madvise(
-                first as *mut libc::c_void,
-                last - first,
-                libc::MADV_DONTNEED,
-            )
-        };
+        let result = unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_DONTNEED) };
         if result != 0 {
-            log::debug!(
-                "memory of unused logits stays: {}",
-                std::io::Error::last_os_error()
-            );
+            log::debug!("memory of unused logits stays: {}", std::io::Error::last_os_error());
         }
     }
 }
 
 /// The vector at length 1.
 fn unit(vector: &[f32], dimensions: usize) -> Result<Vec<f32>, EmbedError> {
-    let norm = vector
-        .iter()
-        .map(|x| f64::from(*x) * f64::from(*x))
-        .sum::<f64>()
-        .sqrt();
+    let norm = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
     if vector.len() != dimensions || !norm.is_finite() || norm < 1e-12 {
         return Err(EmbedError::NotFinite);
     }
-    Ok(vector
-        .iter()
-        .map(|x| (f64::from(*x) / norm) as f32)
-        .collect())
+    Ok(vector.iter().map(|x| (f64::from(*x) / norm) as f32).collect())
 }
 
 #[cfg(test)]
@@ -403,11 +333,7 @@ mod tests {
     use super::*;
 
     fn job(tag: usize, reply: &Sender<(usize, Result<Vectors, EmbedError>)>) -> Job {
-        Job {
-            sequences: Vec::new(),
-            tag,
-            reply: reply.clone(),
-        }
+        Job { sequences: Vec::new(), tag, reply: reply.clone() }
     }
 
     #[test]
@@ -418,10 +344,7 @@ mod tests {
             queue.push(job(tag, &reply), Urgency::Batch).expect("room");
         }
         queue.push(job(3, &reply), Urgency::Query).expect("room");
-        let order: Vec<usize> = (0..3)
-            .filter_map(|_| queue.pop())
-            .map(|job| job.tag)
-            .collect();
+        let order: Vec<usize> = (0..3).filter_map(|_| queue.pop()).map(|job| job.tag).collect();
         assert_eq!(order, [3, 1, 2]);
     }
 
@@ -437,10 +360,7 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(30));
         assert!(!blocked.is_finished());
         assert!(queue.pop().is_some());
-        blocked
-            .join()
-            .expect("no panic")
-            .expect("there is room now");
+        blocked.join().expect("no panic").expect("there is room now");
         queue.close();
         drop(reply);
         assert!(queue.pop().is_none());
@@ -450,24 +370,15 @@ mod tests {
     #[test]
     fn a_vector_without_direction_is_an_error() {
         assert!(matches!(unit(&[0.0; 3], 3), Err(EmbedError::NotFinite)));
-        assert!(matches!(
-            unit(&[f32::NAN, 1.0], 2),
-            Err(EmbedError::NotFinite)
-        ));
+        assert!(matches!(unit(&[f32::NAN, 1.0], 2), Err(EmbedError::NotFinite)));
         assert_eq!(unit(&[3.0, 4.0], 2).expect("a vector"), [0.6, 0.8]);
     }
 
     #[test]
     fn a_pass_holds_the_longest_sequence() {
-        let options = |batch_tokens| EmbedOptions {
-            batch_tokens,
-            ..EmbedOptions::default()
-        };
+        let options = |batch_tokens| EmbedOptions { batch_tokens, ..EmbedOptions::default() };
         assert_eq!(Limits::new(&options(0), 256).batch_tokens, 256);
         assert_eq!(Limits::new(&options(300), 256).batch_tokens, 320);
-        assert_eq!(
-            Limits::new(&options(usize::MAX), 512).batch_tokens,
-            MAX_BATCH_TOKENS
-        );
+        assert_eq!(Limits::new(&options(usize::MAX), 512).batch_tokens, MAX_BATCH_TOKENS);
     }
 }

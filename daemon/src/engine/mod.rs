@@ -28,7 +28,9 @@ pub enum EngineError {
     #[error(transparent)]
     Llama(#[from] crate::llama::LlamaError),
     /// The file is a model, but not one that generates text.
-    #[error("{path} is not a generator: its architecture is `{architecture}`; give a text-generation GGUF with --generator (and a sentence encoder with --embedder)")]
+    #[error(
+        "{path} is not a generator: its architecture is `{architecture}`; give a text-generation GGUF with --generator (and a sentence encoder with --embedder)"
+    )]
     NotAGenerator {
         /// The file.
         path: PathBuf,
@@ -50,7 +52,9 @@ pub enum EngineError {
         waiting: usize,
     },
     /// System prompt, question and one passage do not fit into the context.
-    #[error("the prompt needs {needed} tokens but only {room} fit beside the answer; shorten the question, lower max_tokens or raise model.context")]
+    #[error(
+        "the prompt needs {needed} tokens but only {room} fit beside the answer; shorten the question, lower max_tokens or raise model.context"
+    )]
     PromptTooLong {
         /// Tokens of the smallest possible prompt.
         needed: usize,

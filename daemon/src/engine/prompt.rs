@@ -143,7 +143,9 @@ fn render(source: &str, messages: &[(&str, String)], bos: &str, eos: &str) -> Re
     env.set_lstrip_blocks(true);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.set_fuel(Some(1_000_000));
-    env.add_function("raise_exception", |message: String| -> Result<String, Error> { Err(Error::new(ErrorKind::InvalidOperation, message)) });
+    env.add_function("raise_exception", |message: String| -> Result<String, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
     env.add_template("chat", source)?;
     let messages: Vec<_> = messages.iter().map(|(role, content)| context! { role, content }).collect();
     env.get_template("chat")?.render(context! { messages, add_generation_prompt => true, bos_token => bos, eos_token => eos })
@@ -157,13 +159,24 @@ mod tests {
     const NO_SYSTEM: &str = "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{{ message['content'] | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}";
 
     fn markup(template: &Template) -> Vec<String> {
-        template.parts.iter().map(|p| match p { Part::Markup(text) => text.clone(), Part::System => "S".into(), Part::User => "U".into() }).collect()
+        template
+            .parts
+            .iter()
+            .map(|p| match p {
+                Part::Markup(text) => text.clone(),
+                Part::System => "S".into(),
+                Part::User => "U".into(),
+            })
+            .collect()
     }
 
     #[test]
     fn a_template_is_cut_at_its_contents() {
         let template = Template::cut(CHATML, "", "").expect("cut");
-        assert_eq!(markup(&template), ["<|im_start|>system\n", "S", "<|im_end|>\n<|im_start|>user\n", "U", "<|im_end|>\n<|im_start|>assistant\n"]);
+        assert_eq!(
+            markup(&template),
+            ["<|im_start|>system\n", "S", "<|im_end|>\n<|im_start|>user\n", "U", "<|im_end|>\n<|im_start|>assistant\n"]
+        );
     }
 
     #[test]
@@ -174,7 +187,12 @@ mod tests {
 
     #[test]
     fn hostile_templates_are_refused() {
-        for source in ["{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", "no content", "{{ messages", "{{ messages[1].content }}{{ messages[1].content }}"] {
+        for source in [
+            "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}",
+            "no content",
+            "{{ messages",
+            "{{ messages[1].content }}{{ messages[1].content }}",
+        ] {
             assert!(Template::cut(source, "", "").is_err(), "{source}");
         }
     }

@@ -73,7 +73,14 @@ pub(super) fn run(
         own_template: template.is_own(),
         threads: options.threads,
     };
-    let mut session = Session { model: &model, ctx, batch: LlamaBatch::new(PREFILL_STEP, 1), cached: vec![], template, context: context as usize };
+    let mut session = Session {
+        model: &model,
+        ctx,
+        batch: LlamaBatch::new(PREFILL_STEP, 1),
+        cached: vec![],
+        template,
+        context: context as usize,
+    };
     if ready.send(Ok(info)).is_err() {
         return;
     }
@@ -183,7 +190,11 @@ impl Session<'_> {
                 if i == 0 {
                     return Err(EngineError::PromptTooLong { needed: fixed + tokens.len(), room });
                 }
-                log::info!("{} of {} passages do not fit into the context and are left out", request.passages.len() - i, request.passages.len());
+                log::info!(
+                    "{} of {} passages do not fit into the context and are left out",
+                    request.passages.len() - i,
+                    request.passages.len()
+                );
                 break;
             }
             user.extend(tokens);
@@ -250,7 +261,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn decode(&mut self, job: &Job, completion: &mut Completion, interrupted: impl Fn() -> Option<Finish>) -> Result<(), EngineError> {
+    fn decode(
+        &mut self,
+        job: &Job,
+        completion: &mut Completion,
+        interrupted: impl Fn() -> Option<Finish>,
+    ) -> Result<(), EngineError> {
         let mut stops = job.request.stop.clone();
         stops.push(prompt::NEXT_QUESTION.into());
         if !self.template.is_own() {
@@ -314,7 +330,11 @@ fn step_start(position: usize, anchor: usize) -> usize {
 
 /// The first step boundary after `position`.
 fn step_end(position: usize, anchor: usize) -> usize {
-    if position >= anchor { step_start(position, anchor) + PREFILL_STEP } else { (step_start(position, anchor) + PREFILL_STEP).min(anchor) }
+    if position >= anchor {
+        step_start(position, anchor) + PREFILL_STEP
+    } else {
+        (step_start(position, anchor) + PREFILL_STEP).min(anchor)
+    }
 }
 
 fn sampler(sampling: &Sampling) -> LlamaSampler {

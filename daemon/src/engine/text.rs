@@ -15,7 +15,13 @@ pub(super) struct TextStream {
 
 impl TextStream {
     pub(super) fn new(stops: Vec<String>) -> Self {
-        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), partial: vec![], held: String::new(), text: String::new(), stopped: false }
+        Self {
+            stops: stops.into_iter().filter(|s| !s.is_empty()).collect(),
+            partial: vec![],
+            held: String::new(),
+            text: String::new(),
+            stopped: false,
+        }
     }
 
     /// Whether a stop string has appeared.

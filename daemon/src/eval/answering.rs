@@ -51,10 +51,19 @@ pub struct Asking {
 ///
 /// # Errors
 /// A question cannot be answered at all.
-pub async fn answer(dataset: &Dataset, answerer: &Answerer, asking: &Asking, asked: &mut (dyn FnMut(&str, &Answer) + Send)) -> Result<AnswerReport, EvalError> {
+pub async fn answer(
+    dataset: &Dataset,
+    answerer: &Answerer,
+    asking: &Asking,
+    asked: &mut (dyn FnMut(&str, &Answer) + Send),
+) -> Result<AnswerReport, EvalError> {
     let labelled: Vec<_> = dataset.queries.iter().filter(|query| !query.answers.is_empty()).collect();
     let step = if asking.limit == 0 { 1.0 } else { (labelled.len() as f64 / asking.limit as f64).max(1.0) };
-    let chosen: Vec<_> = (0..labelled.len()).map(|i| (i as f64 * step) as usize).take_while(|i| *i < labelled.len()).map(|i| labelled[i]).collect();
+    let chosen: Vec<_> = (0..labelled.len())
+        .map(|i| (i as f64 * step) as usize)
+        .take_while(|i| *i < labelled.len())
+        .map(|i| labelled[i])
+        .collect();
     let mut answers = Vec::with_capacity(chosen.len());
     for query in &chosen {
         let question = Question {
@@ -68,7 +77,10 @@ pub async fn answer(dataset: &Dataset, answerer: &Answerer, asking: &Asking, ask
             asked: Instant::now(),
             allowed: Duration::from_secs(600),
         };
-        let answer = answerer.answer(&question, &Cancel::default(), &mut |_| {}).await.map_err(|e| EvalError::Answer { id: query.id.clone(), reason: e.to_string() })?;
+        let answer = answerer
+            .answer(&question, &Cancel::default(), &mut |_| {})
+            .await
+            .map_err(|e| EvalError::Answer { id: query.id.clone(), reason: e.to_string() })?;
         asked(&query.text, &answer);
         answers.push(answer);
     }
@@ -77,7 +89,9 @@ pub async fn answer(dataset: &Dataset, answerer: &Answerer, asking: &Asking, ask
         total / chosen.len().max(1) as f64
     };
     let share = |yes: bool| f64::from(u8::from(yes));
-    let quoted = |a: &Answer| std::iter::once(a.answer.as_str()).chain(a.citations.iter().map(|c| c.quote.as_str())).collect::<Vec<_>>().join(" ");
+    let quoted = |a: &Answer| {
+        std::iter::once(a.answer.as_str()).chain(a.citations.iter().map(|c| c.quote.as_str())).collect::<Vec<_>>().join(" ")
+    };
     let median = |value: &dyn Fn(&Answer) -> f64| {
         let mut values: Vec<f64> = answers.iter().map(value).filter(|v| *v > 0.0).collect();
         values.sort_unstable_by(f64::total_cmp);

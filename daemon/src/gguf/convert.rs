@@ -89,9 +89,7 @@ pub enum ConvertError {
         remedy: &'static str,
     },
     /// A weight is missing, has the wrong shape or holds values that are not numbers.
-    #[error(
-        "tensor `{name}` {problem}; the directory does not hold a complete model of the kind config.json names"
-    )]
+    #[error("tensor `{name}` {problem}; the directory does not hold a complete model of the kind config.json names")]
     Tensor {
         /// The tensor's name in the directory.
         name: String,
@@ -105,10 +103,7 @@ pub enum ConvertError {
 
 impl ConvertError {
     fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ConvertError + '_ {
-        move |source| ConvertError::Io {
-            path: path.to_path_buf(),
-            source,
-        }
+        move |source| ConvertError::Io { path: path.to_path_buf(), source }
     }
 }
 
@@ -144,12 +139,7 @@ struct Planned {
 /// `progress` is called with the bytes of source weights done and in all. Memory stays bounded: weights are mapped and
 /// pass through in steps of about 1 MiB. `out` appears only when complete: it is written beside, synced, checked and
 /// renamed.
-pub fn convert(
-    dir: &Path,
-    out: &Path,
-    kind: Precision,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Converted, ConvertError> {
+pub fn convert(dir: &Path, out: &Path, kind: Precision, progress: &mut dyn FnMut(u64, u64)) -> Result<Converted, ConvertError> {
     let directory = Directory::open(dir)?;
     let family = family(&directory)?;
     let mut notes = directory.notes.clone();
@@ -170,10 +160,7 @@ pub fn convert(
         // Nothing may remain of a failed conversion; that it failed is what the caller must hear.
         let _ = fs::remove_file(&part);
     }
-    Ok(Converted {
-        report: written?,
-        notes,
-    })
+    Ok(Converted { report: written?, notes })
 }
 
 fn family(directory: &Directory) -> Result<Family, ConvertError> {
@@ -185,11 +172,7 @@ fn family(directory: &Directory) -> Result<Family, ConvertError> {
             what: format!(
                 "the architecture {} (model type {})",
                 other.unwrap_or("that config.json does not name"),
-                directory
-                    .config
-                    .model_type
-                    .as_deref()
-                    .unwrap_or("not given")
+                directory.config.model_type.as_deref().unwrap_or("not given")
             ),
             remedy: "only BERT sentence encoders (BertModel) are converted here; for others take a ready-made GGUF",
         }),
@@ -219,38 +202,24 @@ fn write(
 ) -> Result<(), ConvertError> {
     let file = File::create(part).map_err(ConvertError::io(part))?;
     let mut out = BufWriter::with_capacity(STEP_BYTES, file);
-    out.write_all(&header.bytes())
-        .map_err(ConvertError::io(part))?;
-    let total = plan
-        .iter()
-        .map(|planned| directory.weights.bytes_of(&planned.source))
-        .sum();
+    out.write_all(&header.bytes()).map_err(ConvertError::io(part))?;
+    let total = plan.iter().map(|planned| directory.weights.bytes_of(&planned.source)).sum();
     let mut done = 0;
     progress(done, total);
     for planned in plan {
         let mut written = 0;
-        directory
-            .weights
-            .rows(planned, STEP_BYTES, &mut |rows: &[f32], source_bytes| {
-                let stored = writer::encode(
-                    planned.tensor_type,
-                    rows,
-                    planned.shape.last().copied().unwrap_or(1),
-                );
-                out.write_all(&stored).map_err(ConvertError::io(part))?;
-                written += stored.len();
-                done += source_bytes;
-                progress(done, total);
-                Ok(())
-            })?;
+        directory.weights.rows(planned, STEP_BYTES, &mut |rows: &[f32], source_bytes| {
+            let stored = writer::encode(planned.tensor_type, rows, planned.shape.last().copied().unwrap_or(1));
+            out.write_all(&stored).map_err(ConvertError::io(part))?;
+            written += stored.len();
+            done += source_bytes;
+            progress(done, total);
+            Ok(())
+        })?;
         let padding = written.next_multiple_of(ALIGNMENT) - written;
-        out.write_all(&[0; ALIGNMENT][..padding])
-            .map_err(ConvertError::io(part))?;
+        out.write_all(&[0; ALIGNMENT][..padding]).map_err(ConvertError::io(part))?;
     }
-    let file = out.into_inner().map_err(|error| ConvertError::Io {
-        path: part.to_path_buf(),
-        source: error.into_error(),
-    })?;
+    let file = out.into_inner().map_err(|error| ConvertError::Io { path: part.to_path_buf(), source: error.into_error() })?;
     file.sync_all().map_err(ConvertError::io(part))
 }
 

@@ -16,9 +16,7 @@ const BLOCK: u64 = 4096;
 /// It tells models, quantisations and conversions apart in milliseconds whatever their size. It is not proof
 /// against someone who forges a file: use the SHA-256 of the whole file for that.
 pub(super) fn fingerprint(file: &[u8], data_offset: u64) -> String {
-    let split = usize::try_from(data_offset)
-        .unwrap_or(usize::MAX)
-        .min(file.len());
+    let split = usize::try_from(data_offset).unwrap_or(usize::MAX).min(file.len());
     let (head, data) = file.split_at(split);
     let mut hash = Sha256::new();
     hash.update(b"vademecum gguf 1\n");
@@ -29,15 +27,12 @@ pub(super) fn fingerprint(file: &[u8], data_offset: u64) -> String {
         hash.update(data);
     } else {
         for n in 0..SAMPLES {
-            let start =
-                (u128::from(len - BLOCK) * u128::from(n) / u128::from(SAMPLES - 1)) as usize;
+            let start = (u128::from(len - BLOCK) * u128::from(n) / u128::from(SAMPLES - 1)) as usize;
             hash.update(&data[start..start + BLOCK as usize]);
         }
     }
-    hash.finalize()
-        .iter()
-        .fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    hash.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }

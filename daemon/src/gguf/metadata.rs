@@ -24,21 +24,8 @@ pub enum ValueType {
 impl ValueType {
     pub(super) fn from_id(id: u32) -> Option<ValueType> {
         use ValueType as T;
-        const TYPES: [ValueType; 13] = [
-            T::U8,
-            T::I8,
-            T::U16,
-            T::I16,
-            T::U32,
-            T::I32,
-            T::F32,
-            T::Bool,
-            T::Text,
-            T::Array,
-            T::U64,
-            T::I64,
-            T::F64,
-        ];
+        const TYPES: [ValueType; 13] =
+            [T::U8, T::I8, T::U16, T::I16, T::U32, T::I32, T::F32, T::Bool, T::Text, T::Array, T::U64, T::I64, T::F64];
         TYPES.get(id as usize).copied()
     }
 

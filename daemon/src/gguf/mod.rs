@@ -162,15 +162,10 @@ pub struct Gguf {
 impl Gguf {
     /// Maps the file and reads header, metadata and tensor descriptions, all bounded by the size of the file.
     pub fn open(path: &Path) -> Result<Gguf, GgufError> {
-        let io = |source| GgufError::Io {
-            path: path.to_path_buf(),
-            source,
-        };
+        let io = |source| GgufError::Io { path: path.to_path_buf(), source };
         let file = std::fs::File::open(path).map_err(io)?;
         if !file.metadata().map_err(io)?.is_file() {
-            return Err(GgufError::NotAFile {
-                path: path.to_path_buf(),
-            });
+            return Err(GgufError::NotAFile { path: path.to_path_buf() });
         }
         // SAFETY: the mapping is private and read-only. Should another process shorten the file meanwhile, access ends
         // in SIGBUS; that is the documented condition on model files, and llama.cpp's own mapping has the same one.
@@ -251,12 +246,7 @@ impl Gguf {
     pub fn name(&self) -> String {
         match self.text("general.name") {
             Some(name) if !name.trim().is_empty() => name.trim().chars().take(200).collect(),
-            _ => self
-                .path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            _ => self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         }
     }
 
@@ -325,10 +315,7 @@ impl Gguf {
     /// share in use counts. `general.file_type` does not tell this: mixed files differ from their label by up to 30 %.
     pub fn bytes_per_token(&self) -> u64 {
         let tied = self.tensor("output.weight").is_none() && !self.is_encoder_architecture();
-        let expert_share = match (
-            self.architecture_value("expert_used_count"),
-            self.architecture_value("expert_count"),
-        ) {
+        let expert_share = match (self.architecture_value("expert_used_count"), self.architecture_value("expert_count")) {
             (Some(used), Some(count)) if count > 0 && used <= count => (used, count),
             _ => (1, 1),
         };
@@ -336,8 +323,7 @@ impl Gguf {
             "token_embd.weight" if !tied => 0,
             "position_embd.weight" | "token_types.weight" | "per_layer_token_embd.weight" => 0,
             name if name.contains("_exps.") => {
-                (u128::from(tensor.bytes) * u128::from(expert_share.0) / u128::from(expert_share.1))
-                    as u64
+                (u128::from(tensor.bytes) * u128::from(expert_share.0) / u128::from(expert_share.1)) as u64
             }
             _ => tensor.bytes,
         };
@@ -351,27 +337,19 @@ impl Gguf {
         if self.is_encoder_architecture() {
             return 0;
         }
-        let (Some(layers), Some(heads), Some(width)) =
-            (self.layers(), self.heads(), self.embedding_length())
-        else {
+        let (Some(layers), Some(heads), Some(width)) = (self.layers(), self.heads(), self.embedding_length()) else {
             return 0;
         };
         let head_width = width / heads.max(1);
-        let key = self
-            .architecture_value("attention.key_length")
-            .unwrap_or(head_width);
-        let value = self
-            .architecture_value("attention.value_length")
-            .unwrap_or(head_width);
+        let key = self.architecture_value("attention.key_length").unwrap_or(head_width);
+        let value = self.architecture_value("attention.value_length").unwrap_or(head_width);
         let per_layer = self.per_layer("attention.head_count_kv");
         let kv_heads = match per_layer.as_slice() {
             [] => heads.saturating_mul(layers),
             [same] => same.saturating_mul(layers),
             each => each.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)),
         };
-        kv_heads
-            .saturating_mul(key.saturating_add(value))
-            .saturating_mul(2)
+        kv_heads.saturating_mul(key.saturating_add(value)).saturating_mul(2)
     }
 
     /// What the model is for.

@@ -36,18 +36,9 @@ pub(super) fn parse(path: &Path, file: &[u8]) -> Result<Parsed, GgufError> {
     cursor.bound_count(tensor_count, MAX_TENSORS, 33, "tensors")?;
     let alignment = cursor.alignment(&entries)?;
     let mut tensors = cursor.tensors(tensor_count, alignment)?;
-    let data_offset = if tensors.is_empty() {
-        cursor.at as u64
-    } else {
-        (cursor.at as u64).next_multiple_of(alignment)
-    };
+    let data_offset = if tensors.is_empty() { cursor.at as u64 } else { (cursor.at as u64).next_multiple_of(alignment) };
     cursor.place(&mut tensors, data_offset)?;
-    Ok(Parsed {
-        version,
-        entries,
-        tensors,
-        data_offset,
-    })
+    Ok(Parsed { version, entries, tensors, data_offset })
 }
 
 struct Cursor<'a> {
@@ -58,19 +49,11 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn damaged(&self, what: String) -> GgufError {
-        GgufError::Damaged {
-            path: self.path.to_path_buf(),
-            what,
-        }
+        GgufError::Damaged { path: self.path.to_path_buf(), what }
     }
 
     fn truncated(&self, what: &str, needed: u64) -> GgufError {
-        GgufError::Truncated {
-            path: self.path.to_path_buf(),
-            what: what.to_owned(),
-            needed,
-            size: self.file.len() as u64,
-        }
+        GgufError::Truncated { path: self.path.to_path_buf(), what: what.to_owned(), needed, size: self.file.len() as u64 }
     }
 
     fn remaining(&self) -> u64 {
@@ -101,9 +84,7 @@ impl<'a> Cursor<'a> {
     fn name(&mut self, max: u64, what: &str) -> Result<String, GgufError> {
         let len = self.u64(what)?;
         if len == 0 || len > max {
-            return Err(self.damaged(format!(
-                "{what} has a name of {len} bytes, 1 to {max} are allowed"
-            )));
+            return Err(self.damaged(format!("{what} has a name of {len} bytes, 1 to {max} are allowed")));
         }
         let bytes = self.take(len, what)?;
         match std::str::from_utf8(bytes) {
@@ -112,17 +93,9 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn bound_count(
-        &self,
-        count: u64,
-        max: u64,
-        least_bytes: u64,
-        what: &str,
-    ) -> Result<(), GgufError> {
+    fn bound_count(&self, count: u64, max: u64, least_bytes: u64, what: &str) -> Result<(), GgufError> {
         if count > max {
-            return Err(self.damaged(format!(
-                "it announces {count} {what}, at most {max} are accepted"
-            )));
+            return Err(self.damaged(format!("it announces {count} {what}, at most {max} are accepted")));
         }
         if count * least_bytes > self.remaining() {
             return Err(self.truncated(what, self.at as u64 + count * least_bytes));
@@ -133,11 +106,7 @@ impl<'a> Cursor<'a> {
     fn header(&mut self) -> Result<u32, GgufError> {
         if !self.file.starts_with(b"GGUF") {
             let (found, remedy) = what_instead(self.file);
-            return Err(GgufError::NotGguf {
-                path: self.path.to_path_buf(),
-                found,
-                remedy,
-            });
+            return Err(GgufError::NotGguf { path: self.path.to_path_buf(), found, remedy });
         }
         self.at = 4;
         let version = self.u32("the version")?;
@@ -188,25 +157,16 @@ impl<'a> Cursor<'a> {
                 }
             }
             Some((item, len)) => {
-                let bytes = item
-                    .size()
-                    .and_then(|size| size.checked_mul(len))
-                    .unwrap_or(u64::MAX);
+                let bytes = item.size().and_then(|size| size.checked_mul(len)).unwrap_or(u64::MAX);
                 self.take(bytes, &what)?;
             }
         }
-        Ok(Entry {
-            key,
-            value_type,
-            array,
-            range: start..self.at,
-        })
+        Ok(Entry { key, value_type, array, range: start..self.at })
     }
 
     fn value_type(&mut self, what: &str) -> Result<ValueType, GgufError> {
         let id = self.u32(what)?;
-        ValueType::from_id(id)
-            .ok_or_else(|| self.damaged(format!("{what} has the unknown value type {id}")))
+        ValueType::from_id(id).ok_or_else(|| self.damaged(format!("{what} has the unknown value type {id}")))
     }
 
     fn skip(&mut self, value_type: ValueType, what: &str) -> Result<(), GgufError> {
@@ -218,19 +178,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn alignment(&self, entries: &[Entry]) -> Result<u64, GgufError> {
-        let stored = entries
-            .iter()
-            .find(|entry| entry.key == "general.alignment");
+        let stored = entries.iter().find(|entry| entry.key == "general.alignment");
         match stored.map(|entry| entry.decode(self.file)) {
             None => Ok(32),
-            Some(Some(super::Value::Unsigned(n)))
-                if n.is_power_of_two() && (8..=65_536).contains(&n) =>
-            {
-                Ok(n)
-            }
-            Some(other) => Err(self.damaged(format!(
-                "`general.alignment` is {other:?}, not a power of two"
-            ))),
+            Some(Some(super::Value::Unsigned(n))) if n.is_power_of_two() && (8..=65_536).contains(&n) => Ok(n),
+            Some(other) => Err(self.damaged(format!("`general.alignment` is {other:?}, not a power of two"))),
         }
     }
 
@@ -257,9 +209,7 @@ impl<'a> Cursor<'a> {
         for _ in 0..dim_count {
             dims.push(self.u64(&what)?);
         }
-        let elements = dims
-            .iter()
-            .try_fold(1_u64, |product, n| product.checked_mul(*n));
+        let elements = dims.iter().try_fold(1_u64, |product, n| product.checked_mul(*n));
         if elements.is_none_or(|n| n == 0 || n > i64::MAX as u64) {
             return Err(self.damaged(format!("tensor `{name}` has the impossible shape {dims:?}")));
         }
@@ -270,23 +220,13 @@ impl<'a> Cursor<'a> {
             )));
         };
         let Some(bytes) = tensor_type.bytes_of(&dims) else {
-            return Err(self.damaged(format!(
-                "tensor `{name}` of type {tensor_type} cannot have the shape {dims:?}"
-            )));
+            return Err(self.damaged(format!("tensor `{name}` of type {tensor_type} cannot have the shape {dims:?}")));
         };
         let offset = self.u64(&what)?;
         if offset % alignment != 0 {
-            return Err(self.damaged(format!(
-                "tensor `{name}` is not aligned to {alignment} bytes"
-            )));
+            return Err(self.damaged(format!("tensor `{name}` is not aligned to {alignment} bytes")));
         }
-        Ok(Tensor {
-            name,
-            dims,
-            tensor_type,
-            offset,
-            bytes,
-        })
+        Ok(Tensor { name, dims, tensor_type, offset, bytes })
     }
 
     /// Turns offsets within the data into offsets within the file and checks that every tensor lies inside the file.
@@ -313,32 +253,13 @@ fn what_instead(file: &[u8]) -> (String, &'static str) {
     } else if file.len() < 4 && b"GGUF".starts_with(file) {
         ("it ends within its first bytes".into(), "download it again")
     } else if file.starts_with(b"version https://git-lfs") {
-        (
-            "it is a Git LFS pointer, not the model".into(),
-            "run `git lfs pull` or download the file itself",
-        )
+        ("it is a Git LFS pointer, not the model".into(), "run `git lfs pull` or download the file itself")
     } else if first_line.starts_with(b"<") {
-        (
-            "it is a web page".into(),
-            "use the download link of the file, not the page about it",
-        )
-    } else if first_line
-        .get(8..)
-        .is_some_and(|rest| rest.starts_with(b"{\""))
-    {
-        (
-            "it looks like safetensors".into(),
-            "convert its directory with `vademecum model convert`",
-        )
+        ("it is a web page".into(), "use the download link of the file, not the page about it")
+    } else if first_line.get(8..).is_some_and(|rest| rest.starts_with(b"{\"")) {
+        ("it looks like safetensors".into(), "convert its directory with `vademecum model convert`")
     } else {
-        let first: Vec<String> = file
-            .iter()
-            .take(4)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        (
-            format!("it begins with the bytes {}", first.join(" ")),
-            "give a model in GGUF format",
-        )
+        let first: Vec<String> = file.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        (format!("it begins with the bytes {}", first.join(" ")), "give a model in GGUF format")
     }
 }

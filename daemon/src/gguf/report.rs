@@ -104,11 +104,7 @@ fn tensor_types(gguf: &Gguf) -> Vec<TypeShare> {
     let mut shares: BTreeMap<&'static str, TypeShare> = BTreeMap::new();
     for tensor in gguf.tensors() {
         let name = tensor.tensor_type.name;
-        let share = shares.entry(name).or_insert(TypeShare {
-            name,
-            tensors: 0,
-            bytes: 0,
-        });
+        let share = shares.entry(name).or_insert(TypeShare { name, tensors: 0, bytes: 0 });
         share.tensors += 1;
         share.bytes += tensor.bytes;
     }
@@ -121,11 +117,7 @@ fn tensor_types(gguf: &Gguf) -> Vec<TypeShare> {
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let cut: String = line.chars().take(72).collect();
-    if cut.len() < text.len() {
-        format!("{cut}…")
-    } else {
-        cut
-    }
+    if cut.len() < text.len() { format!("{cut}…") } else { cut }
 }
 
 impl fmt::Display for Report {
@@ -140,39 +132,23 @@ impl fmt::Display for Report {
             ("parameters", grouped(self.parameters)),
             ("file bytes", grouped(self.file_bytes)),
             ("bytes per token", grouped(self.bytes_per_token)),
-            (
-                "KV bytes per token",
-                format!("{} (f16)", grouped(self.kv_bytes_per_token)),
-            ),
+            ("KV bytes per token", format!("{} (f16)", grouped(self.kv_bytes_per_token))),
             ("layers", number(self.layers)),
-            (
-                "heads / KV heads",
-                format!("{} / {}", number(self.heads), number(self.kv_heads)),
-            ),
+            ("heads / KV heads", format!("{} / {}", number(self.heads), number(self.kv_heads))),
             ("embedding length", number(self.embedding_length)),
             ("context", number(self.context_length)),
             ("longest input", number(self.max_seq_length)),
             ("tokenizer", text(&self.tokenizer)),
-            (
-                "chat template",
-                self.chat_template.clone().unwrap_or_else(|| "none".into()),
-            ),
+            ("chat template", self.chat_template.clone().unwrap_or_else(|| "none".into())),
             ("licence", text(&self.license)),
             ("fingerprint", self.fingerprint.clone()),
         ];
         for (label, value) in rows {
             // Strings come from the file: control characters must not reach the terminal.
-            let value: String = value
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect();
+            let value: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
             writeln!(f, "{label:<20}{value}")?;
         }
-        writeln!(
-            f,
-            "{:<20}{:<10}{:>8}{:>18}",
-            "tensors", "type", "count", "bytes"
-        )?;
+        writeln!(f, "{:<20}{:<10}{:>8}{:>18}", "tensors", "type", "count", "bytes")?;
         for share in &self.tensor_types {
             let (count, bytes) = (grouped(share.tensors), grouped(share.bytes));
             writeln!(f, "{:<20}{:<10}{count:>8}{bytes:>18}", "", share.name)?;

@@ -55,12 +55,7 @@ const TYPES: [TensorType; 35] = [
 ];
 
 const fn of(id: u32, name: &'static str, block: u64, block_bytes: u64) -> TensorType {
-    TensorType {
-        id,
-        name,
-        block,
-        block_bytes,
-    }
+    TensorType { id, name, block, block_bytes }
 }
 
 impl TensorType {
@@ -83,9 +78,7 @@ impl TensorType {
             return None;
         }
         let row_bytes = (row / self.block).checked_mul(self.block_bytes)?;
-        dims.iter()
-            .skip(1)
-            .try_fold(row_bytes, |bytes, n| bytes.checked_mul(*n))
+        dims.iter().skip(1).try_fold(row_bytes, |bytes, n| bytes.checked_mul(*n))
     }
 }
 
@@ -103,17 +96,9 @@ mod tests {
     fn sizes_agree_with_ggml() {
         for known in TYPES {
             // SAFETY: both functions only read a static table, and every id here is below GGML_TYPE_COUNT.
-            let (block, bytes) = unsafe {
-                (
-                    llama_cpp_sys_2::ggml_blck_size(known.id),
-                    llama_cpp_sys_2::ggml_type_size(known.id),
-                )
-            };
-            assert_eq!(
-                (known.block as i64, known.block_bytes as usize),
-                (block, bytes),
-                "{known}"
-            );
+            let (block, bytes) =
+                unsafe { (llama_cpp_sys_2::ggml_blck_size(known.id), llama_cpp_sys_2::ggml_type_size(known.id)) };
+            assert_eq!((known.block as i64, known.block_bytes as usize), (block, bytes), "{known}");
         }
     }
 

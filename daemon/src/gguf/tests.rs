@@ -3,14 +3,9 @@ use std::path::PathBuf;
 /// A test model from the cache that `make setup` fills.
 pub(crate) fn model(name: &str) -> PathBuf {
     let cache = std::env::var_os("VADEMECUM_MODELS").map(PathBuf::from);
-    let home =
-        || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/vademecum/models"));
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/vademecum/models"));
     let path = cache.or_else(home).unwrap_or_default().join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run `make setup`",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing: run `make setup`", path.display());
     path
 }
 
@@ -26,12 +21,7 @@ struct Builder {
 
 impl Builder {
     fn new() -> Builder {
-        Builder {
-            bytes: Vec::new(),
-            keys: 0,
-            tensors: Vec::new(),
-            tensor_count: 0,
-        }
+        Builder { bytes: Vec::new(), keys: 0, tensors: Vec::new(), tensor_count: 0 }
     }
 
     fn string(out: &mut Vec<u8>, text: &[u8]) {
@@ -60,8 +50,7 @@ impl Builder {
     fn tensor(mut self, name: &str, type_id: u32, dims: &[u64], offset: u64) -> Builder {
         Self::string(&mut self.tensors, name.as_bytes());
         self.tensors.extend((dims.len() as u32).to_le_bytes());
-        self.tensors
-            .extend(dims.iter().flat_map(|n| n.to_le_bytes()));
+        self.tensors.extend(dims.iter().flat_map(|n| n.to_le_bytes()));
         self.tensors.extend(type_id.to_le_bytes());
         self.tensors.extend(offset.to_le_bytes());
         self.tensor_count += 1;
@@ -97,54 +86,30 @@ fn refusal(bytes: &[u8]) -> String {
 #[test]
 fn a_generator_is_described() {
     let gguf = Gguf::open(&model("generator.gguf")).expect("opens");
-    assert_eq!(
-        (gguf.architecture(), gguf.kind()),
-        ("llama", Kind::Generator)
-    );
-    assert_eq!(
-        (gguf.layers(), gguf.heads(), gguf.kv_heads()),
-        (Some(30), Some(9), Some(3))
-    );
-    assert_eq!(
-        (gguf.context_length(), gguf.embedding_length()),
-        (Some(8192), Some(576))
-    );
+    assert_eq!((gguf.architecture(), gguf.kind()), ("llama", Kind::Generator));
+    assert_eq!((gguf.layers(), gguf.heads(), gguf.kv_heads()), (Some(30), Some(9), Some(3)));
+    assert_eq!((gguf.context_length(), gguf.embedding_length()), (Some(8192), Some(576)));
     // Tied embeddings: all tensors are read, 66.4 MB of Q4_1 and 30.1 MB of Q8_0.
     let read = gguf.bytes_per_token();
     assert!((96_000_000..97_000_000).contains(&read), "{read}");
     assert!((134_000_000..135_500_000).contains(&gguf.parameters()));
     assert_eq!(gguf.kv_bytes_per_token(), 30 * 3 * 64 * 2 * 2);
-    assert!(
-        gguf.chat_template()
-            .is_some_and(|template| template.contains("<|im_start|>"))
-    );
+    assert!(gguf.chat_template().is_some_and(|template| template.contains("<|im_start|>")));
     let Some(Value::Array(tokens)) = gguf.value("tokenizer.ggml.tokens") else {
         panic!("a vocabulary");
     };
     assert_eq!((tokens.len(), tokens.texts().count()), (49_152, 49_152));
     let described = report(&gguf);
-    assert_eq!(
-        described
-            .tensor_types
-            .iter()
-            .map(|share| share.tensors)
-            .sum::<u64>(),
-        gguf.tensors().len() as u64
-    );
+    assert_eq!(described.tensor_types.iter().map(|share| share.tensors).sum::<u64>(), gguf.tensors().len() as u64);
     let table = described.to_string();
-    assert!(
-        table.contains("Q4_1") && table.contains("98,362,432") && table.contains("fingerprint"),
-        "{table}"
-    );
+    assert!(table.contains("Q4_1") && table.contains("98,362,432") && table.contains("fingerprint"), "{table}");
     println!("{table}");
     assert!(serde_json::to_string(&described).is_ok());
 }
 
 #[test]
 fn the_fingerprint_sees_header_data_and_size() {
-    let builder = Builder::new()
-        .text("general.name", "a")
-        .tensor("t", 0, &[1 << 20], 0);
+    let builder = Builder::new().text("general.name", "a").tensor("t", 0, &[1 << 20], 0);
     let file = builder.build(4 << 20);
     let print = |bytes: &[u8]| open(bytes).expect("opens").fingerprint();
     let original = print(&file);
@@ -154,17 +119,10 @@ fn the_fingerprint_sees_header_data_and_size() {
         other[at] ^= 1;
         print(&other)
     };
-    let name = file
-        .windows(12)
-        .position(|window| window == b"general.name")
-        .expect("the key");
+    let name = file.windows(12).position(|window| window == b"general.name").expect("the key");
     assert_ne!(original, changed(name + 12 + 4 + 8), "the name");
     assert_ne!(original, changed(file.len() - 1), "the last byte");
-    assert_ne!(
-        original,
-        print(&[file.as_slice(), &[0]].concat()),
-        "the size"
-    );
+    assert_ne!(original, print(&[file.as_slice(), &[0]].concat()), "the size");
 }
 
 #[test]
@@ -177,14 +135,8 @@ fn what_is_not_gguf_is_named() {
     assert!(refusal(b"PK\x03\x04 and so on").contains("50 4b 03 04"));
     assert!(refusal(b"GGUF\x01\0\0\0").contains("version 1"));
     assert!(refusal(b"GGUF\0\0\0\x03").contains("version 3, big endian"));
-    assert!(matches!(
-        Gguf::open(&std::env::temp_dir()),
-        Err(GgufError::NotAFile { .. })
-    ));
-    assert!(matches!(
-        Gguf::open(Path::new("/nowhere")),
-        Err(GgufError::Io { .. })
-    ));
+    assert!(matches!(Gguf::open(&std::env::temp_dir()), Err(GgufError::NotAFile { .. })));
+    assert!(matches!(Gguf::open(Path::new("/nowhere")), Err(GgufError::Io { .. })));
 }
 
 #[test]
@@ -211,9 +163,7 @@ fn absurd_counts_and_lengths_are_refused_without_memory() {
 
 #[test]
 fn impossible_tensors_are_refused() {
-    let tensor = |type_id, dims: &[u64], offset| {
-        refusal(&Builder::new().tensor("t", type_id, dims, offset).build(64))
-    };
+    let tensor = |type_id, dims: &[u64], offset| refusal(&Builder::new().tensor("t", type_id, dims, offset).build(64));
     assert!(tensor(0, &[u64::MAX, 2], 0).contains("impossible shape"));
     assert!(tensor(0, &[0], 0).contains("impossible shape"));
     assert!(tensor(0, &[1, 1, 1, 1, 1], 0).contains("5 dimensions"));
@@ -223,9 +173,7 @@ fn impossible_tensors_are_refused() {
     assert!(tensor(0, &[17], 0).contains("truncated: tensor `t`"));
     assert!(tensor(0, &[1], 33).contains("aligned"));
     assert!(tensor(0, &[1], u64::MAX - 31).contains("truncated"));
-    let twice = Builder::new()
-        .tensor("t", 0, &[1], 0)
-        .tensor("t", 0, &[1], 32);
+    let twice = Builder::new().tensor("t", 0, &[1], 0).tensor("t", 0, &[1], 32);
     assert!(refusal(&twice.build(64)).contains("`t` occurs twice"));
 }
 
@@ -234,17 +182,7 @@ fn a_file_cut_or_altered_anywhere_never_panics() {
     let builder = Builder::new()
         .text("general.architecture", "llama")
         .u32("llama.block_count", 2)
-        .raw(
-            "list",
-            9,
-            &[
-                8_u32.to_le_bytes().as_slice(),
-                &1_u64.to_le_bytes(),
-                &1_u64.to_le_bytes(),
-                b"x",
-            ]
-            .concat(),
-        )
+        .raw("list", 9, &[8_u32.to_le_bytes().as_slice(), &1_u64.to_le_bytes(), &1_u64.to_le_bytes(), b"x"].concat())
         .tensor("token_embd.weight", 8, &[32, 4], 0);
     let file = builder.build(136);
     assert_eq!(open(&file).expect("sound").kind(), Kind::Generator);

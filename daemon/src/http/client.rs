@@ -40,7 +40,8 @@ impl Client {
             Err(error) if matches!(error.kind(), K::NotFound | K::ConnectionRefused) => return Ok(None),
             Err(error) => return Err(ClientError::Connection(format!("{}: {error}", socket.display()))),
         };
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| ClientError::Connection(e.to_string()))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| ClientError::Connection(e.to_string()))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 log::debug!("control connection: {error}");

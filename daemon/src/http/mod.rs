@@ -8,8 +8,7 @@ mod client;
 pub use client::{Client, ClientError};
 
 use crate::api::wire::{self, Encoding, ErrorBody, ErrorCode, ErrorReply};
-use crate::api::{Api, Problem, change_word};
-use crate::mqtt::{ReportFn, new_id};
+use crate::api::{Api, Problem, ReportFn, change_word, new_id};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -35,7 +34,9 @@ struct Control {
 
 /// Why the control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the control socket {path}: {source}; check that the data directory is writable and its path shorter than 100 characters")]
+#[error(
+    "cannot open the control socket {path}: {source}; check that the data directory is writable and its path shorter than 100 characters"
+)]
 pub struct SocketError {
     path: PathBuf,
     source: std::io::Error,
@@ -58,7 +59,13 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
 }
 
 /// Serves the control socket until the task is dropped.
-pub async fn serve(listener: UnixListener, api: Api, status: ReportFn, max_document: usize, changed: std::sync::Arc<tokio::sync::Notify>) {
+pub async fn serve(
+    listener: UnixListener,
+    api: Api,
+    status: ReportFn,
+    max_document: usize,
+    changed: std::sync::Arc<tokio::sync::Notify>,
+) {
     let router = Router::new()
         .route("/v1/status", get(get_status))
         .route("/v1/search", post(search))
@@ -119,7 +126,11 @@ pub struct PutOutcome {
     pub note: Option<String>,
 }
 
-async fn respond<T: DeserializeOwned, R: Serialize>(headers: &HeaderMap, body: &[u8], work: impl AsyncFnOnce(T) -> Result<R, Problem>) -> Response {
+async fn respond<T: DeserializeOwned, R: Serialize>(
+    headers: &HeaderMap,
+    body: &[u8],
+    work: impl AsyncFnOnce(T) -> Result<R, Problem>,
+) -> Response {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let encoding = Encoding::of(body, content_type).unwrap_or(Encoding::Json);
     let result = match encoding.decode::<T>(body) {
@@ -128,7 +139,9 @@ async fn respond<T: DeserializeOwned, R: Serialize>(headers: &HeaderMap, body: &
     };
     let (status, encoded) = match result {
         Ok(value) => (StatusCode::OK, encoding.encode(&value)),
-        Err((code, message)) => (status_of(code), encoding.encode(&ErrorReply { id: String::new(), error: ErrorBody { code, message } })),
+        Err((code, message)) => {
+            (status_of(code), encoding.encode(&ErrorReply { id: String::new(), error: ErrorBody { code, message } }))
+        }
     };
     match encoded {
         Ok(bytes) => (status, [(header::CONTENT_TYPE, encoding.content_type())], bytes).into_response(),

@@ -62,19 +62,8 @@ fn prefix(title: &str, heading: &[String]) -> String {
 
 /// Splits a document into chunks of at most `max_tokens` tokens (at least [`MIN_MAX_TOKENS`]), counted by `count` over
 /// [`embedded_text`]. Exact for tokenizers that part words at white space, as those of the BERT family do.
-pub fn chunk(
-    reading: &Reading,
-    max_tokens: usize,
-    count: &dyn Fn(&str) -> usize,
-) -> Vec<TextChunk> {
-    let chunker = Chunker {
-        reading,
-        limit: max_tokens.max(MIN_MAX_TOKENS),
-        meter: Meter {
-            count,
-            words: RefCell::default(),
-        },
-    };
+pub fn chunk(reading: &Reading, max_tokens: usize, count: &dyn Fn(&str) -> usize) -> Vec<TextChunk> {
+    let chunker = Chunker { reading, limit: max_tokens.max(MIN_MAX_TOKENS), meter: Meter { count, words: RefCell::default() } };
     let mut sections = match reading.form {
         Form::Markdown => outline::markdown(&reading.text),
         Form::Plain => outline::plain(&reading.text),
@@ -87,17 +76,12 @@ pub fn chunk(
     }
     let mut drafts = Vec::new();
     for (index, section) in sections.iter().enumerate() {
-        let parent = sections
-            .get(index + 1)
-            .is_some_and(|next| next.path.len() > section.path.len());
+        let parent = sections.get(index + 1).is_some_and(|next| next.path.len() > section.path.len());
         chunker.draft(section, parent, &mut drafts);
     }
     let drafts = chunker.join_small(drafts);
     let mut pages = Pages::new(reading);
-    drafts
-        .into_iter()
-        .map(|draft| chunker.finish(draft, &mut pages))
-        .collect()
+    drafts.into_iter().map(|draft| chunker.finish(draft, &mut pages)).collect()
 }
 
 /// A piece of text that is not split further.
@@ -147,22 +131,13 @@ impl Chunker<'_> {
         while !path.is_empty() && self.prefix_tokens(&path) > self.limit / 2 {
             path.remove(0);
         }
-        let budget = self
-            .limit
-            .saturating_sub(self.prefix_tokens(&path))
-            .max(MIN_MAX_TOKENS / 2);
+        let budget = self.limit.saturating_sub(self.prefix_tokens(&path)).max(MIN_MAX_TOKENS / 2);
         let start = section.heading.start;
         if section.blocks.is_empty() {
             // A heading with nothing under it still has words to be found by.
             if !parent && !section.heading.is_empty() {
                 let range = section.heading.clone();
-                drafts.push(Draft {
-                    path,
-                    tokens: self.tokens(&range),
-                    range,
-                    header: None,
-                    whole: Some((start, 0)),
-                });
+                drafts.push(Draft { path, tokens: self.tokens(&range), range, header: None, whole: Some((start, 0)) });
             }
             return;
         }
@@ -187,18 +162,13 @@ impl Chunker<'_> {
             let first = atoms.len();
             self.push_block(block, budget, &mut atoms);
             // "To reset the fault:" belongs to what it announces.
-            if announced
-                && first > 0
-                && first < atoms.len()
-                && atoms[first - 1].tokens + atoms[first].tokens <= budget
-            {
+            if announced && first > 0 && first < atoms.len() && atoms[first - 1].tokens + atoms[first].tokens <= budget {
                 let next = atoms.remove(first);
                 let intro = &mut atoms[first - 1];
                 intro.range.end = next.range.end;
                 intro.tokens += next.tokens;
             }
-            announced =
-                block.kind == Kind::Prose && self.text(&block.range).trim_end().ends_with(':');
+            announced = block.kind == Kind::Prose && self.text(&block.range).trim_end().ends_with(':');
         }
         atoms
     }
@@ -206,11 +176,7 @@ impl Chunker<'_> {
     fn push_block(&self, block: &Block, budget: usize, atoms: &mut Vec<Atom>) {
         let tokens = self.tokens(&block.range);
         if tokens <= budget {
-            atoms.push(Atom {
-                range: block.range.clone(),
-                tokens,
-                header: None,
-            });
+            atoms.push(Atom { range: block.range.clone(), tokens, header: None });
             return;
         }
         match &block.kind {
@@ -225,22 +191,10 @@ impl Chunker<'_> {
     }
 
     /// The header stays with the first row, and is there to be repeated before the others.
-    fn push_rows(
-        &self,
-        table: &Block,
-        rows: &[Range<usize>],
-        budget: usize,
-        atoms: &mut Vec<Atom>,
-    ) {
+    fn push_rows(&self, table: &Block, rows: &[Range<usize>], budget: usize, atoms: &mut Vec<Atom>) {
         let header = table.range.start..rows[0].start;
         let header_tokens = self.tokens(&header);
-        self.push_part(
-            &(table.range.start..rows[0].end),
-            &Kind::Lines,
-            budget,
-            None,
-            atoms,
-        );
+        self.push_part(&(table.range.start..rows[0].end), &Kind::Lines, budget, None, atoms);
         for row in &rows[1..] {
             let repeated = (header_tokens <= budget / 2).then(|| (header.clone(), header_tokens));
             self.push_part(row, &Kind::Lines, budget, repeated, atoms);
@@ -257,17 +211,9 @@ impl Chunker<'_> {
     ) {
         let tokens = self.tokens(part);
         if tokens + header.as_ref().map_or(0, |(_, tokens)| *tokens) <= budget {
-            atoms.push(Atom {
-                range: part.clone(),
-                tokens,
-                header,
-            });
+            atoms.push(Atom { range: part.clone(), tokens, header });
         } else if tokens <= budget {
-            atoms.push(Atom {
-                range: part.clone(),
-                tokens,
-                header: None,
-            });
+            atoms.push(Atom { range: part.clone(), tokens, header: None });
         } else {
             self.push_split(part, kind, budget, atoms);
         }
@@ -285,37 +231,22 @@ impl Chunker<'_> {
             let window = &window[..floor_char_boundary(window, budget * 2 * MAX_BYTES_PER_TOKEN)];
             let length = whole_words(window, self.first_part(window, kind, size));
             let part = start..start + length.max(1);
-            atoms.push(Atom {
-                tokens: self.tokens(&part),
-                range: part.clone(),
-                header: None,
-            });
+            atoms.push(Atom { tokens: self.tokens(&part), range: part.clone(), header: None });
             start = part.end;
         }
     }
 
     /// Length in bytes of the first part of `window`, as `text-splitter` cuts it.
     fn first_part(&self, window: &str, kind: &Kind, size: usize) -> usize {
-        let config = ChunkConfig::new(size)
-            .with_sizer(&self.meter)
-            .with_trim(false);
+        let config = ChunkConfig::new(size).with_sizer(&self.meter).with_trim(false);
         let first = match kind {
-            Kind::Lines => TextSplitter::new(config)
-                .chunks(window)
-                .next()
-                .map(str::len),
+            Kind::Lines => TextSplitter::new(config).chunks(window).next().map(str::len),
             Kind::Prose => {
                 // Lines of a paragraph end where they happen to; sentences are what counts.
                 let flowing = window.replace('\n', " ");
-                TextSplitter::new(config)
-                    .chunks(&flowing)
-                    .next()
-                    .map(str::len)
+                TextSplitter::new(config).chunks(&flowing).next().map(str::len)
             }
-            _ => MarkdownSplitter::new(config)
-                .chunks(window)
-                .next()
-                .map(str::len),
+            _ => MarkdownSplitter::new(config).chunks(window).next().map(str::len),
         };
         first.unwrap_or(window.len())
     }
@@ -324,10 +255,7 @@ impl Chunker<'_> {
     fn join_small(&self, drafts: Vec<Draft>) -> Vec<Draft> {
         let mut joined: Vec<Draft> = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            match joined
-                .last_mut()
-                .and_then(|left| Some((self.union(left, &draft)?, left)))
-            {
+            match joined.last_mut().and_then(|left| Some((self.union(left, &draft)?, left))) {
                 Some((union, left)) => *left = union,
                 None => joined.push(draft),
             }
@@ -342,11 +270,7 @@ impl Chunker<'_> {
         }
         let parent = right.path.split_last()?.1;
         let under_parent = left.path == parent;
-        let (start, left_heading) = if under_parent {
-            (left.range.start, 0)
-        } else {
-            left.whole?
-        };
+        let (start, left_heading) = if under_parent { (left.range.start, 0) } else { left.whole? };
         if !under_parent && left.path.split_last()?.1 != parent {
             return None;
         }
@@ -354,44 +278,27 @@ impl Chunker<'_> {
         (tokens + self.prefix_tokens(parent) <= self.limit).then(|| Draft {
             path: parent.to_vec(),
             range: start..right.range.end,
-            header: if under_parent {
-                left.header.clone()
-            } else {
-                None
-            },
+            header: if under_parent { left.header.clone() } else { None },
             tokens,
             whole: None,
         })
     }
 
     fn finish(&self, draft: Draft, pages: &mut Pages) -> TextChunk {
-        let body = self
-            .text(&draft.range)
-            .trim_end()
-            .trim_start_matches(['\n', '\u{0C}']);
+        let body = self.text(&draft.range).trim_end().trim_start_matches(['\n', '\u{0C}']);
         let text = match &draft.header {
             Some(header) => format!("{}\n{body}", self.text(header).trim_end()),
             None => body.to_owned(),
         };
-        let tokens =
-            (self.meter.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
+        let tokens = (self.meter.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
         let page = pages.of(draft.range.start);
-        TextChunk {
-            heading: draft.path,
-            page,
-            text,
-            offset: draft.range.start as u64,
-            tokens,
-        }
+        TextChunk { heading: draft.path, page, text, offset: draft.range.start as u64, tokens }
     }
 }
 
 /// Tokens of a chunk made of these atoms.
 fn size(group: &[Atom]) -> usize {
-    let header = group
-        .first()
-        .and_then(|first| first.header.as_ref())
-        .map_or(0, |(_, tokens)| *tokens);
+    let header = group.first().and_then(|first| first.header.as_ref()).map_or(0, |(_, tokens)| *tokens);
     header + group.iter().map(|atom| atom.tokens).sum::<usize>()
 }
 
@@ -428,14 +335,9 @@ fn pack(atoms: Vec<Atom>, budget: usize) -> Vec<Vec<Atom>> {
 /// `length` moved back to the last white space of `text[..length]` where it would cut a word: `E-17` is one, to us.
 fn whole_words(text: &str, length: usize) -> usize {
     let (head, tail) = text.split_at(length);
-    let inside = !tail.is_empty()
-        && !head.ends_with(char::is_whitespace)
-        && !tail.starts_with(char::is_whitespace);
+    let inside = !tail.is_empty() && !head.ends_with(char::is_whitespace) && !tail.starts_with(char::is_whitespace);
     // Scripts without blanks between words are cut where the splitter says.
-    let western = head
-        .chars()
-        .next_back()
-        .is_some_and(|last| last.is_ascii() || last.len_utf8() < 3);
+    let western = head.chars().next_back().is_some_and(|last| last.is_ascii() || last.len_utf8() < 3);
     if !inside || !western {
         return length;
     }
@@ -482,11 +384,7 @@ struct Pages<'a> {
 impl<'a> Pages<'a> {
     fn new(reading: &'a Reading) -> Self {
         let paged = reading.form == Form::Plain && reading.text.contains('\u{0C}');
-        Self {
-            text: &reading.text,
-            counted: 0,
-            page: paged.then_some(1),
-        }
+        Self { text: &reading.text, counted: 0, page: paged.then_some(1) }
     }
 
     /// The page at `offset`; a form feed right there already starts the next.
@@ -514,32 +412,19 @@ mod tests {
         text.split_whitespace()
             .map(|word| {
                 let signs = word.chars().filter(|char| !char.is_alphanumeric()).count();
-                signs
-                    + word
-                        .split(|char: char| !char.is_alphanumeric())
-                        .filter(|part| !part.is_empty())
-                        .count()
+                signs + word.split(|char: char| !char.is_alphanumeric()).filter(|part| !part.is_empty()).count()
             })
             .sum()
     }
 
     fn chunks(name: &str, text: &str, limit: usize) -> Vec<TextChunk> {
-        let source = Source {
-            id: name.into(),
-            name: name.into(),
-            bytes: text.into(),
-            ..Source::default()
-        };
+        let source = Source { id: name.into(), name: name.into(), bytes: text.into(), ..Source::default() };
         let reading = read(&source).unwrap();
         let chunks = chunk(&reading, limit, &words);
         for chunk in &chunks {
             let embedded = embedded_text(&reading.title, &chunk.heading, &chunk.text);
             assert_eq!(chunk.tokens as usize, words(&embedded));
-            assert!(
-                chunk.tokens as usize <= limit,
-                "{} tokens: {embedded}",
-                chunk.tokens
-            );
+            assert!(chunk.tokens as usize <= limit, "{} tokens: {embedded}", chunk.tokens);
             assert!(!chunk.text.trim().is_empty());
         }
         assert!(chunks.is_sorted_by_key(|chunk| chunk.offset));
@@ -547,24 +432,14 @@ mod tests {
     }
 
     fn prose(sentences: usize) -> String {
-        (0..sentences)
-            .map(|n| format!("Sentence number {n} says that valve V-{n} opens at 3.5 bar. "))
-            .collect()
+        (0..sentences).map(|n| format!("Sentence number {n} says that valve V-{n} opens at 3.5 bar. ")).collect()
     }
 
     #[test]
     fn chunks_follow_headings_and_carry_their_path() {
-        let text = format!(
-            "# Manual\n\n{}\n\n## Fuses\n\n{}\n\n### Main\n\n{}\n",
-            prose(5),
-            prose(5),
-            prose(5)
-        );
+        let text = format!("# Manual\n\n{}\n\n## Fuses\n\n{}\n\n### Main\n\n{}\n", prose(5), prose(5), prose(5));
         let chunks = chunks("a.md", &text, 100);
-        let paths: Vec<String> = chunks
-            .iter()
-            .map(|chunk| chunk.heading.join(" > "))
-            .collect();
+        let paths: Vec<String> = chunks.iter().map(|chunk| chunk.heading.join(" > ")).collect();
         assert_eq!(paths, ["", "Fuses", "Fuses > Main"]);
         for chunk in &chunks {
             assert!(text[chunk.offset as usize..].starts_with(&chunk.text));
@@ -579,26 +454,17 @@ mod tests {
             let chunks = chunks(name, text, 80);
             assert!(chunks.len() >= 5);
             for chunk in &chunks {
-                assert!(
-                    chunk.text.starts_with("Sentence") && chunk.text.ends_with("bar."),
-                    "{:?}",
-                    chunk.text
-                );
+                assert!(chunk.text.starts_with("Sentence") && chunk.text.ends_with("bar."), "{:?}", chunk.text);
                 assert!(chunk.tokens > 30, "a fragment: {:?}", chunk.text);
             }
-            let all: Vec<&str> = chunks
-                .iter()
-                .flat_map(|chunk| chunk.text.split_whitespace())
-                .collect();
+            let all: Vec<&str> = chunks.iter().flat_map(|chunk| chunk.text.split_whitespace()).collect();
             assert_eq!(all, text.split_whitespace().collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn words_are_not_cut() {
-        let text = "E-17 and E-42.5 or 24V/AC with_underscore non-stop "
-            .repeat(60)
-            .replace('.', "·");
+        let text = "E-17 and E-42.5 or 24V/AC with_underscore non-stop ".repeat(60).replace('.', "·");
         let known: Vec<&str> = text.split_whitespace().collect();
         for chunk in chunks("a.txt", &text, 40) {
             for word in chunk.text.split_whitespace() {
@@ -609,22 +475,12 @@ mod tests {
 
     #[test]
     fn a_split_table_repeats_its_header() {
-        let rows: String = (1..40)
-            .map(|n| format!("| E-{n:02} | Sensor {n} open | Check plug X{n} |\n"))
-            .collect();
-        let text = format!(
-            "# M\n\n## Errors\n\nThe codes:\n\n| Code | Cause | Remedy |\n|---|---|---|\n{rows}"
-        );
+        let rows: String = (1..40).map(|n| format!("| E-{n:02} | Sensor {n} open | Check plug X{n} |\n")).collect();
+        let text = format!("# M\n\n## Errors\n\nThe codes:\n\n| Code | Cause | Remedy |\n|---|---|---|\n{rows}");
         let chunks = chunks("a.md", &text, 90);
         assert!(chunks.len() > 3);
         for chunk in &chunks {
-            assert!(
-                chunk
-                    .text
-                    .contains("| Code | Cause | Remedy |\n|---|---|---|\n| E-"),
-                "{}",
-                chunk.text
-            );
+            assert!(chunk.text.contains("| Code | Cause | Remedy |\n|---|---|---|\n| E-"), "{}", chunk.text);
             assert_eq!(chunk.heading, ["Errors"]);
         }
         assert!(chunks[0].text.starts_with("The codes:"));
@@ -640,36 +496,24 @@ mod tests {
     #[test]
     fn code_and_list_items_that_fit_stay_whole() {
         let code: String = (0..12).map(|n| format!("set p{n}\n")).collect();
-        let items: String = (1..15)
-            .map(|n| format!("{n}. Turn screw S{n} by a quarter. Wait until the lamp is green.\n"))
-            .collect();
-        let text = format!(
-            "# M\n\n{}\n\n```\n{code}```\n\n{}\n\n{items}",
-            prose(3),
-            prose(2)
-        );
+        let items: String =
+            (1..15).map(|n| format!("{n}. Turn screw S{n} by a quarter. Wait until the lamp is green.\n")).collect();
+        let text = format!("# M\n\n{}\n\n```\n{code}```\n\n{}\n\n{items}", prose(3), prose(2));
         let chunks = chunks("a.md", &text, 60);
         assert!(chunks.iter().any(|chunk| chunk.text.contains(&code)));
         for n in 1..15 {
             let item = format!("{n}. Turn screw S{n} by a quarter. Wait until the lamp is green.");
-            assert!(
-                chunks.iter().any(|chunk| chunk.text.contains(&item)),
-                "{item}"
-            );
+            assert!(chunks.iter().any(|chunk| chunk.text.contains(&item)), "{item}");
         }
     }
 
     #[test]
     fn small_siblings_are_joined_and_strangers_are_not() {
-        let text =
-            "# M\n\n## A\n\n### A1\n\nshort one\n\n### A2\n\nshort two\n\n## B\n\nalone here\n";
+        let text = "# M\n\n## A\n\n### A1\n\nshort one\n\n### A2\n\nshort two\n\n## B\n\nalone here\n";
         let chunks = chunks("a.md", text, 100);
         assert_eq!(chunks[0].heading, ["A"]);
         assert_eq!(chunks[0].text, "### A1\n\nshort one\n\n### A2\n\nshort two");
-        assert_eq!(
-            (chunks[1].heading.as_slice(), chunks[1].text.as_str()),
-            (&["B".to_owned()][..], "alone here")
-        );
+        assert_eq!((chunks[1].heading.as_slice(), chunks[1].text.as_str()), (&["B".to_owned()][..], "alone here"));
     }
 
     #[test]
@@ -679,11 +523,7 @@ mod tests {
             prose(4)
         );
         let chunks = chunks("a.md", &text, 70);
-        assert!(
-            chunks
-                .iter()
-                .any(|chunk| chunk.text.contains("To reset:\n\n1. Press Menu."))
-        );
+        assert!(chunks.iter().any(|chunk| chunk.text.contains("To reset:\n\n1. Press Menu.")));
     }
 
     #[test]
@@ -695,26 +535,14 @@ mod tests {
 
     #[test]
     fn pages_come_from_form_feeds() {
-        let text = format!(
-            "{}\n\n\u{0C}{}\n\u{0C}\n\u{0C}{}",
-            prose(4),
-            prose(4),
-            prose(4)
-        );
-        let pages: Vec<Option<u32>> = chunks("a.txt", &text, 80)
-            .iter()
-            .map(|chunk| chunk.page)
-            .collect();
+        let text = format!("{}\n\n\u{0C}{}\n\u{0C}\n\u{0C}{}", prose(4), prose(4), prose(4));
+        let pages: Vec<Option<u32>> = chunks("a.txt", &text, 80).iter().map(|chunk| chunk.page).collect();
         assert_eq!(pages, [Some(1), Some(2), Some(4)]);
     }
 
     #[test]
     fn text_without_blanks_is_bounded() {
-        for text in [
-            "x".repeat(200_000),
-            "漢字".repeat(20_000),
-            "é".repeat(50_000),
-        ] {
+        for text in ["x".repeat(200_000), "漢字".repeat(20_000), "é".repeat(50_000)] {
             for chunk in chunks("a.txt", &text, 100) {
                 assert!(chunk.text.len() <= 100 * MAX_BYTES_PER_TOKEN);
             }
@@ -723,24 +551,15 @@ mod tests {
 
     #[test]
     fn deep_and_long_headings_leave_room_for_text() {
-        let headings: String = (1..=6)
-            .map(|level| {
-                format!(
-                    "{} {}\n\n",
-                    "#".repeat(level),
-                    format!("h{level} ").repeat(30)
-                )
-            })
-            .collect();
+        let headings: String =
+            (1..=6).map(|level| format!("{} {}\n\n", "#".repeat(level), format!("h{level} ").repeat(30))).collect();
         let chunks = chunks("a.md", &format!("# M\n\n{headings}{}", prose(20)), 100);
         assert!(chunks.iter().all(|chunk| chunk.heading.len() <= 2));
     }
 
     #[test]
     fn big_documents_take_linear_time() {
-        let lines: String = (0..200_000)
-            .map(|n| format!("2024-05-01 12:00:00   line {n} ok\n"))
-            .collect();
+        let lines: String = (0..200_000).map(|n| format!("2024-05-01 12:00:00   line {n} ok\n")).collect();
         let nested = "> ".repeat(20_000) + "x\n\n" + &"[".repeat(50_000) + &"- a\n".repeat(50_000);
         let begun = std::time::Instant::now();
         assert!(chunks("a.txt", &lines, 100).len() > 10_000);
@@ -769,10 +588,7 @@ mod tests {
             bytes += reading.text.len();
             for chunk in chunk(&reading, DEFAULT_MAX_TOKENS, &count) {
                 if std::env::var_os("VADEMECUM_CHUNK_SHOW").is_some() {
-                    println!(
-                        "=== {} {:?} {}\n{}",
-                        entry.id, chunk.heading, chunk.tokens, chunk.text
-                    );
+                    println!("=== {} {:?} {}\n{}", entry.id, chunk.heading, chunk.tokens, chunk.text);
                 }
                 chunks += 1;
                 tokens += chunk.tokens;

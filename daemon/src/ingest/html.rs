@@ -45,10 +45,7 @@ pub(crate) struct Page {
 
 /// Converts a page. `id` names it in errors.
 pub(crate) fn to_markdown(id: &str, html: &str) -> Result<Page, IngestError> {
-    convert(html, TIME_LIMIT).ok_or_else(|| IngestError::TooSlow {
-        id: id.into(),
-        seconds: TIME_LIMIT.as_secs(),
-    })
+    convert(html, TIME_LIMIT).ok_or_else(|| IngestError::TooSlow { id: id.into(), seconds: TIME_LIMIT.as_secs() })
 }
 
 /// `None` when the time is up.
@@ -202,14 +199,8 @@ impl Writer {
     fn finish(mut self) -> Page {
         self.end_table();
         self.end_block();
-        let title = self
-            .title
-            .map(|title| one_line(&title))
-            .filter(|title| !title.is_empty());
-        Page {
-            title,
-            text: self.text.trim_end().to_owned() + "\n",
-        }
+        let title = self.title.map(|title| one_line(&title)).filter(|title| !title.is_empty());
+        Page { title, text: self.text.trim_end().to_owned() + "\n" }
     }
 
     fn words(&mut self, words: &str) {
@@ -224,11 +215,7 @@ impl Writer {
             self.block.push_str(words);
         } else {
             for char in words.chars() {
-                self.push_collapsed(if char.is_whitespace() && char != '\u{A0}' {
-                    ' '
-                } else {
-                    char
-                });
+                self.push_collapsed(if char.is_whitespace() && char != '\u{A0}' { ' ' } else { char });
             }
         }
     }
@@ -273,11 +260,7 @@ impl Writer {
         *self = Self {
             title: self.title.take(),
             place: Place::Inside,
-            text: if self.place == Place::After {
-                std::mem::take(&mut self.text)
-            } else {
-                String::new()
-            },
+            text: if self.place == Place::After { std::mem::take(&mut self.text) } else { String::new() },
             ..Self::default()
         };
     }
@@ -320,13 +303,9 @@ impl Writer {
                 if self.lists.is_empty() {
                     self.blank_line();
                 }
-                let start = attribute(tag, "start")
-                    .and_then(|start| start.parse().ok())
-                    .unwrap_or(1);
+                let start = attribute(tag, "start").and_then(|start| start.parse().ok()).unwrap_or(1);
                 if self.lists.len() < MAX_LIST_DEPTH {
-                    self.lists.push(List {
-                        number: (name == "ol").then_some(start),
-                    });
+                    self.lists.push(List { number: (name == "ol").then_some(start) });
                 }
             }
             "li" => self.open_item(),
@@ -427,11 +406,7 @@ impl Writer {
             self.push_lines(&block, "");
         } else {
             self.text.push_str(&marker);
-            let indentation = " ".repeat(if marker.is_empty() {
-                2 * self.lists.len()
-            } else {
-                marker.len()
-            });
+            let indentation = " ".repeat(if marker.is_empty() { 2 * self.lists.len() } else { marker.len() });
             if marker.is_empty() {
                 self.blank_line();
                 self.text.push_str(&indentation);
@@ -441,13 +416,7 @@ impl Writer {
     }
 
     fn push_lines(&mut self, block: &str, indentation: &str) {
-        for (index, line) in block
-            .trim()
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .enumerate()
-        {
+        for (index, line) in block.trim().lines().map(str::trim).filter(|line| !line.is_empty()).enumerate() {
             if index > 0 {
                 self.text.push_str(indentation);
             }
@@ -484,12 +453,7 @@ impl Writer {
             }
             "td" | "th" => {
                 self.end_cell();
-                let span = |name| {
-                    attribute(tag, name)
-                        .and_then(|span| span.parse().ok())
-                        .unwrap_or(1)
-                        .clamp(1, MAX_SPAN)
-                };
+                let span = |name| attribute(tag, name).and_then(|span| span.parse().ok()).unwrap_or(1).clamp(1, MAX_SPAN);
                 let (columns, rows, heads) = (span("colspan"), span("rowspan"), name == "th");
                 self.table_mut(|table| {
                     table.in_cell = true;
@@ -579,10 +543,7 @@ impl Writer {
 }
 
 fn attribute(tag: &Tag, name: &str) -> Option<String> {
-    tag.attrs
-        .iter()
-        .find(|attribute| &*attribute.name.local == name)
-        .map(|attribute| attribute.value.to_string())
+    tag.attrs.iter().find(|attribute| &*attribute.name.local == name).map(|attribute| attribute.value.to_string())
 }
 
 /// Whether Markdown would take a line of plain words for a heading, a fence, raw HTML or an underline.
@@ -596,11 +557,7 @@ fn reads_as_markup(line: &str) -> bool {
 
 /// A fence longer than any run of backticks inside.
 fn fence_for(code: &str) -> String {
-    let longest = code
-        .split(|char| char != '`')
-        .map(str::len)
-        .max()
-        .unwrap_or(0);
+    let longest = code.split(|char| char != '`').map(str::len).max().unwrap_or(0);
     "`".repeat(3.max(longest + 1))
 }
 
@@ -627,17 +584,10 @@ impl Table {
                 return;
             }
             if rows > 1 {
-                self.reaching.resize(
-                    self.reaching.len().max(self.row.len() + 1),
-                    (0, String::new()),
-                );
+                self.reaching.resize(self.reaching.len().max(self.row.len() + 1), (0, String::new()));
                 self.reaching[self.row.len()] = (rows - 1, words.to_owned());
             }
-            self.row.push(if column == 0 {
-                words.to_owned()
-            } else {
-                String::new()
-            });
+            self.row.push(if column == 0 { words.to_owned() } else { String::new() });
         }
     }
 
@@ -740,23 +690,14 @@ mod tests {
 
     #[test]
     fn layout_tables_dissolve() {
-        let text = markdown(
-            "<table><tr><td>left<td><h2>Fuses</h2><p>text</p><table><tr><th>a<tr><td>1</table></table><p>end",
-        );
-        assert_eq!(
-            text,
-            "left\n\n## Fuses\n\ntext\n\n| a |\n|---|\n| 1 |\n\nend\n"
-        );
+        let text = markdown("<table><tr><td>left<td><h2>Fuses</h2><p>text</p><table><tr><th>a<tr><td>1</table></table><p>end");
+        assert_eq!(text, "left\n\n## Fuses\n\ntext\n\n| a |\n|---|\n| 1 |\n\nend\n");
     }
 
     #[test]
     fn words_do_not_turn_into_markup() {
-        let text =
-            markdown("<p># five<p>```<p>&lt;script&gt;<p>a<br>===<pre>x ``` y</pre><h2>Real</h2>");
-        assert_eq!(
-            text,
-            "\\# five\n\n\\```\n\n\\<script>\n\na\n\\===\n\n````\nx ``` y\n````\n\n## Real\n"
-        );
+        let text = markdown("<p># five<p>```<p>&lt;script&gt;<p>a<br>===<pre>x ``` y</pre><h2>Real</h2>");
+        assert_eq!(text, "\\# five\n\n\\```\n\n\\<script>\n\na\n\\===\n\n````\nx ``` y\n````\n\n## Real\n");
     }
 
     #[test]
@@ -774,15 +715,7 @@ mod tests {
     fn hostile_nesting_takes_neither_stack_nor_time() {
         let thread = std::thread::Builder::new().stack_size(256 * 1024);
         let work = || {
-            for tag in [
-                "<div>",
-                "<table><tr><td>",
-                "<ul><li>",
-                "<b a=1><i>",
-                "<nav>",
-                "<svg>",
-                "<blockquote><p>",
-            ] {
+            for tag in ["<div>", "<table><tr><td>", "<ul><li>", "<b a=1><i>", "<nav>", "<svg>", "<blockquote><p>"] {
                 let page = convert(&(tag.repeat(300_000) + "word"), Duration::from_secs(20));
                 assert!(page.is_some(), "{tag}");
             }
@@ -795,10 +728,6 @@ mod tests {
         let attributes: String = (0..200_000).map(|n| format!(" a{n}")).collect();
         let begun = Instant::now();
         assert!(convert(&format!("<p{attributes}>x"), Duration::from_millis(50)).is_none());
-        assert!(
-            begun.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 }

@@ -45,16 +45,10 @@ pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
         .or_else(|| from_extension(&source.id))
         .unwrap_or_else(|| Kind::Readable(from_content(&source.bytes)));
     match kind {
-        Kind::Readable(_) if looks_binary(&source.bytes) => Err(IngestError::Binary {
-            id: id(),
-            kind: "binary data".into(),
-        }),
+        Kind::Readable(_) if looks_binary(&source.bytes) => Err(IngestError::Binary { id: id(), kind: "binary data".into() }),
         Kind::Readable(media_type) => Ok(media_type),
         Kind::Pdf => Err(IngestError::Pdf { id: id() }),
-        Kind::Binary(kind) => Err(IngestError::Binary {
-            id: id(),
-            kind: kind.into(),
-        }),
+        Kind::Binary(kind) => Err(IngestError::Binary { id: id(), kind: kind.into() }),
     }
 }
 
@@ -77,10 +71,7 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
     if bytes.starts_with(b"%PDF") {
         return Some(Kind::Pdf);
     }
-    SIGNATURES
-        .iter()
-        .find(|(magic, _)| bytes.starts_with(magic))
-        .map(|(_, name)| Kind::Binary(name))
+    SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
 }
 
 /// From a media type with or without parameters; `None` for one that says nothing.
@@ -106,8 +97,8 @@ fn from_extension(name: &str) -> Option<Kind> {
     Some(match extension.to_ascii_lowercase().as_str() {
         "md" | "markdown" | "mkd" | "mdown" => Kind::Readable(MediaType::Markdown),
         "html" | "htm" | "xhtml" => Kind::Readable(MediaType::Html),
-        "txt" | "text" | "log" | "rst" | "adoc" | "org" | "csv" | "tsv" | "json" | "yaml"
-        | "yml" | "toml" | "xml" | "ini" | "conf" => Kind::Readable(MediaType::PlainText),
+        "txt" | "text" | "log" | "rst" | "adoc" | "org" | "csv" | "tsv" | "json" | "yaml" | "yml" | "toml" | "xml" | "ini"
+        | "conf" => Kind::Readable(MediaType::PlainText),
         "pdf" => Kind::Pdf,
         _ => return None,
     })
@@ -116,11 +107,7 @@ fn from_extension(name: &str) -> Option<Kind> {
 /// By the look of the first 4 KiB, for text of which nothing else is known.
 fn from_content(bytes: &[u8]) -> MediaType {
     let (head, _) = decode(&bytes[..bytes.len().min(4096)]);
-    let start = head
-        .trim_start()
-        .get(..64)
-        .unwrap_or(head.trim_start())
-        .to_ascii_lowercase();
+    let start = head.trim_start().get(..64).unwrap_or(head.trim_start()).to_ascii_lowercase();
     if start.starts_with("<!doctype html") || start.contains("<html") {
         return MediaType::Html;
     }
@@ -130,17 +117,10 @@ fn from_content(bytes: &[u8]) -> MediaType {
     };
     // A script's comments look like headings; a script says so in its first line.
     let marked_up = !head.starts_with("#!")
-        && head.lines().any(|line| {
-            is_heading(line)
-                || line.starts_with("```")
-                || line.starts_with("|--")
-                || line.starts_with("| --")
-        });
-    if marked_up {
-        MediaType::Markdown
-    } else {
-        MediaType::PlainText
-    }
+        && head
+            .lines()
+            .any(|line| is_heading(line) || line.starts_with("```") || line.starts_with("|--") || line.starts_with("| --"));
+    if marked_up { MediaType::Markdown } else { MediaType::PlainText }
 }
 
 /// Zero bytes, or many control characters, in the first 8 KiB of something that is not UTF-16.
@@ -149,10 +129,7 @@ fn looks_binary(bytes: &[u8]) -> bool {
         return false;
     }
     let head = &bytes[..bytes.len().min(8192)];
-    let control = head
-        .iter()
-        .filter(|&&byte| byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0C | 0x1B))
-        .count();
+    let control = head.iter().filter(|&&byte| byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0C | 0x1B)).count();
     head.contains(&0) || control * 20 > head.len()
 }
 
@@ -173,10 +150,7 @@ pub(crate) fn decode(bytes: &[u8]) -> (String, Option<String>) {
         Ok(text) => (text.to_owned(), None),
         Err(_) => (
             bytes.iter().map(|&byte| windows_1252(byte)).collect(),
-            Some(
-                "not UTF-8: read as Latin-1 (Windows-1252); save it as UTF-8 if letters look wrong"
-                    .into(),
-            ),
+            Some("not UTF-8: read as Latin-1 (Windows-1252); save it as UTF-8 if letters look wrong".into()),
         ),
     }
 }
@@ -192,18 +166,14 @@ fn decode_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> (String, Option<Strin
             })
         })
         .collect();
-    (
-        text,
-        broken.then(|| "UTF-16 with broken characters, which were replaced".into()),
-    )
+    (text, broken.then(|| "UTF-16 with broken characters, which were replaced".into()))
 }
 
 /// Windows-1252: Latin-1 but for 0x80 to 0x9F (table: <https://encoding.spec.whatwg.org/index-windows-1252.txt>).
 fn windows_1252(byte: u8) -> char {
     const HIGH: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8D}', 'Ž',
-        '\u{8F}', '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9D}',
-        'ž', 'Ÿ',
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8D}', 'Ž', '\u{8F}', '\u{90}', '‘', '’', '“',
+        '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9D}', 'ž', 'Ÿ',
     ];
     match byte {
         0x80..=0x9F => HIGH[usize::from(byte - 0x80)],
@@ -219,11 +189,7 @@ mod tests {
         media_type_of(name, media_type, bytes)
     }
 
-    fn media_type_of(
-        name: &str,
-        given: Option<&str>,
-        bytes: &[u8],
-    ) -> Result<MediaType, IngestError> {
+    fn media_type_of(name: &str, given: Option<&str>, bytes: &[u8]) -> Result<MediaType, IngestError> {
         media_type(&Source {
             id: "doc".into(),
             name: name.into(),
@@ -235,40 +201,20 @@ mod tests {
 
     #[test]
     fn given_type_comes_before_extension_and_content() {
-        assert_eq!(
-            told("a.txt", Some("text/html; charset=utf-8"), b"# x").unwrap(),
-            MediaType::Html
-        );
+        assert_eq!(told("a.txt", Some("text/html; charset=utf-8"), b"# x").unwrap(), MediaType::Html);
         assert_eq!(told("a.MD", None, b"<html>").unwrap(), MediaType::Markdown);
-        assert_eq!(
-            told("a.md", Some("application/octet-stream"), b"x").unwrap(),
-            MediaType::Markdown
-        );
-        assert_eq!(
-            told("README", None, b"# Title\n\ntext").unwrap(),
-            MediaType::Markdown
-        );
-        assert_eq!(
-            told("", None, b"\n<!DOCTYPE html><p>x").unwrap(),
-            MediaType::Html
-        );
-        assert_eq!(
-            told("run", None, b"#!/bin/sh\n# comment\n").unwrap(),
-            MediaType::PlainText
-        );
-        assert_eq!(
-            told("notes", None, b"just words").unwrap(),
-            MediaType::PlainText
-        );
+        assert_eq!(told("a.md", Some("application/octet-stream"), b"x").unwrap(), MediaType::Markdown);
+        assert_eq!(told("README", None, b"# Title\n\ntext").unwrap(), MediaType::Markdown);
+        assert_eq!(told("", None, b"\n<!DOCTYPE html><p>x").unwrap(), MediaType::Html);
+        assert_eq!(told("run", None, b"#!/bin/sh\n# comment\n").unwrap(), MediaType::PlainText);
+        assert_eq!(told("notes", None, b"just words").unwrap(), MediaType::PlainText);
     }
 
     #[test]
     fn pdf_is_told_by_extension_type_and_magic() {
-        for (name, given, bytes) in [
-            ("a.pdf", None, &b"x"[..]),
-            ("a.txt", None, b"%PDF-1.7"),
-            ("a", Some("application/pdf"), b"x"),
-        ] {
+        for (name, given, bytes) in
+            [("a.pdf", None, &b"x"[..]), ("a.txt", None, b"%PDF-1.7"), ("a", Some("application/pdf"), b"x")]
+        {
             let error = told(name, given, bytes).unwrap_err();
             assert!(matches!(error, IngestError::Pdf { .. }), "{name}");
             assert!(error.to_string().contains("pdftotext -layout"));
@@ -277,12 +223,8 @@ mod tests {
 
     #[test]
     fn binary_is_refused_by_name() {
-        let kinds: [(&[u8], &str); 4] = [
-            (b"PK\x03\x04rest", "ZIP"),
-            (b"\x89PNG\r\n", "PNG"),
-            (b"GGUF\x03\0\0\0", "GGUF"),
-            (b"ab\0cd", "binary data"),
-        ];
+        let kinds: [(&[u8], &str); 4] =
+            [(b"PK\x03\x04rest", "ZIP"), (b"\x89PNG\r\n", "PNG"), (b"GGUF\x03\0\0\0", "GGUF"), (b"ab\0cd", "binary data")];
         for (bytes, word) in kinds {
             let error = told("a.txt", None, bytes).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
@@ -292,14 +234,8 @@ mod tests {
     #[test]
     fn byte_order_marks_and_latin_1_are_decoded() {
         assert_eq!(decode("\u{FEFF}für".as_bytes()), ("für".into(), None));
-        let little: Vec<u8> = [0xFF, 0xFE]
-            .into_iter()
-            .chain("für€".encode_utf16().flat_map(u16::to_le_bytes))
-            .collect();
-        let big: Vec<u8> = [0xFE, 0xFF]
-            .into_iter()
-            .chain("für€".encode_utf16().flat_map(u16::to_be_bytes))
-            .collect();
+        let little: Vec<u8> = [0xFF, 0xFE].into_iter().chain("für€".encode_utf16().flat_map(u16::to_le_bytes)).collect();
+        let big: Vec<u8> = [0xFE, 0xFF].into_iter().chain("für€".encode_utf16().flat_map(u16::to_be_bytes)).collect();
         assert_eq!(decode(&little), ("für€".into(), None));
         assert_eq!(decode(&big), ("für€".into(), None));
         let (text, note) = decode(b"f\xFCr 5 \x80");

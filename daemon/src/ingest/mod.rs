@@ -63,9 +63,7 @@ pub struct Source {
 #[non_exhaustive]
 pub enum IngestError {
     /// A PDF, by its extension, its type or its first bytes.
-    #[error(
-        "{id}: PDF reading comes with a later release; convert it with `pdftotext -layout FILE.pdf FILE.txt`"
-    )]
+    #[error("{id}: PDF reading comes with a later release; convert it with `pdftotext -layout FILE.pdf FILE.txt`")]
     Pdf {
         /// The document.
         id: String,
@@ -103,9 +101,7 @@ pub enum IngestError {
         limit: usize,
     },
     /// HTML that keeps the parser busy beyond reason.
-    #[error(
-        "{id}: the HTML takes longer than {seconds} s to parse; simplify it or convert it to text"
-    )]
+    #[error("{id}: the HTML takes longer than {seconds} s to parse; simplify it or convert it to text")]
     TooSlow {
         /// The document.
         id: String,
@@ -137,7 +133,7 @@ pub enum IngestError {
         reason: String,
     },
     /// The running daemon did not take the document.
-    #[error("{id}: {message}")]
+    #[error("{message}")]
     Refused {
         /// The document.
         id: String,
@@ -171,21 +167,13 @@ pub enum IngestError {
 /// Checks what names and describes a document, before any work is done for it.
 pub(crate) fn check_bounds(source: &Source) -> Result<(), IngestError> {
     check_id(&source.id)?;
-    let bad_tags = |reason: String| IngestError::BadTags {
-        id: source.id.clone(),
-        reason,
-    };
+    let bad_tags = |reason: String| IngestError::BadTags { id: source.id.clone(), reason };
     if source.tags.len() > MAX_TAGS {
-        return Err(bad_tags(format!(
-            "{} tags, at most {MAX_TAGS} are allowed",
-            source.tags.len()
-        )));
+        return Err(bad_tags(format!("{} tags, at most {MAX_TAGS} are allowed", source.tags.len())));
     }
     for (key, value) in &source.tags {
         if key.is_empty() || key.len() > MAX_TAG_KEY_BYTES || key.chars().any(char::is_control) {
-            return Err(bad_tags(format!(
-                "a tag's key must have 1 to {MAX_TAG_KEY_BYTES} bytes without control characters"
-            )));
+            return Err(bad_tags(format!("a tag's key must have 1 to {MAX_TAG_KEY_BYTES} bytes without control characters")));
         }
         if value.len() > MAX_TAG_VALUE_BYTES || value.chars().any(char::is_control) {
             return Err(bad_tags(format!(
@@ -197,10 +185,7 @@ pub(crate) fn check_bounds(source: &Source) -> Result<(), IngestError> {
 }
 
 fn check_id(id: &str) -> Result<(), IngestError> {
-    let bad = |reason: &str| IngestError::BadId {
-        id: shortened(id, 80).into_owned(),
-        reason: reason.into(),
-    };
+    let bad = |reason: &str| IngestError::BadId { id: shortened(id, 80).into_owned(), reason: reason.into() };
     if id.is_empty() {
         return Err(bad("empty; give the document a name"));
     }
@@ -224,11 +209,7 @@ pub(crate) fn shortened(text: &str, max_chars: usize) -> std::borrow::Cow<'_, st
 /// The largest character boundary of `text` not after `at`.
 pub(crate) fn floor_char_boundary(text: &str, at: usize) -> usize {
     let boundary = |&at: &usize| text.is_char_boundary(at);
-    if at >= text.len() {
-        text.len()
-    } else {
-        (0..=at).rev().find(boundary).unwrap_or(0)
-    }
+    if at >= text.len() { text.len() } else { (0..=at).rev().find(boundary).unwrap_or(0) }
 }
 
 /// `text` with every run of white space as one blank, none at the ends.
@@ -241,43 +222,26 @@ mod tests {
     use super::*;
 
     fn source(id: &str) -> Source {
-        Source {
-            id: id.into(),
-            ..Source::default()
-        }
+        Source { id: id.into(), ..Source::default() }
     }
 
     #[test]
     fn ids_are_bounded() {
         assert!(check_bounds(&source("manuals/heat pump.md")).is_ok());
         for id in ["", "a\nb", &"x".repeat(513)] {
-            assert!(
-                matches!(check_bounds(&source(id)), Err(IngestError::BadId { .. })),
-                "{id:?}"
-            );
+            assert!(matches!(check_bounds(&source(id)), Err(IngestError::BadId { .. })), "{id:?}");
         }
     }
 
     #[test]
     fn tags_are_bounded() {
-        let with = |tags: Vec<(String, String)>| Source {
-            tags: tags.into_iter().collect(),
-            ..source("a")
-        };
+        let with = |tags: Vec<(String, String)>| Source { tags: tags.into_iter().collect(), ..source("a") };
         assert!(check_bounds(&with(vec![("site".into(), "north".into())])).is_ok());
-        let many = (0..=MAX_TAGS)
-            .map(|n| (format!("k{n}"), String::new()))
-            .collect();
-        for tags in [
-            many,
-            vec![(String::new(), "v".into())],
-            vec![("k".into(), "v".repeat(257))],
-            vec![("a\0".into(), String::new())],
-        ] {
-            assert!(matches!(
-                check_bounds(&with(tags)),
-                Err(IngestError::BadTags { .. })
-            ));
+        let many = (0..=MAX_TAGS).map(|n| (format!("k{n}"), String::new())).collect();
+        for tags in
+            [many, vec![(String::new(), "v".into())], vec![("k".into(), "v".repeat(257))], vec![("a\0".into(), String::new())]]
+        {
+            assert!(matches!(check_bounds(&with(tags)), Err(IngestError::BadTags { .. })));
         }
     }
 

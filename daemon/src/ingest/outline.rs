@@ -68,16 +68,8 @@ pub(crate) fn markdown(text: &str) -> Vec<Section> {
                 if let Some((level, range, words)) = heading.take() {
                     open.retain(|(above, _)| *above < level);
                     open.push((level, heading_text(&words)));
-                    let path = open
-                        .iter()
-                        .map(|(_, words)| words.clone())
-                        .filter(|words| !words.is_empty())
-                        .collect();
-                    sections.push(Section {
-                        path,
-                        heading: range,
-                        blocks: Vec::new(),
-                    });
+                    let path = open.iter().map(|(_, words)| words.clone()).filter(|words| !words.is_empty()).collect();
+                    sections.push(Section { path, heading: range, blocks: Vec::new() });
                 }
             }
             Event::End(_) => depth = depth.saturating_sub(1),
@@ -93,8 +85,7 @@ pub(crate) fn markdown(text: &str) -> Vec<Section> {
 
 /// The first heading of a Markdown text, whatever its level.
 pub(crate) fn first_heading(text: &str) -> Option<String> {
-    let mut events =
-        parser(text).skip_while(|event| !matches!(event, Event::Start(Tag::Heading { .. })));
+    let mut events = parser(text).skip_while(|event| !matches!(event, Event::Start(Tag::Heading { .. })));
     events.next()?;
     let mut words = String::new();
     for event in events.take_while(|event| !matches!(event, Event::End(TagEnd::Heading(_)))) {
@@ -119,17 +110,11 @@ pub(crate) fn plain(text: &str) -> Vec<Section> {
         offset += line.len();
     }
     blocks.extend(start.map(|start| paragraph(text, start..offset)));
-    vec![Section {
-        blocks,
-        ..Section::default()
-    }]
+    vec![Section { blocks, ..Section::default() }]
 }
 
 fn parser(text: &str) -> Parser<'_> {
-    Parser::new_ext(
-        text,
-        Options::ENABLE_TABLES | Options::ENABLE_HEADING_ATTRIBUTES,
-    )
+    Parser::new_ext(text, Options::ENABLE_TABLES | Options::ENABLE_HEADING_ATTRIBUTES)
 }
 
 fn heading_text(words: &str) -> String {
@@ -158,13 +143,7 @@ fn start_block(sections: &mut [Section], tag: &Tag, range: Range<usize>) {
 }
 
 fn start_part(sections: &mut [Section], tag: &Tag, range: Range<usize>) {
-    match (
-        tag,
-        sections
-            .last_mut()
-            .and_then(|section| section.blocks.last_mut())
-            .map(|block| &mut block.kind),
-    ) {
+    match (tag, sections.last_mut().and_then(|section| section.blocks.last_mut()).map(|block| &mut block.kind)) {
         (Tag::Item, Some(Kind::List(parts))) | (Tag::TableRow, Some(Kind::Table(parts))) => {
             parts.push(range);
         }
@@ -174,13 +153,8 @@ fn start_part(sections: &mut [Section], tag: &Tag, range: Range<usize>) {
 
 /// A paragraph of plain text is prose unless blanks line something up in columns.
 fn paragraph(text: &str, range: Range<usize>) -> Block {
-    let columns = text[range.clone()]
-        .lines()
-        .any(|line| line.trim().contains("   ") || line.trim().contains('\t'));
-    Block {
-        range,
-        kind: if columns { Kind::Lines } else { Kind::Prose },
-    }
+    let columns = text[range.clone()].lines().any(|line| line.trim().contains("   ") || line.trim().contains('\t'));
+    Block { range, kind: if columns { Kind::Lines } else { Kind::Prose } }
 }
 
 #[cfg(test)]
@@ -190,21 +164,8 @@ mod tests {
     #[test]
     fn sections_follow_atx_and_setext_headings_but_not_code() {
         let text = "intro\n\nPump\n====\n\ntext\n\n## Fuses\n\n```\n# not a heading\n```\n\n> # nor this\n\n- # nor this\n\nHeat `x`\n----\n\n#### Deep #\nend\n# Next\n";
-        let paths: Vec<String> = markdown(text)
-            .iter()
-            .map(|section| section.path.join(" > "))
-            .collect();
-        assert_eq!(
-            paths,
-            [
-                "",
-                "Pump",
-                "Pump > Fuses",
-                "Pump > Heat x",
-                "Pump > Heat x > Deep",
-                "Next"
-            ]
-        );
+        let paths: Vec<String> = markdown(text).iter().map(|section| section.path.join(" > ")).collect();
+        assert_eq!(paths, ["", "Pump", "Pump > Fuses", "Pump > Heat x", "Pump > Heat x > Deep", "Next"]);
     }
 
     #[test]
@@ -212,37 +173,18 @@ mod tests {
         let text = "1. one\n   - nested\n2. two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n";
         let sections = markdown(text);
         let parts = |kind: &Kind| match kind {
-            Kind::List(parts) | Kind::Table(parts) => parts
-                .iter()
-                .map(|part| text[part.clone()].trim().to_owned())
-                .collect(),
+            Kind::List(parts) | Kind::Table(parts) => parts.iter().map(|part| text[part.clone()].trim().to_owned()).collect(),
             _ => Vec::new(),
         };
-        assert_eq!(
-            parts(&sections[0].blocks[0].kind),
-            ["1. one\n   - nested", "2. two"]
-        );
-        assert_eq!(
-            parts(&sections[0].blocks[1].kind),
-            ["| 1 | 2 |", "| 3 | 4 |"]
-        );
+        assert_eq!(parts(&sections[0].blocks[0].kind), ["1. one\n   - nested", "2. two"]);
+        assert_eq!(parts(&sections[0].blocks[1].kind), ["| 1 | 2 |", "| 3 | 4 |"]);
     }
 
     #[test]
     fn plain_text_parts_at_blank_lines_and_pages() {
         let text = "a b\nc d\n \n\ncol1    col2\nx       y\n\u{0C}next page\n";
         let blocks = &plain(text)[0].blocks;
-        let found: Vec<_> = blocks
-            .iter()
-            .map(|block| (text[block.range.clone()].trim(), &block.kind))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                ("a b\nc d", &Kind::Prose),
-                ("col1    col2\nx       y", &Kind::Lines),
-                ("next page", &Kind::Prose)
-            ]
-        );
+        let found: Vec<_> = blocks.iter().map(|block| (text[block.range.clone()].trim(), &block.kind)).collect();
+        assert_eq!(found, [("a b\nc d", &Kind::Prose), ("col1    col2\nx       y", &Kind::Lines), ("next page", &Kind::Prose)]);
     }
 }

@@ -11,8 +11,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, check_bounds,
-    chunk, embedded_text, read,
+    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, check_bounds, chunk, embedded_text, read,
 };
 use crate::{
     embed::{EmbedError, Embedder, Embedding},
@@ -36,10 +35,7 @@ pub struct IngestOptions {
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self {
-            max_tokens: DEFAULT_MAX_TOKENS,
-            max_document_bytes: DEFAULT_MAX_DOCUMENT_BYTES,
-        }
+        Self { max_tokens: DEFAULT_MAX_TOKENS, max_document_bytes: DEFAULT_MAX_DOCUMENT_BYTES }
     }
 }
 
@@ -83,11 +79,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline from sources to `store` through `embedder`.
     pub fn new(store: Store, embedder: Embedder, options: IngestOptions) -> Self {
-        Self {
-            store,
-            encoder: Arc::new(embedder),
-            options,
-        }
+        Self { store, encoder: Arc::new(embedder), options }
     }
 
     /// The store that documents go into.
@@ -114,10 +106,7 @@ impl Pipeline {
     ) -> Result<Outcome, IngestError> {
         check_bounds(&source)?;
         if source.bytes.len() as u64 > self.options.max_document_bytes {
-            return Err(IngestError::TooLarge {
-                id: source.id,
-                limit: self.options.max_document_bytes,
-            });
+            return Err(IngestError::TooLarge { id: source.id, limit: self.options.max_document_bytes });
         }
         self.store.bind_embedder(&self.encoder.id())?;
         let reading = guarded(&source.id, || read(&source))??;
@@ -133,10 +122,7 @@ impl Pipeline {
         let chunks = self.chunks(&document, &reading)?;
         document.chunks = chunks.len() as u32;
         let (vectors, truncated) = self.embed(&document, &chunks, progress)?;
-        let change = match self
-            .store
-            .put(&document, &source.bytes, &chunks, &vectors)?
-        {
+        let change = match self.store.put(&document, &source.bytes, &chunks, &vectors)? {
             Put::Added => Change::Added,
             Put::Replaced => Change::Replaced,
         };
@@ -149,17 +135,11 @@ impl Pipeline {
         let parts = guarded(&document.id, || chunk(reading, limit, &count))?;
         match parts.len() {
             0 => {
-                return Err(IngestError::Empty {
-                    id: document.id.clone(),
-                });
+                return Err(IngestError::Empty { id: document.id.clone() });
             }
             1..=MAX_CHUNKS => {}
             chunks => {
-                return Err(IngestError::TooManyChunks {
-                    id: document.id.clone(),
-                    chunks,
-                    limit: MAX_CHUNKS,
-                });
+                return Err(IngestError::TooManyChunks { id: document.id.clone(), chunks, limit: MAX_CHUNKS });
             }
         }
         let numbered = parts.into_iter().zip(0..);
@@ -186,10 +166,8 @@ impl Pipeline {
         let mut vectors = Vec::with_capacity(chunks.len());
         let mut truncated = 0;
         for batch in chunks.chunks(BATCH_CHUNKS) {
-            let texts: Vec<String> = batch
-                .iter()
-                .map(|chunk| embedded_text(&document.title, &chunk.heading, &chunk.text))
-                .collect();
+            let texts: Vec<String> =
+                batch.iter().map(|chunk| embedded_text(&document.title, &chunk.heading, &chunk.text)).collect();
             for embedding in self.encoder.embed(&texts)? {
                 truncated += u32::from(embedding.truncated);
                 vectors.push(embedding.vector);
@@ -197,10 +175,7 @@ impl Pipeline {
             progress(vectors.len(), chunks.len());
         }
         if truncated > 0 {
-            log::warn!(
-                "{}: {truncated} chunks are longer than the embedder reads",
-                document.id
-            );
+            log::warn!("{}: {truncated} chunks are longer than the embedder reads", document.id);
         }
         Ok((vectors, truncated))
     }
@@ -216,11 +191,7 @@ trait Encoder: Send + Sync {
 
 impl Encoder for Embedder {
     fn id(&self) -> EmbedderId {
-        EmbedderId {
-            name: self.name().into(),
-            fingerprint: self.fingerprint().into(),
-            dimensions: self.dimensions(),
-        }
+        EmbedderId { name: self.name().into(), fingerprint: self.fingerprint().into(), dimensions: self.dimensions() }
     }
 
     fn max_tokens(&self) -> usize {
@@ -240,13 +211,8 @@ impl Encoder for Embedder {
 fn guarded<T>(id: &str, work: impl FnOnce() -> T) -> Result<T, IngestError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let message = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
-        let message = message
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".into());
-        IngestError::ReaderFailed {
-            id: id.into(),
-            message,
-        }
+        let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
+        IngestError::ReaderFailed { id: id.into(), message }
     })
 }
 
@@ -259,31 +225,19 @@ fn record(collection: &str, source: &Source, reading: &Reading) -> Document {
         hash: sha256_hex(&source.bytes),
         bytes: source.bytes.len() as u64,
         chunks: 0,
-        added_unix: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
+        added_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         tags: source.tags.clone(),
     }
 }
 
 /// Whether putting `new` would change nothing but the time.
 fn is_same(present: &Document, new: &Document) -> bool {
-    present.hash == new.hash
-        && present.title == new.title
-        && present.media_type == new.media_type
-        && present.tags == new.tags
+    present.hash == new.hash && present.title == new.title && present.media_type == new.media_type && present.tags == new.tags
 }
 
 fn outcome(change: Change, document: &Document, truncated: u32, note: Option<String>) -> Outcome {
     let (title, chunks) = (document.title.clone(), document.chunks);
-    Outcome {
-        change,
-        document: document.id.clone(),
-        title,
-        chunks,
-        truncated,
-        note,
-    }
+    Outcome { change, document: document.id.clone(), title, chunks, truncated, note }
 }
 
 /// The account of a run over many documents.
@@ -321,12 +275,7 @@ impl Summary {
                     self.chunks += u64::from(outcome.chunks);
                 }
                 self.truncated += u64::from(outcome.truncated);
-                self.notes.extend(
-                    outcome
-                        .note
-                        .iter()
-                        .map(|note| (id.to_owned(), note.clone())),
-                );
+                self.notes.extend(outcome.note.iter().map(|note| (id.to_owned(), note.clone())));
             }
             Err(error) => self.failed.push((id.to_owned(), error.to_string())),
         }
@@ -340,39 +289,21 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            added,
-            unchanged,
-            replaced,
-            failed,
-            chunks,
-            truncated,
-            notes,
-            seconds,
-        } = self;
-        write!(
-            out,
-            "{added} added, {unchanged} unchanged, {replaced} replaced, {} failed; ",
-            failed.len()
-        )?;
+        let Self { added, unchanged, replaced, failed, chunks, truncated, notes, seconds } = self;
+        write!(out, "{added} added, {unchanged} unchanged, {replaced} replaced, {} failed; ", failed.len())?;
         write!(out, "{chunks} chunks in {seconds:.1} s")?;
         if *seconds > 0.0 && *chunks > 0 {
             write!(out, " ({:.1} chunks/s)", *chunks as f64 / seconds)?;
         }
         if *truncated > 0 {
-            write!(
-                out,
-                "\n  {truncated} chunks are longer than the embedder reads and were truncated"
-            )?;
+            write!(out, "\n  {truncated} chunks are longer than the embedder reads and were truncated")?;
         }
         for (id, note) in notes {
             write!(out, "\n  note: {id}: {note}")?;
         }
         for (id, message) in failed {
             // Most messages begin with the id already.
-            let message = message
-                .strip_prefix(id.as_str())
-                .map_or(message.as_str(), |rest| rest.trim_start_matches([':', ' ']));
+            let message = message.strip_prefix(id.as_str()).map_or(message.as_str(), |rest| rest.trim_start_matches([':', ' ']));
             write!(out, "\n  failed: {id}: {message}")?;
         }
         Ok(())
@@ -383,22 +314,12 @@ impl fmt::Display for Summary {
 ///
 /// # Errors
 /// [`IngestError::BadTags`] for one without `=` or given twice.
-pub fn parse_tags<'a>(
-    tags: impl IntoIterator<Item = &'a str>,
-) -> Result<BTreeMap<String, String>, IngestError> {
+pub fn parse_tags<'a>(tags: impl IntoIterator<Item = &'a str>) -> Result<BTreeMap<String, String>, IngestError> {
     let mut parsed = BTreeMap::new();
     for tag in tags {
-        let bad = |reason: &str| IngestError::BadTags {
-            id: format!("tag {tag:?}"),
-            reason: reason.into(),
-        };
-        let (key, value) = tag
-            .split_once('=')
-            .ok_or_else(|| bad("write it as key=value"))?;
-        if parsed
-            .insert(key.trim().to_owned(), value.trim().to_owned())
-            .is_some()
-        {
+        let bad = |reason: &str| IngestError::BadTags { id: format!("tag {tag:?}"), reason: reason.into() };
+        let (key, value) = tag.split_once('=').ok_or_else(|| bad("write it as key=value"))?;
+        if parsed.insert(key.trim().to_owned(), value.trim().to_owned()).is_some() {
             return Err(bad("this key is given twice"));
         }
     }
@@ -422,11 +343,7 @@ mod tests {
 
     impl Encoder for Counting {
         fn id(&self) -> EmbedderId {
-            EmbedderId {
-                name: "counting".into(),
-                fingerprint: "f".into(),
-                dimensions: 2,
-            }
+            EmbedderId { name: "counting".into(), fingerprint: "f".into(), dimensions: 2 }
         }
 
         fn max_tokens(&self) -> usize {
@@ -461,101 +378,38 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
         let encoder = Arc::new(Counting::default());
-        let options = IngestOptions {
-            max_document_bytes: 1 << 20,
-            ..IngestOptions::default()
-        };
-        let pipeline = Pipeline {
-            store: store.clone(),
-            encoder: encoder.clone(),
-            options,
-        };
-        Bench {
-            _dir: dir,
-            store,
-            encoder,
-            pipeline,
-        }
+        let options = IngestOptions { max_document_bytes: 1 << 20, ..IngestOptions::default() };
+        let pipeline = Pipeline { store: store.clone(), encoder: encoder.clone(), options };
+        Bench { _dir: dir, store, encoder, pipeline }
     }
 
     fn source(id: &str, text: &str) -> Source {
-        Source {
-            id: id.into(),
-            name: id.into(),
-            bytes: text.into(),
-            ..Source::default()
-        }
+        Source { id: id.into(), name: id.into(), bytes: text.into(), ..Source::default() }
     }
 
     #[test]
     fn the_same_again_costs_nothing_and_a_change_replaces() {
-        let Bench {
-            store,
-            encoder,
-            pipeline,
-            _dir,
-        } = bench();
-        let first = pipeline
-            .put("default", source("a.md", "# Pump\n\nIt pumps."))
-            .unwrap();
-        assert_eq!(
-            (first.change, first.chunks, first.title.as_str()),
-            (Change::Added, 1, "Pump")
-        );
-        let again = pipeline
-            .put("default", source("a.md", "# Pump\n\nIt pumps."))
-            .unwrap();
+        let Bench { store, encoder, pipeline, _dir } = bench();
+        let first = pipeline.put("default", source("a.md", "# Pump\n\nIt pumps.")).unwrap();
+        assert_eq!((first.change, first.chunks, first.title.as_str()), (Change::Added, 1, "Pump"));
+        let again = pipeline.put("default", source("a.md", "# Pump\n\nIt pumps.")).unwrap();
         assert_eq!((again.change, again.chunks), (Change::Unchanged, 1));
         assert_eq!(encoder.embedded.load(Ordering::Relaxed), 1);
 
-        let tagged = Source {
-            tags: [("site".to_owned(), "north".to_owned())].into(),
-            ..source("a.md", "# Pump\n\nIt pumps.")
-        };
-        assert_eq!(
-            pipeline.put("default", tagged.clone()).unwrap().change,
-            Change::Replaced
-        );
-        let titled = Source {
-            title: Some("Mine".into()),
-            ..tagged
-        };
-        assert_eq!(
-            pipeline.put("default", titled).unwrap().change,
-            Change::Replaced
-        );
-        assert_eq!(
-            pipeline
-                .put("default", source("a.md", "# Pump\n\nIt leaks."))
-                .unwrap()
-                .change,
-            Change::Replaced
-        );
-        assert_eq!(
-            pipeline
-                .put("other", source("a.md", "# Pump\n\nIt leaks."))
-                .unwrap()
-                .change,
-            Change::Added
-        );
+        let tagged = Source { tags: [("site".to_owned(), "north".to_owned())].into(), ..source("a.md", "# Pump\n\nIt pumps.") };
+        assert_eq!(pipeline.put("default", tagged.clone()).unwrap().change, Change::Replaced);
+        let titled = Source { title: Some("Mine".into()), ..tagged };
+        assert_eq!(pipeline.put("default", titled).unwrap().change, Change::Replaced);
+        assert_eq!(pipeline.put("default", source("a.md", "# Pump\n\nIt leaks.")).unwrap().change, Change::Replaced);
+        assert_eq!(pipeline.put("other", source("a.md", "# Pump\n\nIt leaks.")).unwrap().change, Change::Added);
         assert_eq!(store.documents(Some("default")).unwrap().len(), 1);
-        assert_eq!(
-            store.document("default", "a.md").unwrap().unwrap().title,
-            "Pump"
-        );
+        assert_eq!(store.document("default", "a.md").unwrap().unwrap().title, "Pump");
     }
 
     #[test]
     fn batches_are_bounded_and_progress_is_told() {
-        let Bench {
-            encoder,
-            pipeline,
-            _dir,
-            ..
-        } = bench();
-        let text: String = (0..100)
-            .map(|n| format!("{}\n\n", format!("w{n} ").repeat(60)))
-            .collect();
+        let Bench { encoder, pipeline, _dir, .. } = bench();
+        let text: String = (0..100).map(|n| format!("{}\n\n", format!("w{n} ").repeat(60))).collect();
         let mut told = Vec::new();
         let outcome = pipeline
             .put_with_progress("default", source("a.txt", &text), &mut |done, of| {
@@ -570,12 +424,7 @@ mod tests {
 
     #[test]
     fn one_bad_document_does_not_stop_the_rest() {
-        let Bench {
-            store,
-            pipeline,
-            _dir,
-            ..
-        } = bench();
+        let Bench { store, pipeline, _dir, .. } = bench();
         let begun = Instant::now();
         let mut summary = Summary::default();
         let documents = [
@@ -584,10 +433,7 @@ mod tests {
             source("paper.pdf", "%PDF-1.4"),
             source("empty.txt", "  "),
             source("big.txt", &"x ".repeat(1 << 20)),
-            Source {
-                bytes: b"caf\xE9".to_vec(),
-                ..source("latin.txt", "")
-            },
+            Source { bytes: b"caf\xE9".to_vec(), ..source("latin.txt", "") },
             source("good.md", "# Good\n\nLONG text"),
         ];
         for document in documents {
@@ -595,10 +441,7 @@ mod tests {
             summary.add(&id, &pipeline.put("default", document));
         }
         summary.finish(begun);
-        assert_eq!(
-            (summary.added, summary.unchanged, summary.replaced),
-            (2, 1, 0)
-        );
+        assert_eq!((summary.added, summary.unchanged, summary.replaced), (2, 1, 0));
         assert_eq!((summary.chunks, summary.truncated), (2, 1));
         let failed: Vec<&str> = summary.failed.iter().map(|(id, _)| id.as_str()).collect();
         assert_eq!(failed, ["panic.md", "paper.pdf", "empty.txt", "big.txt"]);
@@ -617,19 +460,8 @@ mod tests {
 
     #[test]
     fn another_embedder_is_refused_before_work_is_done() {
-        let Bench {
-            store,
-            encoder,
-            pipeline,
-            _dir,
-        } = bench();
-        store
-            .bind_embedder(&EmbedderId {
-                name: "other".into(),
-                fingerprint: "g".into(),
-                dimensions: 2,
-            })
-            .unwrap();
+        let Bench { store, encoder, pipeline, _dir } = bench();
+        store.bind_embedder(&EmbedderId { name: "other".into(), fingerprint: "g".into(), dimensions: 2 }).unwrap();
         let error = pipeline.put("default", source("a.md", "text")).unwrap_err();
         assert!(error.to_string().contains("--re-embed"), "{error}");
         assert_eq!(encoder.embedded.load(Ordering::Relaxed), 0);
@@ -637,10 +469,7 @@ mod tests {
 
     #[test]
     fn tags_are_parsed() {
-        assert_eq!(
-            parse_tags(["site = north", "kind=a=b"]).unwrap()["kind"],
-            "a=b"
-        );
+        assert_eq!(parse_tags(["site = north", "kind=a=b"]).unwrap()["kind"], "a=b");
         assert!(parse_tags(["site"]).is_err());
         assert!(parse_tags(["a=1", "a=2"]).is_err());
     }
@@ -648,16 +477,10 @@ mod tests {
     /// A part of the demo's manual through the real encoder.
     #[test]
     fn the_demo_manual_goes_in_whole() {
-        let model = format!(
-            "{}/.cache/vademecum/models/embedder.gguf",
-            std::env::var("HOME").unwrap()
-        );
+        let model = format!("{}/.cache/vademecum/models/embedder.gguf", std::env::var("HOME").unwrap());
         let model = std::path::Path::new(&model);
         if !model.exists() {
-            eprintln!(
-                "skipped: {} is not there; run `make setup`",
-                model.display()
-            );
+            eprintln!("skipped: {} is not there; run `make setup`", model.display());
             return;
         }
         let embedder = Embedder::load(model, &crate::embed::EmbedOptions::default()).unwrap();
@@ -674,14 +497,8 @@ mod tests {
         }
         summary.finish(begun);
         println!("{summary}");
-        assert_eq!(
-            (summary.added, summary.failed.len(), summary.truncated),
-            (1, 0, 0)
-        );
-        let document = store
-            .document("default", "maintenance.md")
-            .unwrap()
-            .unwrap();
+        assert_eq!((summary.added, summary.failed.len(), summary.truncated), (1, 0, 0));
+        let document = store.document("default", "maintenance.md").unwrap().unwrap();
         assert_eq!(document.title, "Kelvessa HPC-7 Maintenance Manual");
         assert!((10..30).contains(&document.chunks), "{}", document.chunks);
     }

@@ -56,43 +56,29 @@ pub fn read(source: &Source) -> Result<Reading, IngestError> {
         }
     };
     if text.trim().is_empty() {
-        return Err(IngestError::Empty {
-            id: source.id.clone(),
-        });
+        return Err(IngestError::Empty { id: source.id.clone() });
     }
     let title = [source.title.clone(), own_title]
         .into_iter()
         .flatten()
         .map(|title| one_line(&title))
         .find(|title| !title.is_empty())
-        .or_else(|| {
-            (form == Form::Markdown)
-                .then(|| outline::first_heading(&text))
-                .flatten()
-        })
+        .or_else(|| (form == Form::Markdown).then(|| outline::first_heading(&text)).flatten())
         .unwrap_or_else(|| name_of(source));
-    Ok(Reading {
-        title: shortened(&title, MAX_TITLE_CHARS).into_owned(),
-        text,
-        form,
-        media_type,
-        note,
-    })
+    Ok(Reading { title: shortened(&title, MAX_TITLE_CHARS).into_owned(), text, form, media_type, note })
 }
 
 /// One kind of line end, and no zero characters.
 fn unix_lines(text: &str) -> String {
-    text.replace("\r\n", "\n")
-        .replace('\r', "\n")
-        .replace('\0', "")
+    text.replace("\r\n", "\n").replace('\r', "\n").replace('\0', "")
 }
 
 /// The `title` of YAML (`---`) or TOML (`+++`) front matter, and the text after it.
 fn front_matter(text: &str) -> (Option<String>, &str) {
-    let Some((fence, separator)) = [("---", ':'), ("+++", '=')].into_iter().find(|(fence, _)| {
-        text.strip_prefix(fence)
-            .is_some_and(|rest| rest.starts_with('\n'))
-    }) else {
+    let Some((fence, separator)) = [("---", ':'), ("+++", '=')]
+        .into_iter()
+        .find(|(fence, _)| text.strip_prefix(fence).is_some_and(|rest| rest.starts_with('\n')))
+    else {
         return (None, text);
     };
     let mut title = None;
@@ -117,15 +103,9 @@ fn front_matter(text: &str) -> (Option<String>, &str) {
 
 /// The last part of the name, or of the id, without its extension.
 fn name_of(source: &Source) -> String {
-    let name = if source.name.trim().is_empty() {
-        &source.id
-    } else {
-        &source.name
-    };
+    let name = if source.name.trim().is_empty() { &source.id } else { &source.name };
     let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
-    let stem = last
-        .rsplit_once('.')
-        .map_or(last, |(stem, _)| if stem.is_empty() { last } else { stem });
+    let stem = last.rsplit_once('.').map_or(last, |(stem, _)| if stem.is_empty() { last } else { stem });
     one_line(stem)
 }
 
@@ -138,84 +118,39 @@ mod tests {
     }
 
     fn source(name: &str, text: &str) -> Source {
-        Source {
-            id: format!("folder/{name}"),
-            name: name.into(),
-            bytes: text.into(),
-            ..Source::default()
-        }
+        Source { id: format!("folder/{name}"), name: name.into(), bytes: text.into(), ..Source::default() }
     }
 
     #[test]
     fn titles_come_from_the_best_source() {
-        assert_eq!(
-            reading("a.md", "---\nlang: en\ntitle: \"The pump\"\n---\n# Other\n").title,
-            "The pump"
-        );
-        assert_eq!(
-            reading("a.md", "+++\ntitle = 'The pump'\n+++\ntext\n").title,
-            "The pump"
-        );
-        assert_eq!(
-            reading("a.md", "intro\n\n# The *big*\tpump #\n").title,
-            "The big pump"
-        );
-        assert_eq!(
-            reading("a.md", "The pump\n========\ntext").title,
-            "The pump"
-        );
-        assert_eq!(
-            reading("Pump manual.v2.txt", "# no heading here").title,
-            "Pump manual.v2"
-        );
-        assert_eq!(
-            reading("a.html", "<title>The\n pump</title><h1>Other</h1><p>x").title,
-            "The pump"
-        );
+        assert_eq!(reading("a.md", "---\nlang: en\ntitle: \"The pump\"\n---\n# Other\n").title, "The pump");
+        assert_eq!(reading("a.md", "+++\ntitle = 'The pump'\n+++\ntext\n").title, "The pump");
+        assert_eq!(reading("a.md", "intro\n\n# The *big*\tpump #\n").title, "The big pump");
+        assert_eq!(reading("a.md", "The pump\n========\ntext").title, "The pump");
+        assert_eq!(reading("Pump manual.v2.txt", "# no heading here").title, "Pump manual.v2");
+        assert_eq!(reading("a.html", "<title>The\n pump</title><h1>Other</h1><p>x").title, "The pump");
         assert_eq!(reading("a.html", "<h1>Other</h1><p>x").title, "Other");
-        let given = Source {
-            title: Some(" Mine ".into()),
-            ..source("a.md", "# Own")
-        };
+        let given = Source { title: Some(" Mine ".into()), ..source("a.md", "# Own") };
         assert_eq!(read(&given).unwrap().title, "Mine");
-        assert_eq!(
-            reading("a.md", &format!("# {}", "x".repeat(500)))
-                .title
-                .chars()
-                .count(),
-            MAX_TITLE_CHARS + 1
-        );
+        assert_eq!(reading("a.md", &format!("# {}", "x".repeat(500))).title.chars().count(), MAX_TITLE_CHARS + 1);
     }
 
     #[test]
     fn front_matter_is_not_text() {
-        assert_eq!(
-            reading("a.md", "---\r\ntitle: x\r\n---\r\nbody\r\n").text,
-            "body\n"
-        );
+        assert_eq!(reading("a.md", "---\r\ntitle: x\r\n---\r\nbody\r\n").text, "body\n");
         assert_eq!(reading("a.md", "---\nno end\n").text, "---\nno end\n");
     }
 
     #[test]
     fn nothing_to_read_is_an_error() {
-        for (name, text) in [
-            ("a.txt", " \n\t"),
-            ("a.html", "<script>x</script><nav>menu</nav>"),
-            ("a.md", ""),
-        ] {
-            assert!(
-                matches!(read(&source(name, text)), Err(IngestError::Empty { .. })),
-                "{name}"
-            );
+        for (name, text) in [("a.txt", " \n\t"), ("a.html", "<script>x</script><nav>menu</nav>"), ("a.md", "")] {
+            assert!(matches!(read(&source(name, text)), Err(IngestError::Empty { .. })), "{name}");
         }
     }
 
     #[test]
     fn a_guessed_encoding_is_said() {
-        let latin = Source {
-            bytes: b"f\xFCnf".to_vec(),
-            ..source("a.txt", "")
-        };
+        let latin = Source { bytes: b"f\xFCnf".to_vec(), ..source("a.txt", "") };
         let reading = read(&latin).unwrap();
         assert_eq!(reading.text, "fünf");
         assert!(reading.note.is_some());

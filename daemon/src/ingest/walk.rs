@@ -13,19 +13,8 @@ use walkdir::{DirEntry, WalkDir};
 use super::{IngestError, Source, check_id};
 
 /// What is taken from a folder when no globs are given. PDF is among them so that it is refused aloud, not passed over.
-pub const DEFAULT_GLOBS: &[&str] = &[
-    "*.md",
-    "*.markdown",
-    "*.mkd",
-    "*.html",
-    "*.htm",
-    "*.xhtml",
-    "*.txt",
-    "*.text",
-    "*.rst",
-    "*.adoc",
-    "*.pdf",
-];
+pub const DEFAULT_GLOBS: &[&str] =
+    &["*.md", "*.markdown", "*.mkd", "*.html", "*.htm", "*.xhtml", "*.txt", "*.text", "*.rst", "*.adoc", "*.pdf"];
 
 /// The path that stands for standard input.
 const STDIN: &str = "-";
@@ -56,30 +45,15 @@ pub struct Walk {
 ///
 /// # Errors
 /// [`IngestError::BadGlob`]. A path that cannot be read is in [`Walk::failed`].
-pub fn walk(
-    paths: &[PathBuf],
-    include: &[String],
-    exclude: &[String],
-) -> Result<Walk, IngestError> {
+pub fn walk(paths: &[PathBuf], include: &[String], exclude: &[String]) -> Result<Walk, IngestError> {
     let default: Vec<String> = DEFAULT_GLOBS.iter().map(|&glob| glob.into()).collect();
-    let include = globs(if include.is_empty() {
-        &default
-    } else {
-        include
-    })?;
+    let include = globs(if include.is_empty() { &default } else { include })?;
     let exclude = globs(exclude)?;
     let mut walk = Walk::default();
     let mut ids = HashSet::new();
     for path in paths {
         if path.as_os_str() == STDIN {
-            walk.add(
-                Entry {
-                    path: path.clone(),
-                    id: "stdin".into(),
-                    bytes: 0,
-                },
-                &mut ids,
-            );
+            walk.add(Entry { path: path.clone(), id: "stdin".into(), bytes: 0 }, &mut ids);
             continue;
         }
         match std::fs::metadata(path) {
@@ -87,23 +61,10 @@ pub fn walk(
                 walk.add_folder(path, &include, &exclude, &mut ids);
             }
             Ok(metadata) => {
-                let id = path
-                    .file_name()
-                    .unwrap_or(path.as_os_str())
-                    .to_string_lossy()
-                    .into_owned();
-                walk.add(
-                    Entry {
-                        path: path.clone(),
-                        id,
-                        bytes: metadata.len(),
-                    },
-                    &mut ids,
-                );
+                let id = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+                walk.add(Entry { path: path.clone(), id, bytes: metadata.len() }, &mut ids);
             }
-            Err(error) => walk
-                .failed
-                .push((path.display().to_string(), error.to_string())),
+            Err(error) => walk.failed.push((path.display().to_string(), error.to_string())),
         }
     }
     Ok(walk)
@@ -112,36 +73,21 @@ pub fn walk(
 impl Walk {
     fn add(&mut self, entry: Entry, ids: &mut HashSet<String>) {
         if let Err(error) = check_id(&entry.id) {
-            self.failed
-                .push((entry.path.display().to_string(), error.to_string()));
+            self.failed.push((entry.path.display().to_string(), error.to_string()));
         } else if ids.insert(entry.id.clone()) {
             self.entries.push(entry);
         } else {
-            let reason = format!(
-                "another document here is called {:?} too; ingest it on its own or rename it",
-                entry.id
-            );
+            let reason = format!("another document here is called {:?} too; ingest it on its own or rename it", entry.id);
             self.failed.push((entry.path.display().to_string(), reason));
         }
     }
 
-    fn add_folder(
-        &mut self,
-        root: &Path,
-        include: &GlobSet,
-        exclude: &GlobSet,
-        ids: &mut HashSet<String>,
-    ) {
+    fn add_folder(&mut self, root: &Path, include: &GlobSet, exclude: &GlobSet, ids: &mut HashSet<String>) {
         let wanted = |found: &DirEntry| {
-            let hidden =
-                found.depth() > 0 && found.file_name().as_encoded_bytes().starts_with(b".");
+            let hidden = found.depth() > 0 && found.file_name().as_encoded_bytes().starts_with(b".");
             !hidden && (found.depth() == 0 || !exclude.is_match(below(root, found.path())))
         };
-        for found in WalkDir::new(root)
-            .sort_by_file_name()
-            .into_iter()
-            .filter_entry(wanted)
-        {
+        for found in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(wanted) {
             match found {
                 Ok(found) => {
                     let id = below(root, found.path());
@@ -150,14 +96,7 @@ impl Walk {
                         && metadata.is_file()
                         && include.is_match(&id)
                     {
-                        self.add(
-                            Entry {
-                                path: found.into_path(),
-                                id,
-                                bytes: metadata.len(),
-                            },
-                            ids,
-                        );
+                        self.add(Entry { path: found.into_path(), id, bytes: metadata.len() }, ids);
                     }
                 }
                 Err(error) => {
@@ -174,71 +113,36 @@ impl Walk {
 /// # Errors
 /// [`IngestError::Io`], [`IngestError::TooLarge`].
 pub fn load(entry: &Entry, max_bytes: u64) -> Result<Source, IngestError> {
-    let io = |source| IngestError::Io {
-        path: entry.path.clone(),
-        source,
-    };
+    let io = |source| IngestError::Io { path: entry.path.clone(), source };
     let mut bytes = Vec::new();
     let from_stdin = entry.path.as_os_str() == STDIN;
     let read = if from_stdin {
-        std::io::stdin()
-            .lock()
-            .take(max_bytes + 1)
-            .read_to_end(&mut bytes)
+        std::io::stdin().lock().take(max_bytes + 1).read_to_end(&mut bytes)
     } else {
         File::open(&entry.path).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes))
     };
     if read.map_err(io)? as u64 > max_bytes {
-        return Err(IngestError::TooLarge {
-            id: entry.id.clone(),
-            limit: max_bytes,
-        });
+        return Err(IngestError::TooLarge { id: entry.id.clone(), limit: max_bytes });
     }
-    let name = if from_stdin {
-        String::new()
-    } else {
-        entry.id.clone()
-    };
-    Ok(Source {
-        id: entry.id.clone(),
-        name,
-        media_type: None,
-        bytes,
-        title: None,
-        tags: BTreeMap::new(),
-    })
+    let name = if from_stdin { String::new() } else { entry.id.clone() };
+    Ok(Source { id: entry.id.clone(), name, media_type: None, bytes, title: None, tags: BTreeMap::new() })
 }
 
 /// `path` below `root`, parted by `/`.
 fn below(root: &Path, path: &Path) -> String {
     let relative = path.strip_prefix(root).unwrap_or(path);
-    relative
-        .iter()
-        .map(|part| part.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join("/")
+    relative.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, IngestError> {
-    let bad = |glob: &str, error: &globset::Error| IngestError::BadGlob {
-        glob: glob.into(),
-        reason: error.kind().to_string(),
-    };
+    let bad = |glob: &str, error: &globset::Error| IngestError::BadGlob { glob: glob.into(), reason: error.kind().to_string() };
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        let anchored = if pattern.contains('/') {
-            pattern.trim_start_matches('/').to_owned()
-        } else {
-            format!("**/{pattern}")
-        };
-        let glob = GlobBuilder::new(&anchored)
-            .literal_separator(true)
-            .case_insensitive(true)
-            .build();
+        let anchored = if pattern.contains('/') { pattern.trim_start_matches('/').to_owned() } else { format!("**/{pattern}") };
+        let glob = GlobBuilder::new(&anchored).literal_separator(true).case_insensitive(true).build();
         set.add(glob.map_err(|error| bad(pattern, &error))?);
     }
-    set.build()
-        .map_err(|error| bad(&patterns.join(" "), &error))
+    set.build().map_err(|error| bad(&patterns.join(" "), &error))
 }
 
 #[cfg(test)]
@@ -282,17 +186,11 @@ mod tests {
             assert!(walk.failed.is_empty());
             ids(&walk).join(" ")
         };
-        assert_eq!(
-            found(&[], &[]),
-            "a.TXT b.md deep/b.md deep/er/c.html drafts/d.md"
-        );
+        assert_eq!(found(&[], &[]), "a.TXT b.md deep/b.md deep/er/c.html drafts/d.md");
         assert_eq!(found(&["*.md"], &["drafts"]), "b.md deep/b.md");
         assert_eq!(found(&["deep/*.md"], &[]), "deep/b.md");
         assert_eq!(found(&["deep/**"], &["deep/er/**"]), "deep/b.md");
-        assert!(matches!(
-            walk(&root, &strings(&["[a"]), &[]),
-            Err(IngestError::BadGlob { .. })
-        ));
+        assert!(matches!(walk(&root, &strings(&["[a"]), &[]), Err(IngestError::BadGlob { .. })));
     }
 
     #[cfg(unix)]
@@ -324,20 +222,10 @@ mod tests {
     #[test]
     fn size_is_bounded() {
         let folder = folder();
-        let entry = Entry {
-            path: folder.path().join("a.TXT"),
-            id: "a.TXT".into(),
-            bytes: 2,
-        };
+        let entry = Entry { path: folder.path().join("a.TXT"), id: "a.TXT".into(), bytes: 2 };
         assert_eq!(load(&entry, 2).unwrap().bytes, b"aa");
-        assert!(matches!(
-            load(&entry, 1),
-            Err(IngestError::TooLarge { limit: 1, .. })
-        ));
-        let gone = Entry {
-            path: folder.path().join("gone"),
-            ..entry
-        };
+        assert!(matches!(load(&entry, 1), Err(IngestError::TooLarge { limit: 1, .. })));
+        let gone = Entry { path: folder.path().join("gone"), ..entry };
         assert!(load(&gone, 1).unwrap_err().to_string().contains("gone"));
     }
 }

@@ -24,11 +24,7 @@ pub(super) fn redirect() {
 /// The line in progress; llama.cpp's threads share it, as they would share a terminal.
 static LINE: Mutex<Line> = Mutex::new(Line::new());
 
-unsafe extern "C" fn on_message(
-    level: sys::ggml_log_level,
-    text: *const c_char,
-    _user_data: *mut c_void,
-) {
+unsafe extern "C" fn on_message(level: sys::ggml_log_level, text: *const c_char, _user_data: *mut c_void) {
     if text.is_null() {
         return;
     }
@@ -36,10 +32,7 @@ unsafe extern "C" fn on_message(
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     // A panic in a logger must not unwind into C.
     let _ = catch_unwind(|| {
-        let complete = LINE
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(level, &text);
+        let complete = LINE.lock().unwrap_or_else(PoisonError::into_inner).push(level, &text);
         for (level, line) in complete {
             log::log!(target: TARGET, level, "{line}");
         }
@@ -70,10 +63,7 @@ struct Line {
 
 impl Line {
     const fn new() -> Line {
-        Line {
-            level: Level::Debug,
-            text: String::new(),
-        }
+        Line { level: Level::Debug, text: String::new() }
     }
 
     /// Takes a message; returns the lines it completes.
@@ -131,15 +121,8 @@ mod tests {
         let mut line = Line::new();
         assert!(line.push(sys::GGML_LOG_LEVEL_INFO, "one").is_empty());
         let lines = line.push(sys::GGML_LOG_LEVEL_ERROR, "two\nthree\n");
-        let expected = [
-            (Level::Debug, "one"),
-            (Level::Error, "two"),
-            (Level::Error, "three"),
-        ];
-        assert_eq!(
-            lines,
-            expected.map(|(level, text)| (level, text.to_owned()))
-        );
+        let expected = [(Level::Debug, "one"), (Level::Error, "two"), (Level::Error, "three")];
+        assert_eq!(lines, expected.map(|(level, text)| (level, text.to_owned())));
         assert!(line.push(sys::GGML_LOG_LEVEL_CONT, ".....").is_empty());
         assert!(line.push(sys::GGML_LOG_LEVEL_CONT, "\n").is_empty());
     }

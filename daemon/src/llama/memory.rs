@@ -16,9 +16,7 @@ pub struct Memory {
 pub fn available_memory() -> Memory {
     let machine = read("/proc/meminfo").and_then(|text| parse_meminfo(&text));
     let groups = read("/proc/self/cgroup").unwrap_or_default();
-    let limits = group_paths(&groups)
-        .into_iter()
-        .filter_map(|group| group.usage());
+    let limits = group_paths(&groups).into_iter().filter_map(|group| group.usage());
     tightest(machine, limits)
 }
 
@@ -27,10 +25,7 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
 }
 
 fn tightest(machine: Option<Memory>, limits: impl Iterator<Item = Usage>) -> Memory {
-    let unlimited = Memory {
-        total: u64::MAX,
-        available: u64::MAX,
-    };
+    let unlimited = Memory { total: u64::MAX, available: u64::MAX };
     limits.fold(machine.unwrap_or(unlimited), |memory, usage| Memory {
         total: memory.total.min(usage.limit),
         available: memory.available.min(usage.limit.saturating_sub(usage.used)),
@@ -40,15 +35,8 @@ fn tightest(machine: Option<Memory>, limits: impl Iterator<Item = Usage>) -> Mem
 /// `MemTotal` and `MemAvailable` of /proc/meminfo.
 fn parse_meminfo(text: &str) -> Option<Memory> {
     let kib = |key: &str| -> Option<u64> {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-        line.trim()
-            .strip_suffix("kB")?
-            .trim()
-            .parse::<u64>()
-            .ok()?
-            .checked_mul(1024)
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     };
     Some(Memory {
         total: kib("MemTotal")?,
@@ -76,18 +64,10 @@ impl Group {
         let (limit, used, inactive) = if self.unified {
             ("memory.max", "memory.current", "inactive_file")
         } else {
-            (
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-            )
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         };
         let stat = read(self.dir.join("memory.stat")).unwrap_or_default();
-        parse_usage(
-            &read(self.dir.join(limit))?,
-            &read(self.dir.join(used))?,
-            stat_value(&stat, inactive).unwrap_or(0),
-        )
+        parse_usage(&read(self.dir.join(limit))?, &read(self.dir.join(used))?, stat_value(&stat, inactive).unwrap_or(0))
     }
 }
 
@@ -97,23 +77,16 @@ fn group_paths(text: &str) -> Vec<Group> {
     let mut groups = Vec::new();
     for line in text.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
         let (root, unified) = match controllers {
             "" => ("/sys/fs/cgroup", true),
-            list if list.split(',').any(|name| name == "memory") => {
-                ("/sys/fs/cgroup/memory", false)
-            }
+            list if list.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", false),
             _ => continue,
         };
         let own = Path::new(root).join(path.trim_start_matches('/'));
-        let levels = own
-            .ancestors()
-            .take_while(|dir| dir.starts_with(root))
-            .map(Path::to_path_buf);
+        let levels = own.ancestors().take_while(|dir| dir.starts_with(root)).map(Path::to_path_buf);
         groups.extend(levels.map(|dir| Group { dir, unified }));
     }
     groups
@@ -122,23 +95,13 @@ fn group_paths(text: &str) -> Vec<Group> {
 /// A group's limit and use. Cached file pages that were not used lately do not count: they make room when asked to.
 fn parse_usage(limit: &str, used: &str, inactive_file: u64) -> Option<Usage> {
     // No limit is the word `max` (v2) or a number near 2^63 (v1).
-    let limit = limit
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .filter(|limit| *limit < 1 << 60)?;
-    let used = used
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .saturating_sub(inactive_file);
+    let limit = limit.trim().parse::<u64>().ok().filter(|limit| *limit < 1 << 60)?;
+    let used = used.trim().parse::<u64>().ok()?.saturating_sub(inactive_file);
     Some(Usage { limit, used })
 }
 
 fn stat_value(stat: &str, key: &str) -> Option<u64> {
-    let value = stat
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
+    let value = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
     value.trim().parse().ok()
 }
 
@@ -146,8 +109,7 @@ fn stat_value(stat: &str, key: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const MEMINFO: &str =
-        "MemTotal:        3884236 kB\nMemFree:          151760 kB\nMemAvailable:    2913200 kB\n";
+    const MEMINFO: &str = "MemTotal:        3884236 kB\nMemFree:          151760 kB\nMemAvailable:    2913200 kB\n";
 
     #[test]
     fn meminfo_of_a_pi() {
@@ -163,10 +125,7 @@ mod tests {
     fn groups_of_both_versions_with_their_ancestors() {
         let text = "12:cpu,cpuacct:/user.slice\n5:memory:/docker/abc\n0::/system.slice/vademecum.service\n";
         let groups = group_paths(text);
-        let dirs: Vec<_> = groups
-            .iter()
-            .map(|group| (group.dir.to_str().unwrap_or(""), group.unified))
-            .collect();
+        let dirs: Vec<_> = groups.iter().map(|group| (group.dir.to_str().unwrap_or(""), group.unified)).collect();
         assert_eq!(
             dirs,
             [
@@ -187,19 +146,13 @@ mod tests {
         assert_eq!((usage.limit, usage.used), (536_870_912, 100_000_000));
         assert_eq!(parse_usage("max\n", "1\n", 0), None);
         assert_eq!(parse_usage("9223372036854771712\n", "1\n", 0), None);
-        assert_eq!(
-            stat_value("anon 5\ninactive_file 7\n", "inactive_file"),
-            Some(7)
-        );
+        assert_eq!(stat_value("anon 5\ninactive_file 7\n", "inactive_file"), Some(7));
     }
 
     #[test]
     fn the_tightest_limit_counts() {
         let limit = |limit, used| Usage { limit, used };
-        let memory = tightest(
-            parse_meminfo(MEMINFO),
-            [limit(1000, 900), limit(2000, 1990)].into_iter(),
-        );
+        let memory = tightest(parse_meminfo(MEMINFO), [limit(1000, 900), limit(2000, 1990)].into_iter());
         assert_eq!((memory.total, memory.available), (1000, 10));
         assert_eq!(tightest(None, [].into_iter()).total, u64::MAX);
     }
@@ -207,8 +160,6 @@ mod tests {
     #[test]
     fn this_machine_has_memory() {
         let memory = available_memory();
-        assert!(
-            memory.available > 0 && memory.available <= memory.total && memory.total < u64::MAX
-        );
+        assert!(memory.available > 0 && memory.available <= memory.total && memory.total < u64::MAX);
     }
 }

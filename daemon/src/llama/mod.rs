@@ -67,9 +67,7 @@ pub fn backend() -> Result<&'static LlamaBackend, LlamaError> {
         log::redirect();
         LlamaBackend::init().map_err(|error| error.to_string())
     });
-    backend
-        .as_ref()
-        .map_err(|error| LlamaError::Backend(error.clone()))
+    backend.as_ref().map_err(|error| LlamaError::Backend(error.clone()))
 }
 
 /// Bytes of anonymous memory that a context takes: keys and values in f16, and the buffers of one forward pass.
@@ -79,25 +77,13 @@ pub fn backend() -> Result<&'static LlamaBackend, LlamaError> {
 pub fn context_bytes(gguf: &Gguf, n_ctx: u32, n_ubatch: u32) -> u64 {
     let kv = gguf.kv_bytes_per_token().saturating_mul(u64::from(n_ctx));
     let width = gguf.embedding_length().unwrap_or(0);
-    let inner = gguf
-        .architecture_value("feed_forward_length")
-        .unwrap_or(width.saturating_mul(4));
-    let vocabulary = match gguf
-        .tensor("token_embd.weight")
-        .map(|tensor| tensor.dims.as_slice())
-    {
+    let inner = gguf.architecture_value("feed_forward_length").unwrap_or(width.saturating_mul(4));
+    let vocabulary = match gguf.tensor("token_embd.weight").map(|tensor| tensor.dims.as_slice()) {
         Some([_, rows]) => *rows,
         _ => 0,
     };
-    let numbers = width
-        .saturating_mul(6)
-        .saturating_add(inner.saturating_mul(2))
-        .saturating_add(vocabulary);
-    kv.saturating_add(
-        numbers
-            .saturating_mul(4)
-            .saturating_mul(u64::from(n_ubatch)),
-    )
+    let numbers = width.saturating_mul(6).saturating_add(inner.saturating_mul(2)).saturating_add(vocabulary);
+    kv.saturating_add(numbers.saturating_mul(4).saturating_mul(u64::from(n_ubatch)))
 }
 
 /// Layers that llama.cpp has room for (`LLAMA_MAX_LAYERS`).
@@ -105,25 +91,15 @@ const MAX_LAYERS: u64 = 512;
 
 /// Refuses metadata that llama.cpp answers with a failed assertion: found by loading altered files.
 fn check_metadata(gguf: &Gguf) -> Result<(), LlamaError> {
-    let damaged = |what: String| LlamaError::Damaged {
-        path: gguf.path().display().to_string(),
-        what,
-    };
+    let damaged = |what: String| LlamaError::Damaged { path: gguf.path().display().to_string(), what };
     let layers = gguf.layers().unwrap_or(0);
     if !(1..=MAX_LAYERS).contains(&layers) {
-        return Err(damaged(format!(
-            "it has {layers} layers, 1 to {MAX_LAYERS} are possible"
-        )));
+        return Err(damaged(format!("it has {layers} layers, 1 to {MAX_LAYERS} are possible")));
     }
-    for key in [
-        "attention.layer_norm_epsilon",
-        "attention.layer_norm_rms_epsilon",
-    ] {
+    for key in ["attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"] {
         match gguf.value(&format!("{}.{key}", gguf.architecture())) {
             Some(Value::Float(epsilon)) if !(0.0..1.0).contains(&epsilon) => {
-                return Err(damaged(format!(
-                    "its {key} is {epsilon}, a small positive number is possible"
-                )));
+                return Err(damaged(format!("its {key} is {epsilon}, a small positive number is possible")));
             }
             _ => {}
         }
@@ -135,29 +111,15 @@ fn check_metadata(gguf: &Gguf) -> Result<(), LlamaError> {
 ///
 /// Weights are mapped: the system can drop their pages and read them again, so they need not fit what is free now, only
 /// what the process may use at all. The context is anonymous memory and must be free.
-pub fn check_fits(
-    gguf: &Gguf,
-    n_ctx: u32,
-    n_ubatch: u32,
-    memory: &Memory,
-) -> Result<u64, LlamaError> {
+pub fn check_fits(gguf: &Gguf, n_ctx: u32, n_ubatch: u32, memory: &Memory) -> Result<u64, LlamaError> {
     check_metadata(gguf)?;
     let path = gguf.path().display().to_string();
     if gguf.file_bytes() > memory.total {
-        return Err(LlamaError::FileTooLarge {
-            path,
-            file_bytes: gguf.file_bytes(),
-            total: memory.total,
-        });
+        return Err(LlamaError::FileTooLarge { path, file_bytes: gguf.file_bytes(), total: memory.total });
     }
     let needed = context_bytes(gguf, n_ctx, n_ubatch);
     if needed > memory.available {
-        return Err(LlamaError::ContextTooLarge {
-            path,
-            n_ctx,
-            needed,
-            available: memory.available,
-        });
+        return Err(LlamaError::ContextTooLarge { path, n_ctx, needed, available: memory.available });
     }
     Ok(needed)
 }
@@ -176,29 +138,17 @@ mod tests {
     #[test]
     fn a_model_must_fit_the_limit_and_its_context_the_free_memory() {
         let gguf = Gguf::open(&model("generator.gguf")).expect("a model");
-        let roomy = Memory {
-            total: 1 << 30,
-            available: 1 << 30,
-        };
+        let roomy = Memory { total: 1 << 30, available: 1 << 30 };
         // 30 layers, 3 KV heads of 64, keys and values, 2 bytes each: 23,040 bytes per token; 2048 tokens are 47 MB.
         let needed = check_fits(&gguf, 2048, 512, &roomy).expect("fits");
         assert!((47_000_000..200_000_000).contains(&needed), "{needed}");
-        let limited = Memory {
-            total: 50_000_000,
-            ..roomy
-        };
+        let limited = Memory { total: 50_000_000, ..roomy };
         let error = check_fits(&gguf, 2048, 512, &limited).expect_err("file above the limit");
         assert!(error.to_string().contains("98362432 bytes"), "{error}");
         // Little free memory is no obstacle to mapped weights, only to the context.
-        let full = Memory {
-            available: needed,
-            ..roomy
-        };
+        let full = Memory { available: needed, ..roomy };
         assert!(check_fits(&gguf, 2048, 512, &full).is_ok());
         let error = check_fits(&gguf, 8192, 512, &full).expect_err("context above what is free");
-        assert!(
-            matches!(error, LlamaError::ContextTooLarge { n_ctx: 8192, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, LlamaError::ContextTooLarge { n_ctx: 8192, .. }), "{error}");
     }
 }

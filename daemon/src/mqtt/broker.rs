@@ -52,9 +52,7 @@ pub enum BrokerError {
         listen: SocketAddr,
     },
     /// The address cannot be listened on for another reason.
-    #[error(
-        "the embedded MQTT broker cannot listen on {listen}: {source}. Set `[mqtt] broker` to use another broker"
-    )]
+    #[error("the embedded MQTT broker cannot listen on {listen}: {source}. Set `[mqtt] broker` to use another broker")]
     Bind {
         /// The address asked for.
         listen: SocketAddr,
@@ -85,18 +83,12 @@ impl Broker {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         if !address.ip().is_loopback() {
-            log::warn!(
-                "mqtt broker: {address} is open to other machines, without accounts and without TLS"
-            );
+            log::warn!("mqtt broker: {address} is open to other machines, without accounts and without TLS");
         }
         let (stop, stopped) = watch::channel(false);
         let accepting = tokio::spawn(accept(listener, stopped));
         log::info!("mqtt broker: listening on {address}");
-        Ok(Broker {
-            address,
-            stop,
-            accepting,
-        })
+        Ok(Broker { address, stop, accepting })
     }
 
     /// The address clients connect to.
@@ -158,10 +150,7 @@ async fn accept(listener: TcpListener, mut stopped: watch::Receiver<bool>) {
 /// How a connection came to its end.
 enum End {
     /// The client said DISCONNECT.
-    Goodbye {
-        with_will: bool,
-        session_expiry: Option<u32>,
-    },
+    Goodbye { with_will: bool, session_expiry: Option<u32> },
     /// The client is gone or takes nothing more.
     Lost,
     /// The broker ends it.
@@ -171,10 +160,7 @@ enum End {
 async fn serve(mut stream: TcpStream, router: SharedRouter, mut stopped: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let (read, mut write) = stream.split();
-    let mut incoming = Incoming {
-        read,
-        buffer: BytesMut::new(),
-    };
+    let mut incoming = Incoming { read, buffer: BytesMut::new() };
     let accepted = tokio::select! {
         accepted = timeout(CONNECT_TIMEOUT, greet(&mut incoming, &mut write, &router)) => accepted,
         () = asked_to_stop(&mut stopped) => return,
@@ -191,10 +177,7 @@ async fn serve(mut stream: TcpStream, router: SharedRouter, mut stopped: watch::
             () = asked_to_stop(&mut stopped) => End::Refused(Reason::SERVER_SHUTTING_DOWN),
         };
         if let End::Refused(reason) = end {
-            log::debug!(
-                "mqtt broker: `{}` is disconnected: {reason}",
-                connection.client
-            );
+            log::debug!("mqtt broker: `{}` is disconnected: {reason}", connection.client);
             connection.link.close(reason);
             // The writer is between two packets or finishes one; then it says DISCONNECT and returns.
             let _ = timeout(CLOSE_TIMEOUT, writing).await;
@@ -205,10 +188,7 @@ async fn serve(mut stream: TcpStream, router: SharedRouter, mut stopped: watch::
     drop(stream);
 
     let (graceful, expiry) = match end {
-        End::Goodbye {
-            with_will,
-            session_expiry,
-        } => (!with_will, session_expiry),
+        End::Goodbye { with_will, session_expiry } => (!with_will, session_expiry),
         End::Lost | End::Refused(_) => (false, None),
     };
     let will_after = lock(&router).disconnect(&connection, graceful, expiry);
@@ -226,20 +206,12 @@ async fn greet(
     write: &mut WriteHalf<'_>,
     router: &SharedRouter,
 ) -> Option<(Connection, Option<Duration>)> {
-    let connect = incoming
-        .next(MAX_CONNECT, packet::read_connect)
-        .await
-        .ok()?;
-    let version = connect
-        .as_ref()
-        .map_or(Version::V311, |connect| connect.version);
+    let connect = incoming.next(MAX_CONNECT, packet::read_connect).await.ok()?;
+    let version = connect.as_ref().map_or(Version::V311, |connect| connect.version);
     let accepted = connect.and_then(|connect| {
         // Section 3.1.2.10: one and a half times the keep alive.
-        let silence = (connect.keep_alive > 0)
-            .then(|| Duration::from_secs(u64::from(connect.keep_alive)) * 3 / 2);
-        lock(router)
-            .connect(connect)
-            .map(|connection| (connection, silence))
+        let silence = (connect.keep_alive > 0).then(|| Duration::from_secs(u64::from(connect.keep_alive)) * 3 / 2);
+        lock(router).connect(connect).map(|connection| (connection, silence))
     });
     match accepted {
         Ok(accepted) => Some(accepted),
@@ -255,16 +227,9 @@ async fn greet(
 }
 
 /// Reads packets and acts on them until the connection ends.
-async fn listen(
-    incoming: &mut Incoming<'_>,
-    router: &SharedRouter,
-    connection: &Connection,
-    silence: Option<Duration>,
-) -> End {
+async fn listen(incoming: &mut Incoming<'_>, router: &SharedRouter, connection: &Connection, silence: Option<Duration>) -> End {
     loop {
-        let next = incoming.next(MAX_PACKET, |first, body| {
-            packet::read(first, body, connection.version)
-        });
+        let next = incoming.next(MAX_PACKET, |first, body| packet::read(first, body, connection.version));
         let read = match silence {
             Some(silence) => match timeout(silence, next).await {
                 Ok(read) => read,
@@ -274,14 +239,8 @@ async fn listen(
         };
         let acted = match read {
             Err(_) => return End::Lost,
-            Ok(Ok(Packet::Disconnect {
-                with_will,
-                session_expiry,
-            })) => {
-                return End::Goodbye {
-                    with_will,
-                    session_expiry,
-                };
+            Ok(Ok(Packet::Disconnect { with_will, session_expiry })) => {
+                return End::Goodbye { with_will, session_expiry };
             }
             Ok(Ok(packet)) => act(&mut lock(router), connection, packet),
             Ok(Err(reason)) => Err(reason),
@@ -303,11 +262,7 @@ fn act(router: &mut Router, connection: &Connection, packet: Packet) -> Result<b
         }
         Packet::PubRec { id, failed: false } => router.recorded(connection, id),
         Packet::PubRel(id) => router.released(connection, id),
-        Packet::Subscribe {
-            id,
-            subscription_id,
-            filters,
-        } => {
+        Packet::Subscribe { id, subscription_id, filters } => {
             let codes = router.subscribe(connection, &filters, subscription_id);
             router.reply(connection, |out| {
                 write_codes(out, 0x90, connection.version, id, &codes);
@@ -341,10 +296,7 @@ async fn deliver(write: &mut WriteHalf<'_>, router: &SharedRouter, connection: &
             if out.is_empty() {
                 break;
             }
-            if !matches!(
-                timeout(WRITE_TIMEOUT, write.write_all(&out)).await,
-                Ok(Ok(()))
-            ) {
+            if !matches!(timeout(WRITE_TIMEOUT, write.write_all(&out)).await, Ok(Ok(()))) {
                 return;
             }
             out = BytesMut::new();
@@ -360,11 +312,7 @@ struct Incoming<'a> {
 
 impl Incoming<'_> {
     /// The next packet, taken apart by `read`. The outer error means that the connection is gone. Safe to cancel.
-    async fn next<T>(
-        &mut self,
-        limit: usize,
-        read: impl Fn(u8, &[u8]) -> Result<T, Reason>,
-    ) -> io::Result<Result<T, Reason>> {
+    async fn next<T>(&mut self, limit: usize, read: impl Fn(u8, &[u8]) -> Result<T, Reason>) -> io::Result<Result<T, Reason>> {
         loop {
             match packet::frame(&self.buffer, limit) {
                 Err(reason) => return Ok(Err(reason)),

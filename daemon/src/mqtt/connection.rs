@@ -138,7 +138,9 @@ impl Sender {
                 });
                 let result = match properties {
                     Some(properties) => {
-                        client.publish_with_properties(topic.clone(), v5::mqttbytes::QoS::AtLeastOnce, retain, payload, properties).await
+                        client
+                            .publish_with_properties(topic.clone(), v5::mqttbytes::QoS::AtLeastOnce, retain, payload, properties)
+                            .await
                     }
                     None => client.publish(topic.clone(), v5::mqttbytes::QoS::AtLeastOnce, retain, payload).await,
                 };
@@ -317,8 +319,9 @@ fn tls_configuration(options: &ConnectionOptions) -> Result<TlsConfiguration, Co
     let _ = rustls::crypto::ring::default_provider().install_default();
     match &options.ca_file {
         Some(path) => {
-            let ca = std::fs::read(path)
-                .map_err(|e| ConnectionError(format!("cannot read mqtt.ca_file {}: {e}; check the path and its permissions", path.display())))?;
+            let ca = std::fs::read(path).map_err(|e| {
+                ConnectionError(format!("cannot read mqtt.ca_file {}: {e}; check the path and its permissions", path.display()))
+            })?;
             Ok(TlsConfiguration::Simple { ca, alpn: None, client_auth: None })
         }
         None => Ok(TlsConfiguration::default()),
@@ -367,7 +370,8 @@ async fn poll(event_loop: &mut EventLoop) -> Result<Option<Polled>, Failure> {
             Ok(v5::Event::Outgoing(_)) => Ok(None),
             Err(error) => {
                 use v5::ConnectionError as E;
-                let refused = matches!(&error, E::ConnectionRefused(code) if *code != p5::ConnectReturnCode::UnsupportedProtocolVersion);
+                let refused =
+                    matches!(&error, E::ConnectionRefused(code) if *code != p5::ConnectReturnCode::UnsupportedProtocolVersion);
                 let handshake = !refused && !matches!(&error, E::Timeout(_) | E::Tls(_)) && !is_unreachable_v5(&error);
                 Err(Failure { reason: error.to_string(), handshake })
             }
@@ -378,7 +382,8 @@ async fn poll(event_loop: &mut EventLoop) -> Result<Option<Polled>, Failure> {
             Ok(rumqttc::Event::Outgoing(_)) => Ok(None),
             Err(error) => {
                 use rumqttc::ConnectionError as E;
-                let handshake = !matches!(&error, E::Io(e) if is_unreachable(e)) && !matches!(&error, E::NetworkTimeout | E::Tls(_));
+                let handshake =
+                    !matches!(&error, E::Io(e) if is_unreachable(e)) && !matches!(&error, E::NetworkTimeout | E::Tls(_));
                 Err(Failure { reason: error.to_string(), handshake })
             }
         },
@@ -392,7 +397,10 @@ fn is_unreachable_v5(error: &v5::ConnectionError) -> bool {
 /// Whether the peer was not reached at all, which says nothing about the protocol it speaks.
 fn is_unreachable(error: &std::io::Error) -> bool {
     use std::io::ErrorKind as K;
-    matches!(error.kind(), K::ConnectionRefused | K::TimedOut | K::NotFound | K::HostUnreachable | K::NetworkUnreachable | K::AddrNotAvailable)
+    matches!(
+        error.kind(),
+        K::ConnectionRefused | K::TimedOut | K::NotFound | K::HostUnreachable | K::NetworkUnreachable | K::AddrNotAvailable
+    )
 }
 
 fn from_v5(packet: p5::Packet) -> Option<Polled> {

@@ -10,7 +10,7 @@ pub mod topics;
 
 use crate::answer::{AnswerError, Progress, Question};
 use crate::api::wire::{self, ErrorCode};
-use crate::api::{Api, Problem, change_word, code_of};
+use crate::api::{Api, Problem, ReportFn, change_word, code_of};
 use crate::engine::Cancel;
 use connection::{Connection, Message, Notice, Outgoing, Properties, Sender};
 use reply::{Addressed, Reply};
@@ -20,11 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use topics::{Kind, Topics};
-
-pub use reply::new_id;
-
-/// A report in JSON, made when it is asked for.
-pub type ReportFn = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// The MQTT side of the daemon.
 pub struct Server {
@@ -54,7 +49,12 @@ impl Server {
 
     /// Polls the connection until `stop` is told; gives the connection back for the goodbye. `ready` hears of the first
     /// acknowledged subscription.
-    pub async fn run(self: Arc<Self>, mut connection: Connection, ready: oneshot::Sender<&'static str>, mut stop: oneshot::Receiver<()>) -> Connection {
+    pub async fn run(
+        self: Arc<Self>,
+        mut connection: Connection,
+        ready: oneshot::Sender<&'static str>,
+        mut stop: oneshot::Receiver<()>,
+    ) -> Connection {
         let mut ready = Some(ready);
         let mut version = "5";
         let mut lost_before = false;
@@ -82,7 +82,10 @@ impl Server {
                     });
                 }
                 Notice::SubscriptionRefused => {
-                    log::error!("the broker refuses our subscriptions; allow this client to read {}", self.topics.subscriptions().join(", "));
+                    log::error!(
+                        "the broker refuses our subscriptions; allow this client to read {}",
+                        self.topics.subscriptions().join(", ")
+                    );
                 }
                 Notice::Message(message) => Arc::clone(&self).dispatch(message),
                 Notice::Disconnected(reason) => {
@@ -192,7 +195,7 @@ impl Server {
     /// Starts a question. Everything that can be refused at once is refused here, in the order of arrival.
     fn ask(self: Arc<Self>, message: Message) {
         let asked = Instant::now();
-        let (reply, ask) = self.open(&message, |question| wire::Ask { question, ..wire::Ask::default() });
+        let (reply, ask) = self.open(&message, |question| Ok(wire::Ask { question, ..wire::Ask::default() }));
         let question = ask.and_then(|ask| Ok((self.api.question(&ask, asked)?, ask.stream.unwrap_or(false))));
         let (question, stream) = match question {
             Ok(question) => question,
@@ -202,7 +205,10 @@ impl Server {
             return self.refuse(reply, ErrorCode::NotReady, "the daemon is stopping; ask again when it is online".into());
         }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            let problem = format!("{} questions are at work or waiting; ask again later, or raise answer.queue", self.api.limits().questions);
+            let problem = format!(
+                "{} questions are at work or waiting; ask again later, or raise answer.queue",
+                self.api.limits().questions
+            );
             return self.refuse(reply, ErrorCode::QueueFull, problem);
         };
         let cancel = Cancel::default();
@@ -271,7 +277,9 @@ impl Server {
                 self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
                 let stopping = self.stopping.load(Ordering::Relaxed);
                 let (code, problem) = match error {
-                    AnswerError::Cancelled if stopping => (ErrorCode::NotReady, "the daemon is stopping; ask again when it is online".to_owned()),
+                    AnswerError::Cancelled if stopping => {
+                        (ErrorCode::NotReady, "the daemon is stopping; ask again when it is online".to_owned())
+                    }
                     error => (code_of(&error), error.to_string()),
                 };
                 log::warn!(VADEMECUM_QUESTION_ID = reply.id.as_str(); "question {:?} failed: {problem}", reply.id);
@@ -281,13 +289,13 @@ impl Server {
     }
 
     async fn search(&self, message: Message) {
-        let (reply, ask) = self.open(&message, |question| wire::Ask { question, ..wire::Ask::default() });
+        let (reply, ask) = self.open(&message, |question| Ok(wire::Ask { question, ..wire::Ask::default() }));
         let result = async { self.api.search(reply.id.clone(), &ask?).await }.await;
         self.finish(reply, result).await;
     }
 
     async fn put(&self, message: Message) {
-        let (reply, put) = self.open(&message, |_| wire::Put::default());
+        let (reply, put) = self.open::<wire::Put>(&message, |_| Err(not_plain()));
         let result = async {
             let put = put?;
             self.documents_allowed()?;
@@ -304,7 +312,7 @@ impl Server {
     }
 
     async fn delete(&self, message: Message) {
-        let (reply, delete) = self.open(&message, |_| wire::Delete::default());
+        let (reply, delete) = self.open::<wire::Delete>(&message, |_| Err(not_plain()));
         let result = async {
             let delete = delete?;
             self.documents_allowed()?;
@@ -320,7 +328,7 @@ impl Server {
     }
 
     async fn list(&self, message: Message) {
-        let (reply, list) = self.open(&message, |_| wire::List::default());
+        let (reply, list) = self.open::<wire::List>(&message, |_| Ok(wire::List::default()));
         let result = async { self.api.list(reply.id.clone(), &list?).await }.await;
         self.finish(reply, result).await;
     }
@@ -328,7 +336,7 @@ impl Server {
     fn open<T: serde::de::DeserializeOwned + Addressed>(
         &self,
         message: &Message,
-        plain: impl FnOnce(String) -> T,
+        plain: impl FnOnce(String) -> Result<T, Problem>,
     ) -> (Reply, Result<T, Problem>) {
         Reply::open(&self.topics, message, self.api.limits().max_payload_bytes, plain)
     }
@@ -352,3 +360,6 @@ impl Server {
     }
 }
 
+fn not_plain() -> Problem {
+    (ErrorCode::BadRequest, "this topic takes a JSON object or a CBOR map, not plain text".into())
+}

@@ -3,8 +3,8 @@
 use super::connection::{Message, Outgoing, Properties, Sender};
 use super::topics::Topics;
 use crate::answer::Citation;
-use crate::api::Problem;
 use crate::api::wire::{self, Encoding, ErrorBody, ErrorCode, ErrorReply};
+use crate::api::{Problem, new_id};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -47,7 +47,7 @@ impl Reply {
         topics: &Topics,
         message: &Message,
         max_payload: usize,
-        plain: impl FnOnce(String) -> T,
+        plain: impl FnOnce(String) -> Result<T, Problem>,
     ) -> (Self, Result<T, Problem>) {
         let encoding = Encoding::of(&message.payload, message.properties.content_type.as_deref());
         let request = if message.payload.len() > max_payload {
@@ -57,7 +57,7 @@ impl Reply {
             match encoding {
                 Some(encoding) => encoding.decode::<T>(&message.payload).map_err(|problem| (ErrorCode::BadRequest, problem)),
                 None => match std::str::from_utf8(&message.payload) {
-                    Ok(text) => Ok(plain(text.to_owned())),
+                    Ok(text) => plain(text.to_owned()),
                     Err(_) => Err((ErrorCode::BadRequest, "the payload is neither JSON, CBOR nor UTF-8 text".to_owned())),
                 },
             }
@@ -70,7 +70,8 @@ impl Reply {
             None => (topics.answer(&id), request),
             Some(Ok(topic)) => (topic, request),
             Some(Err(problem)) => {
-                log::warn!("request {id:?} asks for its reply in a place that is not allowed");
+                let topic = asked.unwrap_or_default();
+                log::warn!("request {id:?} asks for its reply on {topic:?}, which mqtt.reply_topics does not allow");
                 (topics.answer(&id), Err((ErrorCode::BadRequest, problem)))
             }
         };
@@ -117,11 +118,6 @@ fn id_of_correlation(data: &[u8]) -> Option<String> {
     ((1..=wire::MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control)).then(|| text.to_owned())
 }
 
-/// A fresh id: 16 hexadecimal digits.
-pub fn new_id() -> String {
-    format!("{:016x}", fastrand::u64(..))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +128,7 @@ mod tests {
 
     fn open(payload: &[u8], properties: Properties) -> (Reply, Result<wire::Ask, Problem>) {
         let message = Message { topic: "v/pi/ask".into(), payload: payload.to_vec().into(), retained: false, properties };
-        Reply::open(&topics(), &message, 100, |question| wire::Ask { question, ..wire::Ask::default() })
+        Reply::open(&topics(), &message, 100, |question| Ok(wire::Ask { question, ..wire::Ask::default() }))
     }
 
     #[test]
@@ -149,7 +145,8 @@ mod tests {
 
     #[test]
     fn ids_come_from_the_payload_then_the_correlation_data() {
-        let correlated = |data: &'static [u8]| Properties { correlation_data: Some(Bytes::from_static(data)), ..Properties::default() };
+        let correlated =
+            |data: &'static [u8]| Properties { correlation_data: Some(Bytes::from_static(data)), ..Properties::default() };
         assert_eq!(open(br#"{"id":"a","question":"q"}"#, correlated(b"c")).0.id, "a");
         assert_eq!(open(b"plain question", correlated(b"c")).0.id, "c");
         assert_eq!(open(b"plain question", correlated(b"\xff\x00")).0.id.len(), 16);

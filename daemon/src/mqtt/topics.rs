@@ -139,7 +139,17 @@ mod tests {
         for allowed in ["reply/1", "reply", "reply/a/b", "x/reply", "vademecum/pi/answer/7"] {
             assert!(t.check_reply(allowed).is_ok(), "{allowed}");
         }
-        for refused in ["", "reply/+", "reply/#", "$SYS/x", "home/lamp/set", "vademecum/pi/ask", "vademecum/pi/state", "vademecum/fleet/lab/ask", "reply/\0"] {
+        for refused in [
+            "",
+            "reply/+",
+            "reply/#",
+            "$SYS/x",
+            "home/lamp/set",
+            "vademecum/pi/ask",
+            "vademecum/pi/state",
+            "vademecum/fleet/lab/ask",
+            "reply/\0",
+        ] {
             assert!(t.check_reply(refused).is_err(), "{refused}");
         }
         let open = Topics::new("v/pi".into(), "v", "lab", vec!["#".into()]);

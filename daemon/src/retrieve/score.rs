@@ -87,7 +87,12 @@ impl Normal {
     }
 
     fn of(&self, value: f32) -> f32 {
-        if self.span > 0.0 { (value - self.lowest) / self.span } else { 0.0 }
+        if self.span > 0.0 {
+            (value - self.lowest) / self.span
+        } else {
+            // One row, or rows alike: each is as good as the best, unless there is nothing in it.
+            f32::from(u8::from(value > 0.0))
+        }
     }
 }
 

@@ -33,7 +33,13 @@ impl Log for Stderr {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let target = record.target().split("::").nth(1).unwrap_or(record.target());
             // Logging must not bring the daemon down when stderr is gone.
-            let _ = writeln!(std::io::stderr().lock(), "{} {:<5} {target}: {}", timestamp(now.as_secs(), now.subsec_millis()), record.level(), record.args());
+            let _ = writeln!(
+                std::io::stderr().lock(),
+                "{} {:<5} {target}: {}",
+                timestamp(now.as_secs(), now.subsec_millis()),
+                record.level(),
+                record.args()
+            );
         }
     }
 

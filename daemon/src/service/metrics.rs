@@ -29,7 +29,9 @@ pub(super) fn collect(counters: &Counters, depth: usize, uptime: Duration, data_
 /// Anonymous and file-backed resident memory, in kB.
 fn memory_kb() -> Option<(u64, u64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok());
+    let field = |name: &str| {
+        status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
+    };
     Some((field("RssAnon")?, field("RssFile")?))
 }
 

@@ -6,14 +6,14 @@ mod metrics;
 pub use metrics::temperature_c;
 
 use crate::answer::{AnswerOptions, Answerer};
-use crate::api::{Api, Limits};
+use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
 use crate::engine::{Engine, EngineOptions, Sampling};
 use crate::ingest::{IngestOptions, Pipeline};
+use crate::mqtt::Server;
 use crate::mqtt::connection::{Connection, ConnectionOptions};
 use crate::mqtt::topics::Topics;
-use crate::mqtt::{ReportFn, Server};
 use crate::retrieve::Retriever;
 use crate::store::{EmbedderId, Store, StoreOptions};
 use crate::tune::Topology;
@@ -53,6 +53,16 @@ pub enum ServiceError {
     /// The control socket.
     #[error(transparent)]
     Socket(#[from] crate::http::SocketError),
+    /// No model is configured, and none lies in the usual places.
+    #[error("no {name} found in {places}; `make setup` fetches one, or name a file with {flag}")]
+    NoModel {
+        /// The file looked for.
+        name: &'static str,
+        /// Where.
+        places: String,
+        /// The flag that names one.
+        flag: &'static str,
+    },
     /// Something of the system.
     #[error("{0}")]
     System(String),
@@ -81,7 +91,23 @@ pub fn open_embedder(config: &Config) -> Result<Embedder, ServiceError> {
         batch_tokens: config.embedder.batch_tokens,
         tokenizer: (!tokenizer.as_os_str().is_empty()).then(|| tokenizer.clone()),
     };
-    Ok(Embedder::load(&config.embedder_path(), &options)?)
+    let path = found(config, config.embedder_path(), &config.embedder.path, "embedder.gguf", "--embedder")?;
+    Ok(Embedder::load(&path, &options)?)
+}
+
+/// A model's path, unless it was left to us to find and is nowhere.
+fn found(
+    config: &Config,
+    path: PathBuf,
+    configured: &Path,
+    name: &'static str,
+    flag: &'static str,
+) -> Result<PathBuf, ServiceError> {
+    if path.exists() || !configured.as_os_str().is_empty() {
+        return Ok(path);
+    }
+    let places: Vec<String> = config.model_places().iter().map(|dir| dir.display().to_string()).collect();
+    Err(ServiceError::NoModel { name, places: places.join(", "), flag })
 }
 
 /// Opens the store alone.
@@ -91,19 +117,32 @@ pub fn open_embedder(config: &Config) -> Result<Embedder, ServiceError> {
 pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
     let dir = config.data_dir();
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&dir);
-    made.map_err(|e| ServiceError::System(format!("cannot make the data directory {}: {e}; set data_dir or run as a user who may", dir.display())))?;
+    made.map_err(|e| {
+        ServiceError::System(format!(
+            "cannot make the data directory {}: {e}; set data_dir or run as a user who may",
+            dir.display()
+        ))
+    })?;
     let options = StoreOptions { cache_bytes: config.store.cache_bytes, ..StoreOptions::default() };
     Ok(Store::open(&dir, &options)?)
 }
 
 /// What identifies an embedder in the store.
 pub fn embedder_id(embedder: &Embedder) -> EmbedderId {
-    EmbedderId { name: embedder.name().to_owned(), fingerprint: embedder.fingerprint().to_owned(), dimensions: embedder.dimensions() }
+    EmbedderId {
+        name: embedder.name().to_owned(),
+        fingerprint: embedder.fingerprint().to_owned(),
+        dimensions: embedder.dimensions(),
+    }
 }
 
 /// How documents are read, from the configuration.
 pub fn ingest_options(config: &Config) -> IngestOptions {
-    IngestOptions { max_tokens: config.ingest.chunk_tokens, max_document_bytes: config.ingest.max_document_bytes, ..IngestOptions::default() }
+    IngestOptions {
+        max_tokens: config.ingest.chunk_tokens,
+        max_document_bytes: config.ingest.max_document_bytes,
+        ..IngestOptions::default()
+    }
 }
 
 impl Rooms {
@@ -148,7 +187,8 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
         queue: config.answer.queue + 1,
         system: config.answer.system.clone(),
     };
-    Ok(Engine::load(&config.generator_path(), &options)?)
+    let path = found(config, config.generator_path(), &config.model.generator, "generator.gguf", "--generator")?;
+    Ok(Engine::load(&path, &options)?)
 }
 
 /// Joins retrieval and generation.
@@ -206,8 +246,12 @@ pub fn connection_options(config: &Config) -> Result<ConnectionOptions, ServiceE
 }
 
 fn first_line(path: &Path) -> Result<String, ServiceError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| ServiceError::System(format!("cannot read mqtt.password_file {}: {e}; check the path and its permissions", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        ServiceError::System(format!(
+            "cannot read mqtt.password_file {}: {e}; check the path and its permissions",
+            path.display()
+        ))
+    })?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
@@ -241,7 +285,14 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     // The default collection exists before its first document: a question to it finds nothing, which is no error.
     rooms.store.create_collection(&config.collection)?;
     let info = engine.info().clone();
-    log::info!("generator {} ({}), context {}, {} decode and {} batch threads", info.model, info.architecture, info.context, info.threads.decode, info.threads.batch);
+    log::info!(
+        "generator {} ({}), context {}, {} decode and {} batch threads",
+        info.model,
+        info.architecture,
+        info.context,
+        info.threads.decode,
+        info.threads.batch
+    );
     log::info!("embedder {}, {} dimensions", rooms.embedder.name(), rooms.embedder.dimensions());
 
     let embedder_name = rooms.embedder.name().to_owned();
@@ -251,7 +302,11 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
 
     let topics = Topics::new(config.topic_base(), &config.mqtt.base, &config.mqtt.fleet, config.mqtt.reply_topics.clone());
     let mut options = connection_options(&config)?;
-    options.client_id = if config.mqtt.client_id.is_empty() { format!("vademecum-{}", config.node_name()) } else { config.mqtt.client_id.clone() };
+    options.client_id = if config.mqtt.client_id.is_empty() {
+        format!("vademecum-{}", config.node_name())
+    } else {
+        config.mqtt.client_id.clone()
+    };
     options.will = Some((topics.of("state"), "offline"));
     options.persistent = true;
     let (connection, sender) = Connection::new(options, topics.subscriptions())?;
@@ -265,7 +320,8 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let listener = crate::http::bind(&socket)?;
     let for_status = (report.clone(), Arc::clone(&server));
     let status: ReportFn = Arc::new(move || for_status.0.status(for_status.1.depth()));
-    let control = tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
+    let control =
+        tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
 
     let (ready_tx, mut ready_rx) = oneshot::channel();
     let (stop_tx, stop_rx) = oneshot::channel();
@@ -319,10 +375,12 @@ async fn start_broker(config: &Config) -> Result<Option<crate::mqtt::broker::Bro
     if !config.mqtt.broker.is_empty() {
         return Ok(None);
     }
-    let listen = config.broker.listen.parse().map_err(|_| ServiceError::System(format!("broker.listen is `{}`; write address:port", config.broker.listen)))?;
-    let broker = crate::mqtt::broker::Broker::start(listen).await?;
-    log::info!("embedded broker on {}", broker.local_addr());
-    Ok(Some(broker))
+    let listen = config
+        .broker
+        .listen
+        .parse()
+        .map_err(|_| ServiceError::System(format!("broker.listen is `{}`; write address:port", config.broker.listen)))?;
+    Ok(Some(crate::mqtt::broker::Broker::start(listen).await?))
 }
 
 /// Tells systemd, when it is there.

@@ -144,7 +144,10 @@ mod tests {
 
         let smt = tempfile::tempdir().expect("temporary directory");
         for cpu in 0..4 {
-            write(&smt.path().join(format!("cpu{cpu}/topology/thread_siblings_list")), if cpu % 2 == 0 { "0,2\n" } else { "1,3\n" });
+            write(
+                &smt.path().join(format!("cpu{cpu}/topology/thread_siblings_list")),
+                if cpu % 2 == 0 { "0,2\n" } else { "1,3\n" },
+            );
         }
         assert_eq!(fastest_cores(&[0, 1, 2, 3], smt.path()), [0, 1]);
     }

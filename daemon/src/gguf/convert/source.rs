@@ -81,34 +81,19 @@ impl Directory {
     pub(super) fn open(path: &Path) -> Result<Directory, ConvertError> {
         let mut notes = Vec::new();
         if !path.is_dir() {
-            return Err(missing(
-                path,
-                "give the directory of a Hugging Face model (config.json, model.safetensors, …)",
-            ));
+            return Err(missing(path, "give the directory of a Hugging Face model (config.json, model.safetensors, …)"));
         }
-        let config: Config = required(
-            &path.join("config.json"),
-            "it names the architecture: download it",
-        )?;
+        let config: Config = required(&path.join("config.json"), "it names the architecture: download it")?;
         let tokenizer_path = path.join("tokenizer.json");
-        let tokenizer_text = read_text(&tokenizer_path)?.ok_or_else(|| {
-            missing(
-                &tokenizer_path,
-                "download it, or save the tokenizer in its fast form (`save_pretrained`)",
-            )
-        })?;
+        let tokenizer_text = read_text(&tokenizer_path)?
+            .ok_or_else(|| missing(&tokenizer_path, "download it, or save the tokenizer in its fast form (`save_pretrained`)"))?;
         let tokenizer = parse_json(&tokenizer_path, &tokenizer_text)?;
         let tokenizer_config = optional(&path.join("tokenizer_config.json"))?.unwrap_or(Json::Null);
         let pooling = pooling(path, &mut notes)?;
-        let sentence: Json =
-            optional(&path.join("sentence_bert_config.json"))?.unwrap_or(Json::Null);
-        let max_seq_length = sentence["max_seq_length"]
-            .as_u64()
-            .and_then(|n| u32::try_from(n).ok());
+        let sentence: Json = optional(&path.join("sentence_bert_config.json"))?.unwrap_or(Json::Null);
+        let max_seq_length = sentence["max_seq_length"].as_u64().and_then(|n| u32::try_from(n).ok());
         if sentence["do_lower_case"].as_bool() == Some(true) {
-            notes.push(
-                "`do_lower_case` of sentence_bert_config.json is left to the tokenizer".into(),
-            );
+            notes.push("`do_lower_case` of sentence_bert_config.json is left to the tokenizer".into());
         }
         Ok(Directory {
             config,
@@ -126,17 +111,11 @@ impl Directory {
 }
 
 fn missing(path: &Path, remedy: &str) -> ConvertError {
-    ConvertError::Missing {
-        path: path.to_path_buf(),
-        remedy: remedy.to_owned(),
-    }
+    ConvertError::Missing { path: path.to_path_buf(), remedy: remedy.to_owned() }
 }
 
 fn damaged(path: &Path, what: impl Into<String>) -> ConvertError {
-    ConvertError::Damaged {
-        path: path.to_path_buf(),
-        what: what.into(),
-    }
+    ConvertError::Damaged { path: path.to_path_buf(), what: what.into() }
 }
 
 /// A text file of bounded size, if it is there.
@@ -147,14 +126,9 @@ fn read_text(path: &Path) -> Result<Option<String>, ConvertError> {
         Err(error) => return Err(ConvertError::io(path)(error)),
     };
     if size > MAX_JSON_BYTES {
-        return Err(damaged(
-            path,
-            format!("it has {size} bytes, more than any such file"),
-        ));
+        return Err(damaged(path, format!("it has {size} bytes, more than any such file")));
     }
-    fs::read_to_string(path)
-        .map(Some)
-        .map_err(ConvertError::io(path))
+    fs::read_to_string(path).map(Some).map_err(ConvertError::io(path))
 }
 
 fn parse_json<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConvertError> {
@@ -162,9 +136,7 @@ fn parse_json<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Convert
 }
 
 fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ConvertError> {
-    read_text(path)?
-        .map(|text| parse_json(path, &text))
-        .transpose()
+    read_text(path)?.map(|text| parse_json(path, &text)).transpose()
 }
 
 fn required<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<T, ConvertError> {
@@ -188,19 +160,11 @@ fn pooling(dir: &Path, notes: &mut Vec<String>) -> Result<PoolingMode, ConvertEr
             }
         }
     }
-    if Path::new(&folder)
-        .components()
-        .any(|part| !matches!(part, std::path::Component::Normal(_)))
-    {
-        return Err(damaged(
-            &dir.join("modules.json"),
-            format!("the pooling path `{folder}` leaves the directory"),
-        ));
+    if Path::new(&folder).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+        return Err(damaged(&dir.join("modules.json"), format!("the pooling path `{folder}` leaves the directory")));
     }
     let Some(config) = optional::<Json>(&dir.join(&folder).join("config.json"))? else {
-        notes.push(format!(
-            "{folder}/config.json is missing: mean pooling is assumed"
-        ));
+        notes.push(format!("{folder}/config.json is missing: mean pooling is assumed"));
         return Ok(PoolingMode::Mean);
     };
     let on: Vec<&str> = config
@@ -214,10 +178,7 @@ fn pooling(dir: &Path, notes: &mut Vec<String>) -> Result<PoolingMode, ConvertEr
         (["pooling_mode_mean_tokens"], _) | ([], Some("mean")) => Ok(PoolingMode::Mean),
         (["pooling_mode_cls_token"], _) | ([], Some("cls")) => Ok(PoolingMode::Cls),
         (modes, name) => Err(ConvertError::Unsupported {
-            what: format!(
-                "the pooling {}",
-                name.map_or_else(|| format!("{modes:?}"), str::to_owned)
-            ),
+            what: format!("the pooling {}", name.map_or_else(|| format!("{modes:?}"), str::to_owned)),
             remedy: "mean and CLS pooling are converted",
         }),
     }
@@ -226,41 +187,24 @@ fn pooling(dir: &Path, notes: &mut Vec<String>) -> Result<PoolingMode, ConvertEr
 /// Name and licence from the front matter and the first heading of README.md.
 fn card(dir: &Path, notes: &mut Vec<String>) -> Result<Card, ConvertError> {
     let readme = read_text(&dir.join("README.md"))?.unwrap_or_default();
-    let front = readme
-        .strip_prefix("---\n")
-        .and_then(|rest| rest.split_once("\n---"));
+    let front = readme.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---"));
     let (front, body) = front.unwrap_or(("", &readme));
     let license = front_value(front, "license");
     if license.is_none() {
         notes.push("README.md names no licence: `general.license` is left out".into());
     }
     let heading = body.lines().find_map(|line| line.strip_prefix("# "));
-    let folder = || {
-        dir.canonicalize()
-            .ok()?
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-    };
-    let name = front_value(front, "model_name")
-        .or_else(|| heading.map(|line| line.trim().chars().take(120).collect()))
-        .or_else(folder);
-    Ok(Card {
-        name: name.unwrap_or_else(|| "encoder".into()),
-        license,
-    })
+    let folder = || dir.canonicalize().ok()?.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name =
+        front_value(front, "model_name").or_else(|| heading.map(|line| line.trim().chars().take(120).collect())).or_else(folder);
+    Ok(Card { name: name.unwrap_or_else(|| "encoder".into()), license })
 }
 
 /// The value of `key: value` or the first item of a list under `key:`.
 fn front_value(front: &str, key: &str) -> Option<String> {
     let mut lines = front.lines();
-    let value = lines
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?
-        .trim();
-    let value = if value.is_empty() {
-        lines.next()?.trim_start().strip_prefix("- ")?
-    } else {
-        value
-    };
+    let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?.trim();
+    let value = if value.is_empty() { lines.next()?.trim_start().strip_prefix("- ")? } else { value };
     let value = value.trim().trim_matches(['"', '\'']);
     (!value.is_empty()).then(|| value.chars().take(120).collect())
 }
@@ -288,13 +232,8 @@ impl Shard {
         let map = unsafe { Mmap::map(&file) }.map_err(ConvertError::io(path))?;
         // `deserialize` checks all offsets and that they fill the file, `read_metadata` alone the header only.
         let checked = SafeTensors::deserialize(&map).and_then(|_| SafeTensors::read_metadata(&map));
-        let (header, metadata) =
-            checked.map_err(|error| damaged(path, format!("not sound safetensors: {error}")))?;
-        Ok(Shard {
-            metadata,
-            data_offset: header + 8,
-            map,
-        })
+        let (header, metadata) = checked.map_err(|error| damaged(path, format!("not sound safetensors: {error}")))?;
+        Ok(Shard { metadata, data_offset: header + 8, map })
     }
 }
 
@@ -314,38 +253,19 @@ impl Weights {
     }
 
     /// Checks that all planned tensors are there in the planned shape, and that nothing else is but what may be left out.
-    pub(super) fn check(
-        &self,
-        plan: &[Planned],
-        is_left_out: &dyn Fn(&str) -> bool,
-    ) -> Result<(), ConvertError> {
-        let wrong = |name: &str, problem: String| ConvertError::Tensor {
-            name: name.to_owned(),
-            problem,
-        };
+    pub(super) fn check(&self, plan: &[Planned], is_left_out: &dyn Fn(&str) -> bool) -> Result<(), ConvertError> {
+        let wrong = |name: &str, problem: String| ConvertError::Tensor { name: name.to_owned(), problem };
         for planned in plan {
             let name = &planned.source;
-            let (dtype, shape, _) = self
-                .view(name)
-                .ok_or_else(|| wrong(name, "is missing".into()))?;
+            let (dtype, shape, _) = self.view(name).ok_or_else(|| wrong(name, "is missing".into()))?;
             if shape != planned.shape {
-                return Err(wrong(
-                    name,
-                    format!(
-                        "has the shape {shape:?}, config.json asks for {:?}",
-                        planned.shape
-                    ),
-                ));
+                return Err(wrong(name, format!("has the shape {shape:?}, config.json asks for {:?}", planned.shape)));
             }
             if element_bytes(dtype).is_none() {
-                return Err(wrong(
-                    name,
-                    format!("is of type {dtype:?}; F32, F16 and BF16 are converted"),
-                ));
+                return Err(wrong(name, format!("is of type {dtype:?}; F32, F16 and BF16 are converted")));
             }
         }
-        let known =
-            |name: &str| is_left_out(name) || plan.iter().any(|planned| planned.source == name);
+        let known = |name: &str| is_left_out(name) || plan.iter().any(|planned| planned.source == name);
         match self.index.keys().find(|name| !known(name)) {
             Some(extra) => Err(ConvertError::Unsupported {
                 what: format!("the tensor `{extra}`, which a plain BERT encoder does not have"),
@@ -361,12 +281,7 @@ impl Weights {
     }
 
     /// Calls `sink` with whole rows as f32, at most about `step` source bytes at a time, and the number of those bytes.
-    pub(super) fn rows(
-        &self,
-        planned: &Planned,
-        step: usize,
-        sink: &mut RowSink,
-    ) -> Result<(), ConvertError> {
+    pub(super) fn rows(&self, planned: &Planned, step: usize, sink: &mut RowSink) -> Result<(), ConvertError> {
         let Some((dtype, shape, data)) = self.view(&planned.source) else {
             return Ok(());
         };
@@ -391,9 +306,7 @@ impl Weights {
         let shard = self.shards.get(*number)?;
         let info = shard.metadata.info(stored)?;
         let (start, end) = info.data_offsets;
-        let data = shard
-            .map
-            .get(shard.data_offset + start..shard.data_offset + end)?;
+        let data = shard.map.get(shard.data_offset + start..shard.data_offset + end)?;
         Some((info.dtype, &info.shape, data))
     }
 }
@@ -416,19 +329,11 @@ fn shard_files(dir: &Path) -> Result<Vec<String>, ConvertError> {
         return Err(missing(&dir.join(single), &remedy));
     };
     let map = index["weight_map"].as_object().into_iter().flatten();
-    let mut files: Vec<String> = map
-        .filter_map(|(_, file)| file.as_str().map(str::to_owned))
-        .collect();
+    let mut files: Vec<String> = map.filter_map(|(_, file)| file.as_str().map(str::to_owned)).collect();
     files.sort();
     files.dedup();
-    match files
-        .iter()
-        .find(|file| file.contains('/') || !dir.join(file).is_file())
-    {
-        Some(lost) => Err(missing(
-            &dir.join(lost),
-            "the index names it: download all parts",
-        )),
+    match files.iter().find(|file| file.contains('/') || !dir.join(file).is_file()) {
+        Some(lost) => Err(missing(&dir.join(lost), "the index names it: download all parts")),
         None if files.is_empty() => Err(damaged(&index_path, "it names no file")),
         None => Ok(files),
     }
@@ -455,15 +360,8 @@ fn element_bytes(dtype: Dtype) -> Option<usize> {
 fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
     match dtype {
-        Dtype::F16 => pairs()
-            .map(|b| half::f16::from_le_bytes(b).to_f32())
-            .collect(),
-        Dtype::BF16 => pairs()
-            .map(|b| half::bf16::from_le_bytes(b).to_f32())
-            .collect(),
-        _ => bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
+        Dtype::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
     }
 }

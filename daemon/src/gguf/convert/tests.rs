@@ -7,8 +7,7 @@ struct Dir(PathBuf);
 
 impl Dir {
     fn new(name: &str) -> Dir {
-        let dir =
-            std::env::temp_dir().join(format!("vademecum-convert-{}-{name}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("vademecum-convert-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory");
         Dir(dir)
     }
@@ -17,13 +16,7 @@ impl Dir {
     fn minilm(name: &str) -> Dir {
         let (dir, source) = (Dir::new(name), model("minilm"));
         fs::create_dir_all(dir.0.join("1_Pooling")).expect("a directory");
-        for file in [
-            "config.json",
-            "tokenizer.json",
-            "modules.json",
-            "README.md",
-            "1_Pooling/config.json",
-        ] {
+        for file in ["config.json", "tokenizer.json", "modules.json", "README.md", "1_Pooling/config.json"] {
             fs::copy(source.join(file), dir.0.join(file)).expect("copied");
         }
         let weights = fs::canonicalize(source.join("model.safetensors")).expect("weights");
@@ -39,27 +32,13 @@ impl Dir {
     }
 
     fn convert(&self) -> Result<Converted, ConvertError> {
-        convert(
-            &self.0,
-            &self.0.join("out.gguf"),
-            Precision::F16,
-            &mut |_, _| {},
-        )
+        convert(&self.0, &self.0.join("out.gguf"), Precision::F16, &mut |_, _| {})
     }
 
     fn refusal(&self) -> String {
         let error = self.convert().expect_err("refused").to_string();
-        let left: Vec<_> = fs::read_dir(&self.0)
-            .expect("a directory")
-            .flatten()
-            .map(|entry| entry.file_name())
-            .collect();
-        assert!(
-            !left
-                .iter()
-                .any(|name| name.to_string_lossy().contains("out.gguf")),
-            "{left:?}"
-        );
+        let left: Vec<_> = fs::read_dir(&self.0).expect("a directory").flatten().map(|entry| entry.file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().contains("out.gguf")), "{left:?}");
         error
     }
 }
@@ -75,60 +54,31 @@ fn names_types_and_metadata_are_those_of_llama_cpp() {
     let dir = Dir::minilm("names");
     let mut steps = Vec::new();
     let out = dir.0.join("out.gguf");
-    let converted = convert(
-        &model("minilm"),
-        &out,
-        Precision::Q8_0,
-        &mut |done, total| steps.push((done, total)),
-    );
+    let converted = convert(&model("minilm"), &out, Precision::Q8_0, &mut |done, total| steps.push((done, total)));
     let converted = converted.expect("converts");
     assert!(converted.notes.is_empty(), "{:?}", converted.notes);
     let (first, last) = (steps[0], steps[steps.len() - 1]);
     assert_eq!((first.0, last.0), (0, last.1));
     let gguf = Gguf::open(&out).expect("opens");
     assert_eq!(gguf.kind(), Kind::Encoder(Pooling::Mean));
-    assert_eq!(
-        (gguf.name().as_str(), gguf.license()),
-        ("all-MiniLM-L6-v2", Some("apache-2.0"))
-    );
-    let stored = |name: &str| {
-        gguf.tensor(name)
-            .map(|tensor| (tensor.tensor_type.name, tensor.dims.clone()))
-    };
-    assert_eq!(
-        stored("token_embd.weight"),
-        Some(("Q8_0", vec![384, 30_522]))
-    );
-    assert_eq!(
-        stored("position_embd.weight"),
-        Some(("F32", vec![384, 512]))
-    );
+    assert_eq!((gguf.name().as_str(), gguf.license()), ("all-MiniLM-L6-v2", Some("apache-2.0")));
+    let stored = |name: &str| gguf.tensor(name).map(|tensor| (tensor.tensor_type.name, tensor.dims.clone()));
+    assert_eq!(stored("token_embd.weight"), Some(("Q8_0", vec![384, 30_522])));
+    assert_eq!(stored("position_embd.weight"), Some(("F32", vec![384, 512])));
     assert_eq!(stored("token_types.weight"), Some(("F32", vec![384, 2])));
-    assert_eq!(
-        stored("blk.5.ffn_down.weight"),
-        Some(("Q8_0", vec![1536, 384]))
-    );
-    assert_eq!(
-        stored("blk.5.attn_output_norm.bias"),
-        Some(("F32", vec![384]))
-    );
+    assert_eq!(stored("blk.5.ffn_down.weight"), Some(("Q8_0", vec![1536, 384])));
+    assert_eq!(stored("blk.5.attn_output_norm.bias"), Some(("F32", vec![384])));
     assert_eq!(gguf.tensors().len(), 5 + 6 * 16);
     assert_eq!(gguf.unsigned(MAX_SEQ_LENGTH), Some(256));
     assert_eq!(gguf.boolean("bert.attention.causal"), Some(false));
-    assert_eq!(
-        gguf.unsigned("tokenizer.ggml.seperator_token_id"),
-        Some(102)
-    );
+    assert_eq!(gguf.unsigned("tokenizer.ggml.seperator_token_id"), Some(102));
     let Some(Value::Array(tokens)) = gguf.value("tokenizer.ggml.tokens") else {
         panic!("a vocabulary");
     };
     let tokens: Vec<&str> = tokens.texts().collect();
     assert_eq!(tokens.len(), 30_522);
     // [CLS], a beginning of a word, a continuation (`##s`).
-    assert_eq!(
-        (tokens[101], tokens[1037], tokens[2015]),
-        ("[CLS]", "\u{2581}a", "s")
-    );
+    assert_eq!((tokens[101], tokens[1037], tokens[2015]), ("[CLS]", "\u{2581}a", "s"));
     let json = fs::read_to_string(model("minilm").join("tokenizer.json")).expect("a tokenizer");
     assert_eq!(gguf.text(TOKENIZER_JSON), Some(json.as_str()));
     println!("{}", converted.report);
@@ -141,97 +91,37 @@ fn f16_rounds_and_f32_stays() {
     let gguf = Gguf::open(&dir.0.join("out.gguf")).expect("opens");
     let file = fs::read(dir.0.join("model.safetensors")).expect("weights");
     let weights = safetensors::SafeTensors::deserialize(&file).expect("sound");
-    let data = |name: &str| {
-        gguf.tensor_data(gguf.tensor(name).expect("a tensor"))
-            .expect("its data")
-            .to_vec()
-    };
+    let data = |name: &str| gguf.tensor_data(gguf.tensor(name).expect("a tensor")).expect("its data").to_vec();
     let source = |name: &str| weights.tensor(name).expect("a tensor").data().to_vec();
-    assert_eq!(
-        data("position_embd.weight"),
-        source("embeddings.position_embeddings.weight")
-    );
+    assert_eq!(data("position_embd.weight"), source("embeddings.position_embeddings.weight"));
     let exact = source("encoder.layer.3.output.dense.weight");
     let rounded = data("blk.3.ffn_down.weight");
     for (exact, rounded) in exact.chunks_exact(4).zip(rounded.chunks_exact(2)) {
         let exact = f32::from_le_bytes([exact[0], exact[1], exact[2], exact[3]]);
-        assert_eq!(
-            half::f16::from_f32(exact).to_le_bytes(),
-            [rounded[0], rounded[1]]
-        );
+        assert_eq!(half::f16::from_f32(exact).to_le_bytes(), [rounded[0], rounded[1]]);
     }
 }
 
 #[test]
 fn what_cannot_be_converted_is_refused_by_name() {
     let cases = [
-        (
-            "config.json",
-            "\"BertModel\"",
-            "\"XLMRobertaModel\"",
-            "the architecture XLMRobertaModel",
-        ),
-        (
-            "config.json",
-            "\"absolute\"",
-            "\"relative_key\"",
-            "position embeddings of type `relative_key`",
-        ),
-        (
-            "config.json",
-            "\"hidden_act\": \"gelu\"",
-            "\"hidden_act\": \"relu\"",
-            "the activation `relu`",
-        ),
-        (
-            "config.json",
-            "\"hidden_size\": 384",
-            "\"hidden_size\": 768",
-            "config.json asks for [30522, 768]",
-        ),
+        ("config.json", "\"BertModel\"", "\"XLMRobertaModel\"", "the architecture XLMRobertaModel"),
+        ("config.json", "\"absolute\"", "\"relative_key\"", "position embeddings of type `relative_key`"),
+        ("config.json", "\"hidden_act\": \"gelu\"", "\"hidden_act\": \"relu\"", "the activation `relu`"),
+        ("config.json", "\"hidden_size\": 384", "\"hidden_size\": 768", "config.json asks for [30522, 768]"),
         (
             "config.json",
             "\"num_hidden_layers\": 6",
             "\"num_hidden_layers\": 7",
             "encoder.layer.6.attention.self.query.weight` is missing",
         ),
-        (
-            "config.json",
-            "\"num_hidden_layers\": 6",
-            "\"num_hidden_layers\": 5",
-            "the tensor `encoder.layer.5.",
-        ),
-        (
-            "config.json",
-            "\"num_attention_heads\": 12",
-            "\"num_attention_heads\": 0",
-            "impossible sizes",
-        ),
+        ("config.json", "\"num_hidden_layers\": 6", "\"num_hidden_layers\": 5", "the tensor `encoder.layer.5."),
+        ("config.json", "\"num_attention_heads\": 12", "\"num_attention_heads\": 0", "impossible sizes"),
         ("config.json", "{", "", "config.json is damaged"),
-        (
-            "1_Pooling/config.json",
-            "mean_tokens\": true",
-            "max_tokens\": true",
-            "the pooling",
-        ),
-        (
-            "modules.json",
-            "models.Normalize",
-            "models.Dense",
-            "the module `sentence_transformers.models.Dense`",
-        ),
-        (
-            "modules.json",
-            "1_Pooling",
-            "../1_Pooling",
-            "leaves the directory",
-        ),
-        (
-            "tokenizer.json",
-            "\"type\":\"WordPiece\"",
-            "\"type\":\"Unigram\"",
-            "a `Unigram` tokenizer",
-        ),
+        ("1_Pooling/config.json", "mean_tokens\": true", "max_tokens\": true", "the pooling"),
+        ("modules.json", "models.Normalize", "models.Dense", "the module `sentence_transformers.models.Dense`"),
+        ("modules.json", "1_Pooling", "../1_Pooling", "leaves the directory"),
+        ("tokenizer.json", "\"type\":\"WordPiece\"", "\"type\":\"Unigram\"", "a `Unigram` tokenizer"),
     ];
     for (number, (file, from, to, expected)) in cases.into_iter().enumerate() {
         let dir = Dir::minilm(&format!("refuse{number}"));
@@ -253,27 +143,11 @@ fn missing_and_damaged_files_are_named() {
         assert!(dir.refusal().contains(expected), "{}", dir.refusal());
     }
     let dir = Dir::minilm("old");
-    fs::rename(
-        dir.0.join("model.safetensors"),
-        dir.0.join("pytorch_model.bin"),
-    )
-    .expect("renamed");
-    assert!(
-        dir.refusal().contains("pytorch_model.bin is not converted"),
-        "{}",
-        dir.refusal()
-    );
+    fs::rename(dir.0.join("model.safetensors"), dir.0.join("pytorch_model.bin")).expect("renamed");
+    assert!(dir.refusal().contains("pytorch_model.bin is not converted"), "{}", dir.refusal());
     fs::write(dir.0.join("model.safetensors"), b"no weights at all").expect("written");
-    assert!(
-        dir.refusal().contains("not sound safetensors"),
-        "{}",
-        dir.refusal()
-    );
-    assert!(
-        Directory::open(Path::new("/nowhere"))
-            .err()
-            .is_some_and(|error| error.to_string().contains("/nowhere"))
-    );
+    assert!(dir.refusal().contains("not sound safetensors"), "{}", dir.refusal());
+    assert!(Directory::open(Path::new("/nowhere")).err().is_some_and(|error| error.to_string().contains("/nowhere")));
 }
 
 #[test]
@@ -286,11 +160,7 @@ fn without_a_pooling_file_mean_is_assumed_and_said() {
     assert!(converted.notes[0].contains("mean pooling is assumed"));
     dir.edit("modules.json", "1_Pooling", "2_Pooling");
     fs::create_dir_all(dir.0.join("2_Pooling")).expect("a directory");
-    fs::write(
-        dir.0.join("2_Pooling/config.json"),
-        "{\"pooling_mode_cls_token\": true}",
-    )
-    .expect("written");
+    fs::write(dir.0.join("2_Pooling/config.json"), "{\"pooling_mode_cls_token\": true}").expect("written");
     dir.convert().expect("converts");
     let gguf = Gguf::open(&dir.0.join("out.gguf")).expect("opens");
     assert_eq!(gguf.kind(), Kind::Encoder(Pooling::Cls));

@@ -26,11 +26,7 @@ impl Header {
                 mem_buffer: ptr::null_mut(),
                 no_alloc: true,
             };
-            Header {
-                gguf: sys::gguf_init_empty(),
-                ggml: sys::ggml_init(params),
-                room: tensors,
-            }
+            Header { gguf: sys::gguf_init_empty(), ggml: sys::ggml_init(params), room: tensors }
         }
     }
 
@@ -66,44 +62,24 @@ impl Header {
         let key = c_string(key, key)?;
         // SAFETY: `values` holds `len` integers of the announced type; they are copied.
         unsafe {
-            sys::gguf_set_arr_data(
-                self.gguf,
-                key.as_ptr(),
-                sys::GGUF_TYPE_INT32,
-                values.as_ptr().cast(),
-                values.len(),
-            );
+            sys::gguf_set_arr_data(self.gguf, key.as_ptr(), sys::GGUF_TYPE_INT32, values.as_ptr().cast(), values.len());
         }
         Ok(())
     }
 
     pub(super) fn texts(&mut self, key: &str, values: &[String]) -> Result<(), ConvertError> {
-        let strings = values
-            .iter()
-            .map(|value| c_string(key, value))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut pointers: Vec<*const c_char> =
-            strings.iter().map(|string| string.as_ptr()).collect();
+        let strings = values.iter().map(|value| c_string(key, value)).collect::<Result<Vec<_>, _>>()?;
+        let mut pointers: Vec<*const c_char> = strings.iter().map(|string| string.as_ptr()).collect();
         let key = c_string(key, key)?;
         // SAFETY: `pointers` holds `len` pointers to strings that end in zero and live in `strings`; they are copied.
         unsafe {
-            sys::gguf_set_arr_str(
-                self.gguf,
-                key.as_ptr(),
-                pointers.as_mut_ptr(),
-                pointers.len(),
-            );
+            sys::gguf_set_arr_str(self.gguf, key.as_ptr(), pointers.as_mut_ptr(), pointers.len());
         };
         Ok(())
     }
 
     /// Describes the next tensor; `shape` is rows, then columns.
-    pub(super) fn add_tensor(
-        &mut self,
-        name: &str,
-        tensor_type: TensorType,
-        shape: &[usize],
-    ) -> Result<(), ConvertError> {
+    pub(super) fn add_tensor(&mut self, name: &str, tensor_type: TensorType, shape: &[usize]) -> Result<(), ConvertError> {
         let dims: Vec<i64> = shape.iter().rev().map(|n| *n as i64).collect();
         let c_name = c_string(name, name)?;
         // ggml aborts on a full arena, a name of 64 bytes or more, or one that occurs twice.
@@ -118,8 +94,7 @@ impl Header {
         self.room -= 1;
         // SAFETY: both contexts are live, the arena has room, `dims` holds as many numbers as announced.
         unsafe {
-            let tensor =
-                sys::ggml_new_tensor(self.ggml, tensor_type.id, dims.len() as i32, dims.as_ptr());
+            let tensor = sys::ggml_new_tensor(self.ggml, tensor_type.id, dims.len() as i32, dims.as_ptr());
             sys::ggml_set_name(tensor, c_name.as_ptr());
             sys::gguf_add_tensor(self.gguf, tensor);
         }
@@ -157,10 +132,7 @@ fn c_string(key: &str, text: &str) -> Result<CString, ConvertError> {
 /// Stores whole rows of `columns` numbers in the given type (one of those of [`super::Precision`], or F32).
 pub(super) fn encode(tensor_type: TensorType, rows: &[f32], columns: usize) -> Vec<u8> {
     match tensor_type {
-        TensorType::F16 => rows
-            .iter()
-            .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
-            .collect(),
+        TensorType::F16 => rows.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
         TensorType::Q8_0 => quantize(rows, columns),
         _ => rows.iter().flat_map(|x| x.to_le_bytes()).collect(),
     }

@@ -105,31 +105,15 @@ pub(super) struct Filter {
 /// What a client may send after its CONNECT.
 #[derive(Debug)]
 pub(super) enum Packet {
-    Publish {
-        id: u16,
-        message: Message,
-    },
+    Publish { id: u16, message: Message },
     PubAck(u16),
-    PubRec {
-        id: u16,
-        failed: bool,
-    },
+    PubRec { id: u16, failed: bool },
     PubRel(u16),
     PubComp(u16),
-    Subscribe {
-        id: u16,
-        subscription_id: Option<u32>,
-        filters: Vec<Filter>,
-    },
-    Unsubscribe {
-        id: u16,
-        filters: Vec<String>,
-    },
+    Subscribe { id: u16, subscription_id: Option<u32>, filters: Vec<Filter> },
+    Unsubscribe { id: u16, filters: Vec<String> },
     PingReq,
-    Disconnect {
-        with_will: bool,
-        session_expiry: Option<u32>,
-    },
+    Disconnect { with_will: bool, session_expiry: Option<u32> },
 }
 
 /// Length of the header and of the whole of the first packet in `buffer`; `None` while bytes are missing.
@@ -145,11 +129,7 @@ pub(super) fn frame(buffer: &[u8], limit: usize) -> Result<Option<(usize, usize)
             return Ok((buffer.len() >= header + length).then_some((header, header + length)));
         }
     }
-    if buffer.len() >= 5 {
-        Err(Reason::MALFORMED)
-    } else {
-        Ok(None)
-    }
+    if buffer.len() >= 5 { Err(Reason::MALFORMED) } else { Ok(None) }
 }
 
 /// Reads a CONNECT from one whole frame.
@@ -176,30 +156,22 @@ pub(super) fn read_connect(first: u8, body: &[u8]) -> Result<Connect, Reason> {
         client_id: String::new(),
         clean_start,
         keep_alive,
-        session_expiry: if version == Version::V311 && !clean_start {
-            u32::MAX
-        } else {
-            0
-        },
+        session_expiry: if version == Version::V311 && !clean_start { u32::MAX } else { 0 },
         receive_maximum: u16::MAX,
         max_packet: usize::MAX,
         will: None,
     };
-    reader.properties(
-        version,
-        &[0x11, 0x15, 0x16, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27],
-        |id, value, _| {
-            match (id, value) {
-                (0x11, Value::Number(seconds)) => connect.session_expiry = seconds,
-                (0x15, _) => return Err(Reason::BAD_AUTHENTICATION),
-                (0x21 | 0x27, Value::Number(0)) => return Err(Reason::PROTOCOL_ERROR),
-                (0x21, Value::Number(count)) => connect.receive_maximum = count as u16,
-                (0x27, Value::Number(bytes)) => connect.max_packet = bytes as usize,
-                _ => {}
-            }
-            Ok(())
-        },
-    )?;
+    reader.properties(version, &[0x11, 0x15, 0x16, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27], |id, value, _| {
+        match (id, value) {
+            (0x11, Value::Number(seconds)) => connect.session_expiry = seconds,
+            (0x15, _) => return Err(Reason::BAD_AUTHENTICATION),
+            (0x21 | 0x27, Value::Number(0)) => return Err(Reason::PROTOCOL_ERROR),
+            (0x21, Value::Number(count)) => connect.receive_maximum = count as u16,
+            (0x27, Value::Number(bytes)) => connect.max_packet = bytes as usize,
+            _ => {}
+        }
+        Ok(())
+    })?;
     reader.string()?.clone_into(&mut connect.client_id);
     if flags & 0x04 != 0 {
         connect.will = Some(read_will(&mut reader, version, flags)?);
@@ -223,18 +195,8 @@ fn read_will(reader: &mut Reader<'_>, version: Version, flags: u8) -> Result<Wil
     let topic = reader.topic()?;
     let payload = Bytes::copy_from_slice(reader.binary()?);
     let qos = qos((flags >> 3) & 3)?;
-    let message = Message {
-        topic,
-        payload,
-        properties,
-        expires,
-        qos,
-        retain: flags & 0x20 != 0,
-    };
-    Ok(Will {
-        message,
-        delay: Duration::from_secs(u64::from(delay)),
-    })
+    let message = Message { topic, payload, properties, expires, qos, retain: flags & 0x20 != 0 };
+    Ok(Will { message, delay: Duration::from_secs(u64::from(delay)) })
 }
 
 /// Reads any packet but CONNECT from one whole frame.
@@ -253,10 +215,7 @@ pub(super) fn read(first: u8, body: &[u8], version: Version) -> Result<Packet, R
             let reason = if reader.0.is_empty() { 0 } else { reader.u8()? };
             match kind {
                 4 => Packet::PubAck(id),
-                5 => Packet::PubRec {
-                    id,
-                    failed: reason >= 0x80,
-                },
+                5 => Packet::PubRec { id, failed: reason >= 0x80 },
                 6 => Packet::PubRel(id),
                 _ => Packet::PubComp(id),
             }
@@ -286,10 +245,7 @@ pub(super) fn read(first: u8, body: &[u8], version: Version) -> Result<Packet, R
                     Ok(())
                 })?;
             }
-            Packet::Disconnect {
-                with_will: reason != 0,
-                session_expiry,
-            }
+            Packet::Disconnect { with_will: reason != 0, session_expiry }
         }
         _ => return Err(Reason::PROTOCOL_ERROR),
     };
@@ -303,14 +259,7 @@ fn read_publish(first: u8, mut reader: Reader<'_>, version: Version) -> Result<P
     let (properties, expires) = reader.message_properties(version, false, &mut 0)?;
     // Copied, so that a small message kept for long does not hold the read buffer it came in.
     let payload = Bytes::copy_from_slice(reader.0);
-    let message = Message {
-        topic,
-        payload,
-        properties,
-        expires,
-        qos,
-        retain: first & 1 != 0,
-    };
+    let message = Message { topic, payload, properties, expires, qos, retain: first & 1 != 0 };
     Ok(Packet::Publish { id, message })
 }
 
@@ -341,23 +290,11 @@ fn read_subscribe(mut reader: Reader<'_>, version: Version) -> Result<Packet, Re
             retain_handling: (options >> 4) & 3,
         });
     }
-    if filters.is_empty() {
-        Err(Reason::PROTOCOL_ERROR)
-    } else {
-        Ok(Packet::Subscribe {
-            id,
-            subscription_id,
-            filters,
-        })
-    }
+    if filters.is_empty() { Err(Reason::PROTOCOL_ERROR) } else { Ok(Packet::Subscribe { id, subscription_id, filters }) }
 }
 
 fn qos(bits: u8) -> Result<u8, Reason> {
-    if bits == 3 {
-        Err(Reason::MALFORMED)
-    } else {
-        Ok(bits)
-    }
+    if bits == 3 { Err(Reason::MALFORMED) } else { Ok(bits) }
 }
 
 enum Value<'a> {
@@ -377,10 +314,7 @@ impl<'a> Reader<'a> {
     }
 
     fn number(&mut self, bytes: usize) -> Result<u32, Reason> {
-        Ok(self
-            .take(bytes)?
-            .iter()
-            .fold(0, |number, byte| number << 8 | u32::from(*byte)))
+        Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
     }
 
     fn u8(&mut self) -> Result<u8, Reason> {
@@ -418,29 +352,17 @@ impl<'a> Reader<'a> {
 
     fn string(&mut self) -> Result<&'a str, Reason> {
         let text = std::str::from_utf8(self.binary()?).map_err(|_| Reason::MALFORMED)?;
-        if text.contains('\0') {
-            Err(Reason::MALFORMED)
-        } else {
-            Ok(text)
-        }
+        if text.contains('\0') { Err(Reason::MALFORMED) } else { Ok(text) }
     }
 
     /// A topic name. Empty would mean a topic alias, and none is granted.
     fn topic(&mut self) -> Result<String, Reason> {
         let topic = self.string()?;
-        if topic.is_empty() || topic.contains(['#', '+']) {
-            Err(Reason::TOPIC_INVALID)
-        } else {
-            Ok(topic.to_owned())
-        }
+        if topic.is_empty() || topic.contains(['#', '+']) { Err(Reason::TOPIC_INVALID) } else { Ok(topic.to_owned()) }
     }
 
     fn end(&self) -> Result<(), Reason> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Reason::MALFORMED)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Reason::MALFORMED) }
     }
 
     /// Checks a property block (section 2.2.2) and shows each property with its wire form; 3.1.1 packets have none.
@@ -490,19 +412,11 @@ impl<'a> Reader<'a> {
     }
 
     /// The properties of a message to pass on in wire form, and when it expires.
-    fn message_properties(
-        &mut self,
-        version: Version,
-        will: bool,
-        delay: &mut u32,
-    ) -> Result<(Bytes, Option<Instant>), Reason> {
+    fn message_properties(&mut self, version: Version, will: bool, delay: &mut u32) -> Result<(Bytes, Option<Instant>), Reason> {
         let mut kept = Vec::new();
         let mut expires = None;
-        let allowed: &[u8] = if will {
-            &[0x01, 0x02, 0x03, 0x08, 0x09, 0x18, 0x26]
-        } else {
-            &[0x01, 0x02, 0x03, 0x08, 0x09, 0x23, 0x26]
-        };
+        let allowed: &[u8] =
+            if will { &[0x01, 0x02, 0x03, 0x08, 0x09, 0x18, 0x26] } else { &[0x01, 0x02, 0x03, 0x08, 0x09, 0x23, 0x26] };
         self.properties(version, allowed, |id, value, wire| {
             match (id, value) {
                 (0x02, Value::Number(seconds)) => {
@@ -640,15 +554,9 @@ pub(super) struct Outgoing<'a> {
 }
 
 /// PUBLISH.
-pub(super) fn write_publish(
-    out: &mut BytesMut,
-    version: Version,
-    outgoing: &Outgoing<'_>,
-    now: Instant,
-) {
+pub(super) fn write_publish(out: &mut BytesMut, version: Version, outgoing: &Outgoing<'_>, now: Instant) {
     let message = outgoing.message;
-    let first =
-        0x30 | u8::from(outgoing.duplicate) << 3 | outgoing.qos << 1 | u8::from(outgoing.retain);
+    let first = 0x30 | u8::from(outgoing.duplicate) << 3 | outgoing.qos << 1 | u8::from(outgoing.retain);
     let mut head = BytesMut::with_capacity(message.topic.len() + message.properties.len() + 64);
     put_text(&mut head, &message.topic);
     if outgoing.qos > 0 {
@@ -739,10 +647,7 @@ mod tests {
         assert_eq!(frame(&[0x30, 2, 0], 100), Ok(None));
         assert_eq!(frame(&[0xe0, 0], 100), Ok(Some((2, 2))));
         assert_eq!(frame(&[0x30, 0x80, 0x01], 100), Err(Reason::TOO_LARGE));
-        assert_eq!(
-            frame(&[0x30, 0xff, 0xff, 0xff, 0xff], usize::MAX),
-            Err(Reason::MALFORMED)
-        );
+        assert_eq!(frame(&[0x30, 0xff, 0xff, 0xff, 0xff], usize::MAX), Err(Reason::MALFORMED));
     }
 
     #[test]
@@ -756,11 +661,7 @@ mod tests {
                 bytes[at] = fastrand::u8(..);
             }
             bytes.truncate(fastrand::usize(0..=bytes.len()));
-            let version = if fastrand::bool() {
-                Version::V5
-            } else {
-                Version::V311
-            };
+            let version = if fastrand::bool() { Version::V5 } else { Version::V311 };
             let _ = read(fastrand::u8(..), &bytes, version);
             let _ = read_connect(0x10, &bytes);
             let _ = frame(&bytes, 1000);

@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 
 use super::packet::{
-    Accepted, Connect, Filter, Message, Outgoing, Reason, Version, Will, filter_is_valid, matches,
-    write_accepted, write_ack, write_publish,
+    Accepted, Connect, Filter, Message, Outgoing, Reason, Version, Will, filter_is_valid, matches, write_accepted, write_ack,
+    write_publish,
 };
 
 /// Largest packet taken, in bytes: a document sent over MQTT must fit.
@@ -47,9 +47,7 @@ pub(super) struct Link {
 impl Link {
     /// Asks the task of the connection to end it, for the first reason given.
     pub(super) fn close(&self, reason: Reason) {
-        let _ = self
-            .reason
-            .compare_exchange(0, reason.0, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.reason.compare_exchange(0, reason.0, Ordering::AcqRel, Ordering::Acquire);
         self.wake.notify_one();
     }
 
@@ -116,30 +114,24 @@ struct Session {
 
 impl Session {
     fn gone(&self, now: Instant) -> bool {
-        self.link.is_none()
-            && now.duration_since(self.left) >= Duration::from_secs(u64::from(self.expiry))
+        self.link.is_none() && now.duration_since(self.left) >= Duration::from_secs(u64::from(self.expiry))
     }
 
     /// Queues a message. A connected client whose queue is full is too slow and is disconnected; what is queued stays.
     /// Says whether a connected client's queue is more than half full, so that the publisher can be slowed down.
     fn offer(&mut self, client: &str, delivery: Delivery) -> bool {
-        let full = self.queue.len() >= MAX_QUEUE
-            || self.queued_bytes + delivery.message.size() > MAX_QUEUE_BYTES;
+        let full = self.queue.len() >= MAX_QUEUE || self.queued_bytes + delivery.message.size() > MAX_QUEUE_BYTES;
         if delivery.qos == 0 && (full || self.link.is_none()) {
             return false;
         }
         if full {
             match self.link.take() {
                 Some(link) => {
-                    log::warn!(
-                        "mqtt broker: `{client}` does not keep up with its messages and is disconnected"
-                    );
+                    log::warn!("mqtt broker: `{client}` does not keep up with its messages and is disconnected");
                     link.close(Reason::QUOTA);
                     self.left = Instant::now();
                 }
-                None => log::debug!(
-                    "mqtt broker: the queue of `{client}` is full; a message for it is dropped"
-                ),
+                None => log::debug!("mqtt broker: the queue of `{client}` is full; a message for it is dropped"),
             }
             return false;
         }
@@ -148,19 +140,14 @@ impl Session {
         }
         self.queued_bytes += delivery.message.size();
         self.queue.push_back(delivery);
-        self.link.is_some()
-            && (self.queue.len() > MAX_QUEUE / 2 || self.queued_bytes > MAX_QUEUE_BYTES / 2)
+        self.link.is_some() && (self.queue.len() > MAX_QUEUE / 2 || self.queued_bytes > MAX_QUEUE_BYTES / 2)
     }
 
     /// The next packet identifier that is free; the window is far smaller than the range of identifiers.
     fn next_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            if self
-                .inflight
-                .iter()
-                .all(|inflight| inflight.id != self.last_id)
-            {
+            if self.inflight.iter().all(|inflight| inflight.id != self.last_id) {
                 return self.last_id;
             }
         }
@@ -172,14 +159,7 @@ impl Session {
                 return;
             }
             match &inflight.delivery {
-                Some(delivery) => write(
-                    out,
-                    self.version,
-                    delivery,
-                    inflight.id,
-                    inflight.duplicate,
-                    now,
-                ),
+                Some(delivery) => write(out, self.version, delivery, inflight.id, inflight.duplicate, now),
                 None => write_ack(out, 0x62, inflight.id),
             }
             inflight.sent = true;
@@ -191,11 +171,7 @@ impl Session {
         out.extend_from_slice(&self.control.split());
         self.resend(out, now);
         while out.len() < WRITE_BATCH {
-            if self
-                .queue
-                .front()
-                .is_none_or(|next| next.qos > 0 && self.inflight.len() >= self.window)
-            {
+            if self.queue.front().is_none_or(|next| next.qos > 0 && self.inflight.len() >= self.window) {
                 return;
             }
             let Some(delivery) = self.queue.pop_front() else {
@@ -212,25 +188,13 @@ impl Session {
             if out.len() - start > self.max_packet {
                 out.truncate(start);
             } else if delivery.qos > 0 {
-                self.inflight.push_back(Inflight {
-                    id,
-                    delivery: Some(delivery),
-                    sent: true,
-                    duplicate: true,
-                });
+                self.inflight.push_back(Inflight { id, delivery: Some(delivery), sent: true, duplicate: true });
             }
         }
     }
 }
 
-fn write(
-    out: &mut BytesMut,
-    version: Version,
-    delivery: &Delivery,
-    id: u16,
-    duplicate: bool,
-    now: Instant,
-) {
+fn write(out: &mut BytesMut, version: Version, delivery: &Delivery, id: u16, duplicate: bool, now: Instant) {
     let outgoing = Outgoing {
         message: &delivery.message,
         qos: delivery.qos,
@@ -259,21 +223,12 @@ impl Router {
         let now = Instant::now();
         self.generation += 1;
         let generation = self.generation;
-        let Connect {
-            version,
-            client_id,
-            clean_start,
-            ..
-        } = connect;
+        let Connect { version, client_id, clean_start, .. } = connect;
         let assigned = client_id.is_empty();
         if assigned && version == Version::V311 && !clean_start {
             return Err(Reason::CLIENT_ID_INVALID);
         }
-        let client = if assigned {
-            format!("auto-{generation}-{:08x}", fastrand::u32(..))
-        } else {
-            client_id
-        };
+        let client = if assigned { format!("auto-{generation}-{:08x}", fastrand::u32(..)) } else { client_id };
         self.take_over(&client, clean_start);
         self.sessions.retain(|_, session| !session.gone(now));
         if clean_start {
@@ -286,26 +241,23 @@ impl Router {
 
         let expiry = connect.session_expiry.min(MAX_SESSION_EXPIRY);
         let link = Arc::new(Link::default());
-        let session = self
-            .sessions
-            .entry(client.clone())
-            .or_insert_with(|| Session {
-                link: None,
-                generation,
-                version,
-                subscriptions: Vec::new(),
-                queue: VecDeque::new(),
-                queued_bytes: 0,
-                inflight: VecDeque::new(),
-                window: MAX_INFLIGHT,
-                max_packet: usize::MAX,
-                last_id: 0,
-                received: HashSet::new(),
-                control: BytesMut::new(),
-                will: None,
-                expiry,
-                left: now,
-            });
+        let session = self.sessions.entry(client.clone()).or_insert_with(|| Session {
+            link: None,
+            generation,
+            version,
+            subscriptions: Vec::new(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            inflight: VecDeque::new(),
+            window: MAX_INFLIGHT,
+            max_packet: usize::MAX,
+            last_id: 0,
+            received: HashSet::new(),
+            control: BytesMut::new(),
+            will: None,
+            expiry,
+            left: now,
+        });
         session.link = Some(Arc::clone(&link));
         session.generation = generation;
         session.version = version;
@@ -313,10 +265,7 @@ impl Router {
         session.max_packet = connect.max_packet;
         session.will = connect.will;
         session.expiry = expiry;
-        session
-            .inflight
-            .iter_mut()
-            .for_each(|inflight| inflight.sent = false);
+        session.inflight.iter_mut().for_each(|inflight| inflight.sent = false);
         session.control.clear();
         let accepted = Accepted {
             session_present,
@@ -327,12 +276,7 @@ impl Router {
         };
         write_accepted(&mut session.control, version, &accepted);
         link.wake.notify_one();
-        Ok(Connection {
-            client,
-            version,
-            link,
-            generation,
-        })
+        Ok(Connection { client, version, link, generation })
     }
 
     fn take_over(&mut self, client: &str, clean_start: bool) {
@@ -344,10 +288,7 @@ impl Router {
             session.left = Instant::now();
         }
         // Section 3.1.3.2.2: a will that waits is not sent when the session goes on.
-        let will = session
-            .will
-            .take()
-            .filter(|will| clean_start || session.expiry == 0 || will.delay.is_zero());
+        let will = session.will.take().filter(|will| clean_start || session.expiry == 0 || will.delay.is_zero());
         let ends = clean_start || session.expiry == 0;
         if ends {
             self.sessions.remove(client);
@@ -359,25 +300,16 @@ impl Router {
 
     /// Makes room by dropping the session that has been without its client the longest.
     fn evict(&mut self) -> Result<(), Reason> {
-        let away = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.link.is_none());
-        let longest = away
-            .min_by_key(|(_, session)| session.left)
-            .map(|(client, _)| client.clone());
+        let away = self.sessions.iter().filter(|(_, session)| session.link.is_none());
+        let longest = away.min_by_key(|(_, session)| session.left).map(|(client, _)| client.clone());
         let client = longest.ok_or(Reason::QUOTA)?;
-        log::warn!(
-            "mqtt broker: {MAX_SESSIONS} sessions are kept; the one of `{client}` is dropped for a new client"
-        );
+        log::warn!("mqtt broker: {MAX_SESSIONS} sessions are kept; the one of `{client}` is dropped for a new client");
         self.sessions.remove(&client);
         Ok(())
     }
 
     fn session(&mut self, connection: &Connection) -> Option<&mut Session> {
-        self.sessions
-            .get_mut(&connection.client)
-            .filter(|session| session.generation == connection.generation)
+        self.sessions.get_mut(&connection.client).filter(|session| session.generation == connection.generation)
     }
 
     /// Queues an answer that goes out before messages. A client that does not read its answers is disconnected.
@@ -399,12 +331,7 @@ impl Router {
     }
 
     /// Ends a connection. What is returned is a will to publish after its delay with [`Router::publish_will`].
-    pub(super) fn disconnect(
-        &mut self,
-        connection: &Connection,
-        graceful: bool,
-        expiry: Option<u32>,
-    ) -> Option<Duration> {
+    pub(super) fn disconnect(&mut self, connection: &Connection, graceful: bool, expiry: Option<u32>) -> Option<Duration> {
         let session = self.session(connection)?;
         session.link = None;
         session.left = Instant::now();
@@ -416,10 +343,7 @@ impl Router {
             session.will = None;
         }
         let expiry = session.expiry;
-        let delay = session
-            .will
-            .as_ref()
-            .map(|will| will.delay.min(Duration::from_secs(u64::from(expiry))));
+        let delay = session.will.as_ref().map(|will| will.delay.min(Duration::from_secs(u64::from(expiry))));
         if delay.is_none() && expiry == 0 {
             self.sessions.remove(&connection.client);
         }
@@ -441,12 +365,7 @@ impl Router {
     }
 
     /// Takes a PUBLISH and answers it as its `QoS` asks. Says whether a receiver falls behind.
-    pub(super) fn receive(
-        &mut self,
-        connection: &Connection,
-        id: u16,
-        message: Message,
-    ) -> Result<bool, Reason> {
+    pub(super) fn receive(&mut self, connection: &Connection, id: u16, message: Message) -> Result<bool, Reason> {
         let mut behind = false;
         let qos = message.qos;
         if qos == 2 {
@@ -490,10 +409,7 @@ impl Router {
     /// Takes PUBREC and answers PUBREL.
     pub(super) fn recorded(&mut self, connection: &Connection, id: u16) {
         if let Some(session) = self.session(connection)
-            && let Some(inflight) = session
-                .inflight
-                .iter_mut()
-                .find(|inflight| inflight.id == id)
+            && let Some(inflight) = session.inflight.iter_mut().find(|inflight| inflight.id == id)
         {
             inflight.delivery = None;
         }
@@ -521,10 +437,7 @@ impl Router {
                     continue;
                 }
                 if group.is_some() {
-                    groups
-                        .entry(options.pattern.clone())
-                        .or_default()
-                        .push((client.clone(), subscription.clone()));
+                    groups.entry(options.pattern.clone()).or_default().push((client.clone(), subscription.clone()));
                     continue;
                 }
                 // Overlapping subscriptions make one delivery, at the best QoS among them.
@@ -549,21 +462,9 @@ impl Router {
     }
 
     /// Hands a message to one member of a shared subscription, in turn, preferring those that are connected.
-    fn publish_shared(
-        &mut self,
-        members: &[(String, Subscription)],
-        message: &Arc<Message>,
-        retain: bool,
-    ) -> bool {
-        let connected = |client: &String| {
-            self.sessions
-                .get(client)
-                .is_some_and(|session| session.link.is_some())
-        };
-        let mut ready: Vec<_> = members
-            .iter()
-            .filter(|(client, _)| connected(client))
-            .collect();
+    fn publish_shared(&mut self, members: &[(String, Subscription)], message: &Arc<Message>, retain: bool) -> bool {
+        let connected = |client: &String| self.sessions.get(client).is_some_and(|session| session.link.is_some());
+        let mut ready: Vec<_> = members.iter().filter(|(client, _)| connected(client)).collect();
         if ready.is_empty() {
             ready = members.iter().collect();
         }
@@ -591,61 +492,37 @@ impl Router {
         if message.payload.is_empty() {
             return;
         }
-        if self.retained.len() >= MAX_RETAINED
-            || self.retained_bytes + message.size() > MAX_RETAINED_BYTES
-        {
+        if self.retained.len() >= MAX_RETAINED || self.retained_bytes + message.size() > MAX_RETAINED_BYTES {
             self.retained.retain(|_, message| !message.expired(now));
             self.retained_bytes = self.retained.values().map(|message| message.size()).sum();
         }
-        if self.retained.len() >= MAX_RETAINED
-            || self.retained_bytes + message.size() > MAX_RETAINED_BYTES
-        {
-            log::warn!(
-                "mqtt broker: no room to retain `{}`; clear retained messages no longer needed",
-                message.topic
-            );
+        if self.retained.len() >= MAX_RETAINED || self.retained_bytes + message.size() > MAX_RETAINED_BYTES {
+            log::warn!("mqtt broker: no room to retain `{}`; clear retained messages no longer needed", message.topic);
             return;
         }
         self.retained_bytes += message.size();
-        self.retained
-            .insert(message.topic.clone(), Arc::clone(message));
+        self.retained.insert(message.topic.clone(), Arc::clone(message));
     }
 
     /// Subscribes, queues the retained messages asked for, and gives a SUBACK code for each filter.
-    pub(super) fn subscribe(
-        &mut self,
-        connection: &Connection,
-        filters: &[Filter],
-        id: Option<u32>,
-    ) -> Vec<u8> {
-        filters
-            .iter()
-            .map(|filter| self.subscribe_one(connection, filter, id))
-            .collect()
+    pub(super) fn subscribe(&mut self, connection: &Connection, filters: &[Filter], id: Option<u32>) -> Vec<u8> {
+        filters.iter().map(|filter| self.subscribe_one(connection, filter, id)).collect()
     }
 
     fn subscribe_one(&mut self, connection: &Connection, options: &Filter, id: Option<u32>) -> u8 {
         let (group, filter) = split_shared(&options.pattern);
-        let bad_group = group.is_some_and(|group| {
-            group.is_empty() || group.contains(['#', '+']) || options.no_local
-        });
+        let bad_group = group.is_some_and(|group| group.is_empty() || group.contains(['#', '+']) || options.no_local);
         if !filter_is_valid(filter) || bad_group {
             return Reason::FILTER_INVALID.0;
         }
         let Some(session) = self.session(connection) else {
             return Reason::PROTOCOL_ERROR.0;
         };
-        let known = session
-            .subscriptions
-            .iter()
-            .position(|known| known.options.pattern == options.pattern);
+        let known = session.subscriptions.iter().position(|known| known.options.pattern == options.pattern);
         if known.is_none() && session.subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Reason::QUOTA.0;
         }
-        let subscription = Subscription {
-            options: options.clone(),
-            id,
-        };
+        let subscription = Subscription { options: options.clone(), id };
         match known.and_then(|index| session.subscriptions.get_mut(index)) {
             Some(known) => *known = subscription,
             None => session.subscriptions.push(subscription),
@@ -659,9 +536,7 @@ impl Router {
             let now = Instant::now();
             if let Some(session) = self.sessions.get_mut(&connection.client) {
                 let kept = self.retained.values();
-                for message in
-                    kept.filter(|message| matches(filter, &message.topic) && !message.expired(now))
-                {
+                for message in kept.filter(|message| matches(filter, &message.topic) && !message.expired(now)) {
                     let delivery = Delivery {
                         message: Arc::clone(message),
                         qos: options.qos.min(message.qos),
@@ -682,14 +557,8 @@ impl Router {
         };
         let remove = |filter: &String| {
             let before = session.subscriptions.len();
-            session
-                .subscriptions
-                .retain(|known| known.options.pattern != *filter);
-            if session.subscriptions.len() < before {
-                0
-            } else {
-                0x11
-            }
+            session.subscriptions.retain(|known| known.options.pattern != *filter);
+            if session.subscriptions.len() < before { 0 } else { 0x11 }
         };
         filters.iter().map(remove).collect()
     }
@@ -698,9 +567,7 @@ impl Router {
 /// The group of a shared subscription, `$share/<group>/<filter>`, and the filter proper.
 fn split_shared(filter: &str) -> (Option<&str>, &str) {
     match filter.strip_prefix("$share/") {
-        Some(rest) => rest
-            .split_once('/')
-            .map_or((Some(""), rest), |(group, filter)| (Some(group), filter)),
+        Some(rest) => rest.split_once('/').map_or((Some(""), rest), |(group, filter)| (Some(group), filter)),
         None => (None, filter),
     }
 }

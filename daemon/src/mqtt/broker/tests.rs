@@ -29,19 +29,11 @@ struct Client<C, M> {
 
 impl<C, M> Client<C, M> {
     async fn message(&mut self) -> M {
-        timeout(SOON, self.messages.recv())
-            .await
-            .expect("a message in time")
-            .unwrap()
+        timeout(SOON, self.messages.recv()).await.expect("a message in time").unwrap()
     }
 
     async fn nothing_more(&mut self) {
-        assert!(
-            timeout(Duration::from_millis(200), self.messages.recv())
-                .await
-                .is_err(),
-            "a message too many"
-        );
+        assert!(timeout(Duration::from_millis(200), self.messages.recv()).await.is_err(), "a message too many");
     }
 }
 
@@ -61,10 +53,7 @@ async fn connect5(
     set(&mut options);
     let (client, mut events) = v5::AsyncClient::new(options, 64);
     for filter in filters {
-        client
-            .subscribe(*filter, v5::mqttbytes::QoS::ExactlyOnce)
-            .await
-            .unwrap();
+        client.subscribe(*filter, v5::mqttbytes::QoS::ExactlyOnce).await.unwrap();
     }
     let (sender, messages) = tokio::sync::mpsc::channel(8);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
@@ -88,15 +77,8 @@ async fn connect5(
             }
         }
     });
-    timeout(SOON, is_ready)
-        .await
-        .expect("connected and subscribed")
-        .unwrap();
-    Client {
-        client,
-        messages,
-        task,
-    }
+    timeout(SOON, is_ready).await.expect("connected and subscribed").unwrap();
+    Client { client, messages, task }
 }
 
 async fn connect4(
@@ -110,10 +92,7 @@ async fn connect4(
     set(&mut options);
     let (client, mut events) = rumqttc::AsyncClient::new(options, 64);
     for filter in filters {
-        client
-            .subscribe(*filter, rumqttc::QoS::ExactlyOnce)
-            .await
-            .unwrap();
+        client.subscribe(*filter, rumqttc::QoS::ExactlyOnce).await.unwrap();
     }
     let (sender, messages) = tokio::sync::mpsc::channel(8);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
@@ -137,43 +116,20 @@ async fn connect4(
             }
         }
     });
-    timeout(SOON, is_ready)
-        .await
-        .expect("connected and subscribed")
-        .unwrap();
-    Client {
-        client,
-        messages,
-        task,
-    }
+    timeout(SOON, is_ready).await.expect("connected and subscribed").unwrap();
+    Client { client, messages, task }
 }
 
 /// Runs a mosquitto client against the broker; `None` where it is not installed.
 async fn mosquitto(broker: &Broker, program: &str, arguments: &[&str]) -> Option<String> {
     let port = broker.local_addr().port().to_string();
     let mut command = Command::new(program);
-    command
-        .args(["-p", &port])
-        .args(arguments)
-        .stdin(Stdio::null());
+    command.args(["-p", &port]).args(arguments).stdin(Stdio::null());
     let ended = tokio::task::spawn_blocking(move || command.output());
-    match timeout(SOON, ended)
-        .await
-        .expect("the client to end")
-        .unwrap()
-    {
+    match timeout(SOON, ended).await.expect("the client to end").unwrap() {
         Ok(output) => {
-            assert!(
-                output.status.success(),
-                "{program}: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-            Some(
-                String::from_utf8(output.stdout)
-                    .unwrap()
-                    .trim_end()
-                    .to_owned(),
-            )
+            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+            Some(String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             eprintln!("skipped: {program} is not installed");
@@ -200,34 +156,14 @@ async fn properties_pass_unchanged_and_versions_cross() {
     let broker = broker().await;
     let mut five = connect5(&broker, "five", &["t/#"], |_| {}).await;
     let mut four = connect4(&broker, "four", &["t/+"], |_| {}).await;
-    for qos in [
-        v5::mqttbytes::QoS::AtMostOnce,
-        v5::mqttbytes::QoS::AtLeastOnce,
-        v5::mqttbytes::QoS::ExactlyOnce,
-    ] {
-        five.client
-            .publish_with_properties("t/a", qos, false, "hi", properties())
-            .await
-            .unwrap();
+    for qos in [v5::mqttbytes::QoS::AtMostOnce, v5::mqttbytes::QoS::AtLeastOnce, v5::mqttbytes::QoS::ExactlyOnce] {
+        five.client.publish_with_properties("t/a", qos, false, "hi", properties()).await.unwrap();
         let received = five.message().await;
-        assert_eq!(
-            (received.qos, received.properties),
-            (qos, Some(properties()))
-        );
+        assert_eq!((received.qos, received.properties), (qos, Some(properties())));
         let received = four.message().await;
-        assert_eq!(
-            (
-                &received.topic[..],
-                &received.payload[..],
-                received.qos as u8
-            ),
-            ("t/a", &b"hi"[..], qos as u8)
-        );
+        assert_eq!((&received.topic[..], &received.payload[..], received.qos as u8), ("t/a", &b"hi"[..], qos as u8));
     }
-    four.client
-        .publish("t/b", rumqttc::QoS::ExactlyOnce, false, "from 3.1.1")
-        .await
-        .unwrap();
+    four.client.publish("t/b", rumqttc::QoS::ExactlyOnce, false, "from 3.1.1").await.unwrap();
     assert_eq!(&five.message().await.payload[..], b"from 3.1.1");
     assert_eq!(&four.message().await.payload[..], b"from 3.1.1");
     five.nothing_more().await;
@@ -239,41 +175,17 @@ async fn retained_messages_keep_their_properties_and_expire() {
     let broker = broker().await;
     let publisher = connect5(&broker, "p", &[], |_| {}).await;
     let qos = v5::mqttbytes::QoS::AtLeastOnce;
-    publisher
-        .client
-        .publish_with_properties("r/kept", qos, true, "kept", properties())
-        .await
-        .unwrap();
-    publisher
-        .client
-        .publish("r/cleared", qos, true, "x")
-        .await
-        .unwrap();
-    publisher
-        .client
-        .publish("r/cleared", qos, true, "")
-        .await
-        .unwrap();
-    let short = packets::PublishProperties {
-        message_expiry_interval: Some(1),
-        ..Default::default()
-    };
-    publisher
-        .client
-        .publish_with_properties("r/short", qos, true, "x", short)
-        .await
-        .unwrap();
+    publisher.client.publish_with_properties("r/kept", qos, true, "kept", properties()).await.unwrap();
+    publisher.client.publish("r/cleared", qos, true, "x").await.unwrap();
+    publisher.client.publish("r/cleared", qos, true, "").await.unwrap();
+    let short = packets::PublishProperties { message_expiry_interval: Some(1), ..Default::default() };
+    publisher.client.publish_with_properties("r/short", qos, true, "x", short).await.unwrap();
     sleep(Duration::from_millis(1200)).await;
     let mut late = connect5(&broker, "late", &["r/#"], |_| {}).await;
     let received = late.message().await;
     assert!(received.retain);
     let received = received.properties.unwrap();
-    assert!(
-        received
-            .message_expiry_interval
-            .is_some_and(|left| (50..60).contains(&left)),
-        "counted down"
-    );
+    assert!(received.message_expiry_interval.is_some_and(|left| (50..60).contains(&left)), "counted down");
     assert_eq!(received.correlation_data, properties().correlation_data);
     assert_eq!(received.user_properties, properties().user_properties);
     late.nothing_more().await;
@@ -286,36 +198,19 @@ async fn a_will_is_published_when_the_connection_breaks_and_not_after_goodbye() 
     let broker = broker().await;
     let mut watcher = connect5(&broker, "watcher", &["state/#"], |_| {}).await;
     let dying = connect4(&broker, "dying", &[], |options| {
-        options.set_last_will(v4::LastWill::new(
-            "state/4",
-            "offline",
-            rumqttc::QoS::AtLeastOnce,
-            true,
-        ));
+        options.set_last_will(v4::LastWill::new("state/4", "offline", rumqttc::QoS::AtLeastOnce, true));
     })
     .await;
     drop(dying);
     assert_eq!(&watcher.message().await.payload[..], b"offline");
     let dying = connect5(&broker, "dying", &[], |options| {
-        options.set_last_will(packets::LastWill::new(
-            "state/5",
-            "offline",
-            v5::mqttbytes::QoS::AtLeastOnce,
-            true,
-            None,
-        ));
+        options.set_last_will(packets::LastWill::new("state/5", "offline", v5::mqttbytes::QoS::AtLeastOnce, true, None));
     })
     .await;
     drop(dying);
     assert_eq!(&watcher.message().await.topic[..], b"state/5");
     let leaving = connect5(&broker, "leaving", &[], |options| {
-        options.set_last_will(packets::LastWill::new(
-            "state/6",
-            "offline",
-            v5::mqttbytes::QoS::AtLeastOnce,
-            true,
-            None,
-        ));
+        options.set_last_will(packets::LastWill::new("state/6", "offline", v5::mqttbytes::QoS::AtLeastOnce, true, None));
     })
     .await;
     leaving.client.disconnect().await.unwrap();
@@ -334,42 +229,18 @@ async fn a_session_outlives_its_connection_and_a_second_connection_takes_over() 
     sleep(Duration::from_millis(100)).await;
     let publisher = connect5(&broker, "p", &[], |_| {}).await;
     for index in 0..100 {
-        publisher
-            .client
-            .publish(
-                "q/x",
-                v5::mqttbytes::QoS::AtLeastOnce,
-                false,
-                format!("{index}"),
-            )
-            .await
-            .unwrap();
+        publisher.client.publish("q/x", v5::mqttbytes::QoS::AtLeastOnce, false, format!("{index}")).await.unwrap();
     }
     sleep(Duration::from_millis(200)).await;
     let mut back = connect4(&broker, "stays", &[], keep).await;
     for index in 0..100 {
-        assert_eq!(
-            &back.message().await.payload[..],
-            format!("{index}").as_bytes()
-        );
+        assert_eq!(&back.message().await.payload[..], format!("{index}").as_bytes());
     }
     // Time for the last acknowledgements: what is not acknowledged would come again.
     sleep(Duration::from_millis(200)).await;
     let mut second = connect4(&broker, "stays", &[], keep).await;
-    assert!(
-        timeout(SOON, back.messages.recv()).await.unwrap().is_none(),
-        "the first connection is closed"
-    );
-    publisher
-        .client
-        .publish(
-            "q/x",
-            v5::mqttbytes::QoS::AtLeastOnce,
-            false,
-            "to the second",
-        )
-        .await
-        .unwrap();
+    assert!(timeout(SOON, back.messages.recv()).await.unwrap().is_none(), "the first connection is closed");
+    publisher.client.publish("q/x", v5::mqttbytes::QoS::AtLeastOnce, false, "to the second").await.unwrap();
     assert_eq!(&second.message().await.payload[..], b"to the second");
 }
 
@@ -379,10 +250,7 @@ async fn a_shared_subscription_gives_each_message_to_one_member() {
     let mut left = connect5(&broker, "left", &["$share/g/s/#"], |_| {}).await;
     let mut right = connect4(&broker, "right", &["$share/g/s/#"], |_| {}).await;
     for _ in 0..10 {
-        left.client
-            .publish("s/x", v5::mqttbytes::QoS::AtLeastOnce, false, "m")
-            .await
-            .unwrap();
+        left.client.publish("s/x", v5::mqttbytes::QoS::AtLeastOnce, false, "m").await.unwrap();
     }
     for _ in 0..5 {
         left.message().await;
@@ -396,35 +264,19 @@ async fn a_shared_subscription_gives_each_message_to_one_member() {
 async fn a_client_that_does_not_read_is_disconnected_and_the_others_go_on() {
     let broker = broker().await;
     let mut slow = TcpStream::connect(broker.local_addr()).await.unwrap();
-    slow.write_all(b"\x10\x11\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x04slow")
-        .await
-        .unwrap();
-    slow.write_all(b"\x82\x07\x00\x01\x00\x00\x01f\x01")
-        .await
-        .unwrap();
+    slow.write_all(b"\x10\x11\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x04slow").await.unwrap();
+    slow.write_all(b"\x82\x07\x00\x01\x00\x00\x01f\x01").await.unwrap();
     let mut quick = connect5(&broker, "quick", &["f"], |options| {
         options.set_max_packet_size(Some(1 << 20));
     })
     .await;
     for _ in 0..150 {
-        quick
-            .client
-            .publish(
-                "f",
-                v5::mqttbytes::QoS::AtLeastOnce,
-                false,
-                vec![b'x'; 200_000],
-            )
-            .await
-            .unwrap();
+        quick.client.publish("f", v5::mqttbytes::QoS::AtLeastOnce, false, vec![b'x'; 200_000]).await.unwrap();
         quick.message().await;
     }
     // What had been sent is still in the socket; after it comes the end of the connection.
     let mut sink = Vec::new();
-    timeout(SOON, slow.read_to_end(&mut sink))
-        .await
-        .expect("the slow client is disconnected")
-        .unwrap();
+    timeout(SOON, slow.read_to_end(&mut sink)).await.expect("the slow client is disconnected").unwrap();
     assert!(sink.len() < 30_000_000, "{} bytes", sink.len());
 }
 
@@ -437,17 +289,11 @@ async fn a_burst_slows_its_publisher_and_loses_nothing() {
     let publishing = tokio::spawn(async move {
         for index in 0..2000 {
             let qos = v5::mqttbytes::QoS::AtLeastOnce;
-            client
-                .publish("burst", qos, false, format!("{index}"))
-                .await
-                .unwrap();
+            client.publish("burst", qos, false, format!("{index}")).await.unwrap();
         }
     });
     for index in 0..2000 {
-        assert_eq!(
-            &reader.message().await.payload[..],
-            format!("{index}").as_bytes()
-        );
+        assert_eq!(&reader.message().await.payload[..], format!("{index}").as_bytes());
         sleep(Duration::from_micros(200)).await;
     }
     publishing.await.unwrap();
@@ -457,36 +303,22 @@ async fn a_burst_slows_its_publisher_and_loses_nothing() {
 async fn silence_and_nonsense_end_a_connection() {
     let broker = broker().await;
     let mut silent = TcpStream::connect(broker.local_addr()).await.unwrap();
-    silent
-        .write_all(b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x01\x00\x00\x02si")
-        .await
-        .unwrap();
+    silent.write_all(b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x01\x00\x00\x02si").await.unwrap();
     let started = Instant::now();
     let mut answer = Vec::new();
-    timeout(SOON, silent.read_to_end(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(SOON, silent.read_to_end(&mut answer)).await.unwrap().unwrap();
     assert!(started.elapsed() >= Duration::from_millis(1400));
-    assert!(
-        answer.ends_with(b"\xe0\x02\x8d\x00"),
-        "keep alive timeout: {answer:x?}"
-    );
+    assert!(answer.ends_with(b"\xe0\x02\x8d\x00"), "keep alive timeout: {answer:x?}");
 
     for (nonsense, expected) in [
         (&[b'G'; 100][..], &b""[..]),
-        (
-            b"\x10\x0c\x00\x06MQIsdp\x03\x02\x00\x01",
-            b"\x20\x02\x00\x01",
-        ),
+        (b"\x10\x0c\x00\x06MQIsdp\x03\x02\x00\x01", b"\x20\x02\x00\x01"),
         (b"\x10\xff\xff\xff\x7f", b"\x20\x02\x00\x03"),
     ] {
         let mut client = TcpStream::connect(broker.local_addr()).await.unwrap();
         client.write_all(nonsense).await.unwrap();
         let mut answer = Vec::new();
-        let _ = timeout(SOON, client.read_to_end(&mut answer))
-            .await
-            .expect("closed");
+        let _ = timeout(SOON, client.read_to_end(&mut answer)).await.expect("closed");
         assert!(answer.starts_with(expected), "{answer:x?}");
     }
 }
@@ -497,21 +329,10 @@ async fn a_taken_port_is_named_with_its_remedy_and_a_shut_down_broker_frees_it()
     let listen = broker.local_addr();
     let error = Broker::start(listen).await.unwrap_err();
     assert!(matches!(error, BrokerError::InUse { .. }));
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("`[mqtt] broker = \"mqtt://{listen}\"`")),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&format!("`[mqtt] broker = \"mqtt://{listen}\"`")), "{error}");
     let mut client = connect5(&broker, "c", &["x"], |_| {}).await;
     broker.shutdown().await;
-    assert!(
-        timeout(SOON, client.messages.recv())
-            .await
-            .unwrap()
-            .is_none(),
-        "the client is told"
-    );
+    assert!(timeout(SOON, client.messages.recv()).await.unwrap().is_none(), "the client is told");
     drop(Broker::start(listen).await.unwrap());
     sleep(Duration::from_millis(50)).await;
     Broker::start(listen).await.unwrap().shutdown().await;
@@ -526,45 +347,13 @@ async fn mosquitto_clients_ask_publish_and_subscribe() {
         let question = service.message().await;
         let asked = question.properties.unwrap();
         assert_eq!(asked.user_properties, [("lang".into(), "en".into())]);
-        let answer = packets::PublishProperties {
-            correlation_data: asked.correlation_data,
-            ..Default::default()
-        };
+        let answer = packets::PublishProperties { correlation_data: asked.correlation_data, ..Default::default() };
         let qos = v5::mqttbytes::QoS::AtLeastOnce;
-        client
-            .publish_with_properties(asked.response_topic.unwrap(), qos, false, "42", answer)
-            .await
-            .unwrap();
+        client.publish_with_properties(asked.response_topic.unwrap(), qos, false, "42", answer).await.unwrap();
         service
     };
-    let ask = [
-        "-V",
-        "5",
-        "-q",
-        "1",
-        "-t",
-        "svc/ask",
-        "-e",
-        "svc/reply",
-        "-m",
-        "why?",
-        "-F",
-        "%p %D",
-    ];
-    let ask = [
-        &ask[..],
-        &[
-            "-D",
-            "publish",
-            "correlation-data",
-            "c7",
-            "-D",
-            "publish",
-            "user-property",
-            "lang",
-            "en",
-        ],
-    ];
+    let ask = ["-V", "5", "-q", "1", "-t", "svc/ask", "-e", "svc/reply", "-m", "why?", "-F", "%p %D"];
+    let ask = [&ask[..], &["-D", "publish", "correlation-data", "c7", "-D", "publish", "user-property", "lang", "en"]];
     let ask = ask.concat();
     let asking = mosquitto(&broker, "mosquitto_rr", &ask);
     tokio::select! {
@@ -578,15 +367,8 @@ async fn mosquitto_clients_ask_publish_and_subscribe() {
     mosquitto(&broker, "mosquitto_pub", &publish).await;
     for version in ["5", "mqttv311"] {
         for qos in ["0", "1", "2"] {
-            let subscribe = [
-                "-V", version, "-q", qos, "-t", "m/#", "-C", "1", "-F", "%t %p %r",
-            ];
-            assert_eq!(
-                mosquitto(&broker, "mosquitto_sub", &subscribe)
-                    .await
-                    .as_deref(),
-                Some("m/x kept 1")
-            );
+            let subscribe = ["-V", version, "-q", qos, "-t", "m/#", "-C", "1", "-F", "%t %p %r"];
+            assert_eq!(mosquitto(&broker, "mosquitto_sub", &subscribe).await.as_deref(), Some("m/x kept 1"));
         }
     }
 }
