@@ -275,6 +275,16 @@ impl Broker {
     }
 }
 
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let last: Vec<&str> = log.lines().rev().take(30).collect();
+            eprintln!("--- the end of the broker's log ---\n{}\n---", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
 /// A daemon about to be started.
 #[must_use]
 pub struct Setup {
