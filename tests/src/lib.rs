@@ -112,15 +112,14 @@ pub fn temp_dir() -> TempDir {
 
 /// `vademecum` with arguments, free of the caller's `VADEMECUM_…` settings and with the real models.
 pub fn vademecum<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = bare_vademecum(args);
-    command.arg("--generator").arg(generator()).arg("--embedder").arg(embedder());
-    command
+    let models = ["--generator".into(), generator().into_os_string(), "--embedder".into(), embedder().into_os_string()];
+    bare_vademecum(models.into_iter().chain(args.into_iter().map(|arg| arg.as_ref().to_owned())))
 }
 
 /// `vademecum` with these arguments only.
 pub fn bare_vademecum<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary());
-    command.args(args).args(["--config", "/dev/null"]);
+    command.args(["--config", "/dev/null"]).args(args);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VADEMECUM_")) {
         command.env_remove(name);
     }
@@ -243,7 +242,8 @@ impl Broker {
     pub fn on(port: u16) -> Self {
         let dir = temp_dir();
         let config = dir.path().join("mosquitto.conf");
-        let settings = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_dest stderr\nlog_type all\n");
+        let settings =
+            format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_dest stderr\nlog_type all\n");
         std::fs::write(&config, settings).expect("its configuration is written");
         let log = File::create(dir.path().join("mosquitto.log")).expect("its log");
         let mut command = Command::new(program("mosquitto"));
@@ -358,12 +358,8 @@ impl Setup {
     /// Starts it.
     pub fn spawn(mut self) -> Daemon {
         std::fs::create_dir_all(&self.data).expect("its data directory");
-        let mut given = self.command.get_args().map(OsStr::to_owned);
-        let (mut has_generator, mut has_embedder) = (false, false);
-        given.by_ref().for_each(|arg| {
-            has_generator |= arg == "--generator";
-            has_embedder |= arg == "--embedder";
-        });
+        let given = |name: &str| self.command.get_args().any(|arg| arg == name);
+        let (has_generator, has_embedder) = (given("--generator"), given("--embedder"));
         if !has_generator {
             self.command.arg("--generator").arg(generator());
         }

@@ -171,7 +171,9 @@ impl Mqtt {
     /// The reply that ends the request `id`: an answer, an error, the reply of a documents topic.
     pub fn reply(&self, daemon: &Daemon, id: &str) -> Value {
         let topic = daemon.topic(&format!("answer/{id}"));
-        self.wait(&topic, |messages| messages.iter().filter(|m| m.topic == topic).map(Message::json).find(|m| m.get("seq").is_none()))
+        self.wait(&topic, |messages| {
+            messages.iter().filter(|m| m.topic == topic).map(Message::json).find(|m| m.get("seq").is_none())
+        })
     }
 
     /// Waits until the question `id` is being answered: its first delta has come.

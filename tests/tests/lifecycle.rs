@@ -48,7 +48,8 @@ fn answered(mqtt: &Mqtt, daemon: &Daemon) -> Value {
 }
 
 fn endless(id: &str, max_tokens: usize) -> String {
-    json!({ "id": id, "question": QUESTION, "max_tokens": max_tokens, "temperature": 5, "top_p": 1, "min_p": 0, "stream": true }).to_string()
+    json!({ "id": id, "question": QUESTION, "max_tokens": max_tokens, "temperature": 5, "top_p": 1, "min_p": 0, "stream": true })
+        .to_string()
 }
 
 #[test]
@@ -66,7 +67,10 @@ fn state_and_info_are_retained_and_the_will_tells_of_a_death() {
     assert_eq!(info["model"]["context"], 2048);
     assert_eq!(info["limits"]["questions"], 17, "one at work, sixteen waiting");
     assert_eq!(info["collections"], json!([{ "name": "default", "documents": 0, "chunks": 0 }]));
-    assert!(info["version"].is_string() && info["embedder"].is_string() && info["threads"]["decode"].as_u64() > Some(0), "{info}");
+    assert!(
+        info["version"].is_string() && info["embedder"].is_string() && info["threads"]["decode"].as_u64() > Some(0),
+        "{info}"
+    );
     daemon.signal(Signal::KILL);
     daemon.ends();
     state(&mqtt, &daemon, "offline");
@@ -227,6 +231,9 @@ fn a_data_directory_has_one_daemon() {
     let mut second = Setup::with(&broker).data_dir(first.data()).spawn();
     assert_eq!(second.ends().code(), Some(1));
     let log = second.log();
-    assert!(log.contains("is in use") && log.contains(&first.data().display().to_string()) && log.contains(&first.pid().to_string()), "{log}");
+    assert!(
+        log.contains("is in use") && log.contains(&first.data().display().to_string()) && log.contains(&first.pid().to_string()),
+        "{log}"
+    );
     assert!(first.runs() && first.data().join("control.sock").exists());
 }

@@ -18,7 +18,8 @@ fn house(setup: impl FnOnce(Setup) -> Setup) -> (Broker, Daemon, Mqtt) {
 
 /// A question whose answer takes long: almost every token is as likely as the next, so the model hardly ever ends it.
 fn endless(id: &str) -> String {
-    json!({ "id": id, "question": QUESTION, "max_tokens": 1000, "temperature": 5, "top_p": 1, "min_p": 0, "stream": true }).to_string()
+    json!({ "id": id, "question": QUESTION, "max_tokens": 1000, "temperature": 5, "top_p": 1, "min_p": 0, "stream": true })
+        .to_string()
 }
 
 fn code(reply: &Value) -> &str {
@@ -30,7 +31,11 @@ fn assert_cited(answer: &Value) {
     assert_eq!(answer["found"], true, "{answer}");
     assert!(answer["answer"].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
     let citation = &answer["citations"][0];
-    assert_eq!((&citation["n"], &citation["document"], &citation["chunk"]), (&json!(1), &json!("pump.md"), &json!("pump.md#0")), "{answer}");
+    assert_eq!(
+        (&citation["n"], &citation["document"], &citation["chunk"]),
+        (&json!(1), &json!("pump.md"), &json!("pump.md#0")),
+        "{answer}"
+    );
     let quote = citation["quote"].as_str().unwrap_or_default();
     assert!(!quote.is_empty() && quote.split_whitespace().all(|word| MANUAL.contains(word)), "{answer}");
     assert!(answer["timings"]["ttft_ms"].as_f64() > Some(0.0) && answer["usage"]["answer_tokens"].as_u64() > Some(0), "{answer}");
@@ -77,7 +82,10 @@ fn paho_asks_in_cbor() {
 fn a_stream_is_evidence_then_deltas_then_the_answer() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
     for (id, question) in [("s1", QUESTION), ("s2", "How long must a hot motor cool down?")] {
-        mqtt.publish(&daemon.topic("ask"), json!({ "id": id, "question": question, "max_tokens": 32, "stream": true }).to_string());
+        mqtt.publish(
+            &daemon.topic("ask"),
+            json!({ "id": id, "question": question, "max_tokens": 32, "stream": true }).to_string(),
+        );
         let answer = mqtt.reply(&daemon, id);
         assert_cited(&answer);
         let messages: Vec<Value> = mqtt.on(&daemon.topic(&format!("answer/{id}"))).iter().map(Message::json).collect();
@@ -138,10 +146,13 @@ fn replies_go_where_they_are_wanted_and_echo_correlation_data() {
 #[test]
 fn forbidden_reply_topics_are_refused_on_the_answer_topic() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
-    let own: Vec<String> = ["ask", "search", "documents/put", "documents/delete", "cancel", "state", "info"].map(|name| daemon.topic(name)).into();
+    let own: Vec<String> =
+        ["ask", "search", "documents/put", "documents/delete", "cancel", "state", "info"].map(|name| daemon.topic(name)).into();
     let foreign = ["reply/+", "reply/#", "$SYS/broker/uptime", "$share/g/reply/1", "home/lamp/set", ""].map(String::from);
     let count = |topic: &str| mqtt.on(topic).len();
-    mqtt.wait("info after the put", |messages| messages.iter().find(|m| m.topic.ends_with("/info") && m.text().contains("\"documents\":1,")).map(drop));
+    mqtt.wait("info after the put", |messages| {
+        messages.iter().find(|m| m.topic.ends_with("/info") && m.text().contains("\"documents\":1,")).map(drop)
+    });
     let before: Vec<usize> = own.iter().map(|topic| count(topic)).collect();
     for (i, topic) in own.iter().chain(&foreign).enumerate() {
         let id = format!("f{i}");
@@ -151,7 +162,11 @@ fn forbidden_reply_topics_are_refused_on_the_answer_topic() {
             // As a v5 property, which wins.
             let id = format!("p{i}");
             let properties = Properties { response_topic: Some(topic.clone()), ..Properties::default() };
-            mqtt.publish_with(&daemon.topic("search"), json!({ "id": id, "question": QUESTION, "reply_to": "reply/x" }).to_string(), properties);
+            mqtt.publish_with(
+                &daemon.topic("search"),
+                json!({ "id": id, "question": QUESTION, "reply_to": "reply/x" }).to_string(),
+                properties,
+            );
             assert_eq!(code(&mqtt.reply(&daemon, &id)), "bad_request", "{topic}");
         }
     }
@@ -238,7 +253,8 @@ fn the_queue_is_bounded_and_questions_can_be_cancelled() {
     mqtt.fence(&daemon);
     mqtt.publish(&daemon.topic("cancel"), r#"{"id": "waiting"}"#);
     assert_eq!(code(&mqtt.reply(&daemon, "waiting")), "cancelled");
-    let deltas = |id: &str| mqtt.on(&daemon.topic(&format!("answer/{id}"))).iter().filter(|m| m.json().get("delta").is_some()).count();
+    let deltas =
+        |id: &str| mqtt.on(&daemon.topic(&format!("answer/{id}"))).iter().filter(|m| m.json().get("delta").is_some()).count();
     assert_eq!(deltas("waiting"), 0, "it never ran");
     assert!(mqtt.on(&daemon.topic("answer/running")).iter().all(|m| m.json().get("error").is_none()), "the other one goes on");
     // The id alone, as plain text.
@@ -277,7 +293,11 @@ fn retained_questions_are_left_alone() {
     let mqtt = Mqtt::to(&broker);
     let retained = Properties { retain: true, ..Properties::default() };
     mqtt.publish_with("vademecum/n1/ask", json!({ "id": "old", "question": QUESTION }).to_string(), retained.clone());
-    mqtt.publish_with("vademecum/n1/documents/put", json!({ "id": "oldput", "document": "a", "text": "old text" }).to_string(), retained);
+    mqtt.publish_with(
+        "vademecum/n1/documents/put",
+        json!({ "id": "oldput", "document": "a", "text": "old text" }).to_string(),
+        retained,
+    );
     mqtt.wait("the broker to keep it", |messages| messages.iter().find(|m| m.topic.ends_with("documents/put")).map(drop));
     let daemon = Setup::with(&broker).start();
     mqtt.put(&daemon, "pump.md", MANUAL);
@@ -292,7 +312,8 @@ fn retained_questions_are_left_alone() {
 fn documents_and_passages_in_json() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
     let put = |document: &str, text: &str, site: &str| {
-        let request = json!({ "document": document, "text": text, "tags": { "site": site }, "title": format!("About {document}") });
+        let request =
+            json!({ "document": document, "text": text, "tags": { "site": site }, "title": format!("About {document}") });
         mqtt.request(&daemon, "documents/put", request)
     };
     let north = "The boiler of the house holds 300 litres of water.";
@@ -305,10 +326,20 @@ fn documents_and_passages_in_json() {
     let list = mqtt.request(&daemon, "documents/list", json!({ "skip": 1, "limit": 1 }));
     assert_eq!((&list["total"], list["documents"].as_array().map(Vec::len)), (&json!(3), Some(1)), "{list}");
     let all = mqtt.request(&daemon, "documents/list", json!({}));
-    let listed = all["documents"].as_array().and_then(|d| d.iter().find(|d| d["id"] == "north.txt")).expect("it is listed").clone();
-    assert_eq!((&listed["title"], &listed["tags"]["site"], &listed["bytes"]), (&json!("About north.txt"), &json!("north"), &json!(north.len())));
+    let listed =
+        all["documents"].as_array().and_then(|d| d.iter().find(|d| d["id"] == "north.txt")).expect("it is listed").clone();
+    assert_eq!(
+        (&listed["title"], &listed["tags"]["site"], &listed["bytes"]),
+        (&json!("About north.txt"), &json!("north"), &json!(north.len()))
+    );
 
-    let search = |filter: Value| mqtt.request(&daemon, "search", json!({ "question": "How much water does the boiler hold?", "filter": filter, "top_k": 5 }));
+    let search = |filter: Value| {
+        mqtt.request(
+            &daemon,
+            "search",
+            json!({ "question": "How much water does the boiler hold?", "filter": filter, "top_k": 5 }),
+        )
+    };
     let documents = |reply: &Value| -> Vec<String> {
         let passages = reply["passages"].as_array().expect("passages").iter();
         let mut found: Vec<String> = passages.map(|p| p["document"].as_str().expect("a document").to_owned()).collect();
@@ -322,7 +353,11 @@ fn documents_and_passages_in_json() {
     let south = search(json!({ "site": "south" }));
     assert!(south["passages"][0]["text"].as_str().is_some_and(|text| text.contains("120 litres")), "the new version: {south}");
 
-    let evidence = mqtt.request(&daemon, "ask", json!({ "question": "How much water does the boiler hold?", "filter": { "site": "north" }, "mode": "evidence" }));
+    let evidence = mqtt.request(
+        &daemon,
+        "ask",
+        json!({ "question": "How much water does the boiler hold?", "filter": { "site": "north" }, "mode": "evidence" }),
+    );
     assert_eq!((&evidence["found"], &evidence["answer"]), (&json!(true), &json!(north)), "{evidence}");
     assert_eq!((&evidence["citations"][0]["document"], &evidence["usage"]["answer_tokens"]), (&json!("north.txt"), &json!(0)));
 
@@ -330,7 +365,11 @@ fn documents_and_passages_in_json() {
     assert_eq!(delete()["deleted"], true);
     assert_eq!(delete()["deleted"], false);
     assert_eq!(documents(&search(json!({ "site": "north" }))), Vec::<String>::new());
-    let other = mqtt.request(&daemon, "documents/put", json!({ "document": "a.txt", "text": "Elsewhere it is dry.", "collection": "other" }));
+    let other = mqtt.request(
+        &daemon,
+        "documents/put",
+        json!({ "document": "a.txt", "text": "Elsewhere it is dry.", "collection": "other" }),
+    );
     assert_eq!(other["collection"], "other");
     assert_eq!(mqtt.request(&daemon, "documents/list", json!({ "collection": "other" }))["total"], 1);
     // What changed the library is in the retained report.
@@ -344,18 +383,24 @@ fn documents_and_passages_in_json() {
 #[test]
 fn documents_and_passages_in_cbor() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
-    let request = |name: &str, id: &str, fields: &[(&str, serde_cbor::Value)], typed: bool| -> BTreeMap<String, serde_cbor::Value> {
-        let mut map: BTreeMap<&str, serde_cbor::Value> = fields.iter().cloned().collect();
-        map.insert("id", serde_cbor::Value::Text(id.into()));
-        let content_type = typed.then(|| "application/cbor".to_owned());
-        mqtt.publish_with(&daemon.topic(name), serde_cbor::to_vec(&map).expect("CBOR"), Properties { content_type, ..Properties::default() });
-        let reply = mqtt.first_on(&daemon.topic(&format!("answer/{id}")));
-        assert_eq!(reply.content_type.as_deref(), Some("application/cbor"));
-        serde_cbor::from_slice(&reply.payload).expect("a CBOR map")
-    };
+    let request =
+        |name: &str, id: &str, fields: &[(&str, serde_cbor::Value)], typed: bool| -> BTreeMap<String, serde_cbor::Value> {
+            let mut map: BTreeMap<&str, serde_cbor::Value> = fields.iter().cloned().collect();
+            map.insert("id", serde_cbor::Value::Text(id.into()));
+            let content_type = typed.then(|| "application/cbor".to_owned());
+            mqtt.publish_with(
+                &daemon.topic(name),
+                serde_cbor::to_vec(&map).expect("CBOR"),
+                Properties { content_type, ..Properties::default() },
+            );
+            let reply = mqtt.first_on(&daemon.topic(&format!("answer/{id}")));
+            assert_eq!(reply.content_type.as_deref(), Some("application/cbor"));
+            serde_cbor::from_slice(&reply.payload).expect("a CBOR map")
+        };
     let text = |text: &str| serde_cbor::Value::Text(text.into());
     let document = ("document", text("page.html"));
-    let html = serde_cbor::Value::Bytes(b"<html><title>Pool</title><p>The pool of the hotel is 25 metres long.</p></html>".to_vec());
+    let html =
+        serde_cbor::Value::Bytes(b"<html><title>Pool</title><p>The pool of the hotel is 25 metres long.</p></html>".to_vec());
     let reply = request("documents/put", "c1", &[document.clone(), ("data", html)], true);
     assert_eq!(reply["change"], text("added"));
     // Told by its first byte alone.
@@ -391,7 +436,10 @@ fn documents_can_be_closed_to_mqtt() {
 fn a_daemon_on_3_1_1_works() {
     let (_broker, daemon, mqtt) = house(|setup| setup.set("mqtt.version", "3.1.1"));
     assert!(daemon.log().contains("over MQTT 3.1.1"), "{}", daemon.log());
-    mqtt.publish(&daemon.topic("ask"), json!({ "question": QUESTION, "id": "v4", "reply_to": "reply/v4", "max_tokens": 8 }).to_string());
+    mqtt.publish(
+        &daemon.topic("ask"),
+        json!({ "question": QUESTION, "id": "v4", "reply_to": "reply/v4", "max_tokens": 8 }).to_string(),
+    );
     assert_cited(&mqtt.first_on("reply/v4").json());
 }
 

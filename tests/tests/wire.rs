@@ -43,7 +43,8 @@ fn millis() -> impl Strategy<Value = f64> {
 
 fn ask() -> impl Strategy<Value = Ask> {
     let mode = option::of(prop_oneof![Just(Mode::Answer), Just(Mode::Evidence)]);
-    let first = (option::of(id()), text(), option::of(text()), btree_map(text(), vec(text(), 0..3), 0..3), option::of(any::<usize>()));
+    let first =
+        (option::of(id()), text(), option::of(text()), btree_map(text(), vec(text(), 0..3), 0..3), option::of(any::<usize>()));
     let second = (option::of(any::<usize>()), option::of(any::<bool>()), mode, option::of(any::<u64>()), option::of(text()));
     let third = (option::of(number()), option::of(number()), option::of(number()), option::of(any::<u32>()));
     (first, second, third).prop_map(|(a, b, c)| Ask {
@@ -104,7 +105,12 @@ fn answer() -> impl Strategy<Value = Answer> {
         total_ms: t[6],
         tokens_per_s: t[7],
     });
-    let usage = vec(any::<usize>(), 4).prop_map(|u| Usage { passages: u[0], prompt_tokens: u[1], reused_tokens: u[2], answer_tokens: u[3] });
+    let usage = vec(any::<usize>(), 4).prop_map(|u| Usage {
+        passages: u[0],
+        prompt_tokens: u[1],
+        reused_tokens: u[2],
+        answer_tokens: u[3],
+    });
     (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), timings, usage).prop_map(
         |(texts, found, confidence, citations, timings, usage)| {
             let [answer, model, finish] = texts.try_into().expect("three");
@@ -220,7 +226,9 @@ fn python_reads_and_writes_the_same() {
         input += &hex(Encoding::Cbor.encode(reply).expect("encodes"));
     }
     let output = run_with_input(&mut python("cbor_echo.py"), input.as_bytes()).exits(0);
-    let bytes = |line: &str| -> Vec<u8> { (0..line.len() / 2).map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).expect("hex")).collect() };
+    let bytes = |line: &str| -> Vec<u8> {
+        (0..line.len() / 2).map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).expect("hex")).collect()
+    };
     let lines: Vec<Vec<u8>> = output.stdout.lines().map(bytes).collect();
     assert_eq!(lines.len(), 3 * samples.len(), "{output:?}");
     for (lines, (ask, put, reply)) in lines.chunks(3).zip(&samples) {
