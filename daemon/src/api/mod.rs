@@ -7,6 +7,7 @@ use crate::config::{COLLECTION_RULE, collection_name_is_valid};
 use crate::engine::{EngineError, Sampling};
 use crate::ingest::{Change, IngestError, Outcome, Pipeline, Source};
 use crate::retrieve::{Query, RetrieveError};
+use crate::store::StoreError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -215,7 +216,7 @@ impl Api {
     pub async fn delete(&self, delete: &wire::Delete) -> Result<bool, Problem> {
         let collection = self.collection(delete.collection.as_deref())?;
         let (store, document) = (self.pipeline.store().clone(), delete.document.clone());
-        blocking(move || store.delete(&collection, &document)).await?.map_err(|e| (ErrorCode::Storage, e.to_string()))
+        blocking(move || store.delete(&collection, &document)).await?.map_err(|e| (code_of_store(&e), e.to_string()))
     }
 
     /// Lists documents, a page at a time.
@@ -320,9 +321,17 @@ fn code_of_retrieval(error: &RetrieveError) -> ErrorCode {
     }
 }
 
+/// A name or a document that the store does not take is the client's matter, everything else the storage's.
+fn code_of_store(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::CollectionName(_) | StoreError::DocumentId(_) | StoreError::Refused { .. } => ErrorCode::BadRequest,
+        _ => ErrorCode::Storage,
+    }
+}
+
 fn code_of_ingest(error: &IngestError) -> ErrorCode {
     match error {
-        IngestError::Store(_) => ErrorCode::Storage,
+        IngestError::Store(error) => code_of_store(error),
         IngestError::Embed(_) => ErrorCode::Internal,
         _ => ErrorCode::BadRequest,
     }

@@ -130,20 +130,25 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
-            if cli.common.json {
-                eprintln!("{}", serde_json::json!({ "error": failure.to_string() }));
-            } else {
-                eprintln!("vademecum: {failure}");
-            }
+            report(&failure, &cli.common);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says on stderr why a command failed.
+fn report(failure: &Failure, common: &Common) {
+    if common.json {
+        eprintln!("{}", serde_json::json!({ "error": failure.to_string() }));
+    } else {
+        eprintln!("vademecum: {failure}");
     }
 }
 
 fn dispatch(cli: &Cli, loaded: Loaded) -> Outcome {
     let common = &cli.common;
     match &cli.command {
-        Command::Run => run::run(loaded),
+        Command::Run => run::run(loaded, common),
         Command::Ask(args) => ask::run(&loaded.config, common, args),
         Command::Search(args) => search::run(&loaded.config, common, args),
         Command::Ingest(args) => ingest::run(&loaded.config, common, args),

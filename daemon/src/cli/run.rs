@@ -1,14 +1,19 @@
 //! `vademecum run`
 
-use super::{Failure, Outcome, runtime};
+use super::{Common, Failure, Outcome, report, runtime};
 use crate::config::Loaded;
-use std::process::ExitCode;
 
-pub(super) fn run(loaded: Loaded) -> Outcome {
+pub(super) fn run(loaded: Loaded, common: &Common) -> Outcome {
     let runtime = runtime()?;
-    let result = runtime.block_on(crate::service::run(loaded));
+    let result = runtime.block_on(crate::service::run(loaded)).map_err(Failure::from);
     // Nothing may hold the exit up: what has to be finished is finished by now.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
-    result.map_err(Failure::from)?;
-    Ok(ExitCode::SUCCESS)
+    if let Err(failure) = &result {
+        report(failure, common);
+    }
+    log::logger().flush();
+    // SAFETY: `_exit` only ends the process; everything that must reach the disk has been synced, and nothing waits in
+    // stdout. A return from `main` would run the destructors of llama.cpp's static objects while its threads may be in the
+    // middle of a token, or of loading a model: now and then that ends in SIGSEGV.
+    unsafe { libc::_exit(i32::from(result.is_err())) }
 }

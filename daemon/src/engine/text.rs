@@ -46,12 +46,10 @@ impl TextStream {
         self.release(self.held.len() - keep)
     }
 
-    /// What was held back, at the end of the answer.
+    /// What was held back, at the end of the answer. A character that is not complete by then (the answer has reached its
+    /// longest length in the middle of one) is left out.
     pub(super) fn finish(&mut self) -> String {
-        let rest = String::from_utf8_lossy(&std::mem::take(&mut self.partial)).into_owned();
-        if !self.stopped {
-            self.held.push_str(&rest);
-        }
+        self.partial.clear();
         self.release(self.held.len())
     }
 
@@ -118,11 +116,12 @@ mod tests {
     }
 
     #[test]
-    fn invalid_and_unfinished_bytes_are_replaced() {
+    fn invalid_bytes_are_replaced_and_an_unfinished_character_is_left_out() {
         let mut stream = TextStream::new(vec![]);
         assert_eq!(stream.push(b"a\xffb"), "a\u{FFFD}b");
         assert_eq!(stream.push(b"\xe2\x82"), "");
-        assert_eq!(stream.finish(), "\u{FFFD}");
+        assert_eq!(stream.finish(), "");
+        assert_eq!(stream.text(), "a\u{FFFD}b");
     }
 
     #[test]

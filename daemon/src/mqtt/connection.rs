@@ -234,7 +234,10 @@ impl Connection {
         }
     }
 
-    /// Sends what is queued, then says goodbye; at most `patience` long.
+    /// Sends what is queued, says goodbye, and waits until the broker has closed the connection; at most `patience` long.
+    ///
+    /// To close first would be to lose: a socket closed with acknowledgements unread resets the connection, and the broker
+    /// then drops what it has not read yet.
     pub async fn close(mut self, patience: Duration) {
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let goodbye = async {
@@ -245,7 +248,7 @@ impl Connection {
                     Client::V4(client) => client.disconnect().await.is_ok(),
                 }
             };
-            let drain = async { while !matches!(poll(&mut self.event_loop).await, Ok(Some(Polled::Closed)) | Err(_)) {} };
+            let drain = async { while poll(&mut self.event_loop).await.is_ok() {} };
             tokio::join!(disconnect, drain);
         };
         let _ = tokio::time::timeout(patience, goodbye).await;

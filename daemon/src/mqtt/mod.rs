@@ -204,6 +204,17 @@ impl Server {
         if self.stopping.load(Ordering::Relaxed) {
             return self.refuse(reply, ErrorCode::NotReady, "the daemon is stopping; ask again when it is online".into());
         }
+        // A repetition takes no place in the queue: it must not be told that there is none. Messages are taken up one after
+        // another, so nothing comes between this look and the entry below.
+        let at_work = self.running().get(&reply.id).map(|running| running.reply_topic == reply.topic);
+        match at_work {
+            Some(true) => return log::info!("question {:?} is at work already; its repetition is left alone", reply.id),
+            Some(false) => {
+                let problem = format!("another client's question with the id {:?} is at work; choose another id", reply.id);
+                return self.refuse(reply, ErrorCode::BadRequest, problem);
+            }
+            None => {}
+        }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             let problem = format!(
                 "{} questions are at work or waiting; ask again later, or raise answer.queue",
@@ -212,20 +223,7 @@ impl Server {
             return self.refuse(reply, ErrorCode::QueueFull, problem);
         };
         let cancel = Cancel::default();
-        {
-            let mut running = self.running();
-            if running.get(&reply.id).is_some_and(|r| r.reply_topic == reply.topic) {
-                log::info!("question {:?} is at work already; its repetition is left alone", reply.id);
-                return;
-            }
-            let entry = Running { cancel: cancel.clone(), reply_topic: reply.topic.clone() };
-            if running.contains_key(&reply.id) {
-                drop(running);
-                let problem = format!("another client's question with the id {:?} is at work; choose another id", reply.id);
-                return self.refuse(reply, ErrorCode::BadRequest, problem);
-            }
-            running.insert(reply.id.clone(), entry);
-        }
+        self.running().insert(reply.id.clone(), Running { cancel: cancel.clone(), reply_topic: reply.topic.clone() });
         tokio::spawn(async move {
             let id = reply.id.clone();
             self.work(reply, question, stream, &cancel).await;

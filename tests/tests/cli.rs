@@ -1,0 +1,363 @@
+//! The command line: what it prints, what it refuses, how it exits.
+
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use vademecum_tests::{
+    Broker, Daemon, MANUAL, Mqtt, QUESTION, Run, Setup, bare_vademecum, fetched, free_port, generator, run, run_with_input,
+    temp_dir, vademecum,
+};
+
+/// `vademecum` on the library in `data`.
+fn on(data: &Path, args: &[&str]) -> Command {
+    let mut command = vademecum(args);
+    command.arg("--data-dir").arg(data);
+    command
+}
+
+fn ingest(data: &Path, paths: &[&Path]) -> Run {
+    run(on(data, &["ingest", "--json"]).args(paths))
+}
+
+fn counts(summary: &Value) -> [u64; 4] {
+    let number = |name: &str| summary[name].as_u64().unwrap_or_else(|| panic!("{summary}"));
+    [number("added"), number("unchanged"), number("replaced"), summary["failed"].as_array().map_or(99, Vec::len) as u64]
+}
+
+/// The library as `documents list` shows it, without the times.
+fn listed(data: &Path) -> Vec<Value> {
+    let Value::Array(mut documents) = run(&mut on(data, &["documents", "list", "--json"])).exits(0).json() else {
+        panic!("a list")
+    };
+    for document in &mut documents {
+        document.as_object_mut().expect("a document").remove("added_unix");
+    }
+    documents
+}
+
+fn folder(dir: &Path) {
+    fs::create_dir_all(dir.join("sub")).expect("made");
+    fs::write(dir.join("pump.md"), MANUAL).expect("written");
+    fs::write(dir.join("sub/boiler.txt"), "The boiler of the house holds 300 litres of water.").expect("written");
+    fs::write(dir.join("sub/page.html"), "<title>Pool</title><p>The pool is 25 metres long.</p>").expect("written");
+    fs::write(dir.join("sub/skip.bin"), [0, 1, 2]).expect("written");
+}
+
+#[test]
+fn ingest_counts_what_it_did_with_and_without_a_daemon() {
+    let dir = temp_dir();
+    let (source, direct) = (dir.path().join("source"), dir.path().join("direct"));
+    folder(&source);
+    assert_eq!(counts(&ingest(&direct, &[&source]).exits(0).json()), [3, 0, 0, 0]);
+    assert_eq!(counts(&ingest(&direct, &[&source]).exits(0).json()), [0, 3, 0, 0]);
+
+    let broker = Broker::start();
+    let daemon = Setup::with(&broker).start();
+    let through = daemon.data().to_owned();
+    assert_eq!(counts(&ingest(&through, &[&source]).exits(0).json()), [3, 0, 0, 0]);
+    assert!(daemon.data().join("control.sock").exists());
+    let documents = listed(&through);
+    assert_eq!(documents, listed(&direct), "both ways give the same library");
+    let ids: Vec<&str> = documents.iter().filter_map(|d| d["id"].as_str()).collect();
+    assert_eq!(ids, ["pump.md", "sub/boiler.txt", "sub/page.html"]);
+
+    fs::write(source.join("sub/boiler.txt"), "The boiler holds 120 litres.").expect("written");
+    for data in [&direct, &through] {
+        assert_eq!(counts(&ingest(data, &[&source]).exits(0).json()), [0, 2, 1, 0]);
+    }
+    assert_eq!(listed(&through), listed(&direct));
+    let text = run(on(&direct, &["ingest"]).arg(&source)).exits(0).stdout;
+    assert!(text.contains("3 unchanged"), "the summary for people: {text}");
+}
+
+#[test]
+fn one_bad_file_does_not_stop_the_rest() {
+    let dir = temp_dir();
+    let source = dir.path().join("source");
+    folder(&source);
+    let (pdf, binary, good) = (source.join("manual.pdf"), source.join("sub/skip.bin"), source.join("pump.md"));
+    fs::write(&pdf, b"%PDF-1.7\n1 0 obj").expect("written");
+    let broker = Broker::start();
+    let daemon = Setup::with(&broker).start();
+    for data in [dir.path().join("direct"), daemon.data().to_owned()] {
+        let missing = source.join("nowhere.md");
+        let summary = ingest(&data, &[&pdf, &binary, &missing, &good]).exits(1).json();
+        assert_eq!(counts(&summary), [1, 0, 0, 3], "{summary}");
+        let failed = summary["failed"].to_string();
+        assert!(failed.contains("pdftotext") && failed.contains("skip.bin") && failed.contains("nowhere.md"), "{failed}");
+        assert_eq!(listed(&data).len(), 1);
+    }
+    let nothing = run(on(&dir.path().join("direct"), &["ingest"]).arg(source.join("nowhere"))).exits(1);
+    assert!((nothing.stdout + &nothing.stderr).contains("nowhere"));
+}
+
+#[test]
+fn standard_input_needs_a_name_and_documents_can_be_deleted() {
+    let dir = temp_dir();
+    let data = dir.path().join("data");
+    let mut command = on(&data, &["ingest", "-", "--id", "note", "--title", "A note", "--tag", "site=north", "--json"]);
+    let summary = run_with_input(&mut command, b"The gate code is kept in the red box.").exits(0).json();
+    assert_eq!(counts(&summary), [1, 0, 0, 0]);
+    let documents = listed(&data);
+    assert_eq!(
+        (&documents[0]["id"], &documents[0]["title"], &documents[0]["tags"]["site"]),
+        (&json!("note"), &json!("A note"), &json!("north"))
+    );
+    let found = run(&mut on(
+        &data,
+        &["search", "Where is the gate code?", "--json", "--filter", "site=north", "--set", "answer.threshold=0"],
+    ));
+    let found = found.exits(0).json();
+    assert_eq!((&found["passages"][0]["document"], &found["found"]), (&json!("note"), &json!(true)));
+    let elsewhere =
+        run(&mut on(&data, &["search", "Where is the gate code?", "--json", "--filter", "site=south"])).exits(3).json();
+    assert_eq!((&elsewhere["passages"], &elsewhere["found"]), (&json!([]), &json!(false)));
+
+    let deleted = run(&mut on(&data, &["documents", "delete", "note", "--json"])).exits(0).json();
+    assert_eq!(deleted, json!([{ "document": "note", "deleted": true }]));
+    let again = run(&mut on(&data, &["documents", "delete", "note"])).exits(1);
+    assert!(again.stderr.contains("note") && again.stderr.contains("documents list"), "{again:?}");
+    assert!(listed(&data).is_empty());
+}
+
+#[test]
+fn ask_exits_by_what_came_back() {
+    let broker = Broker::start();
+    let daemon = Setup::with(&broker).set("answer.threshold", "0.5").start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    let ask = |question: &str, more: &[&str]| {
+        let mut command = bare_vademecum(["ask", question, "--node", "n1", "--max-tokens", "16"]);
+        run(command.arg("--broker").arg(broker.url()).args(more))
+    };
+    let answer = ask(QUESTION, &["--json"]).exits(0).json();
+    assert_eq!((&answer["found"], &answer["citations"][0]["document"]), (&json!(true), &json!("pump.md")));
+    let shown = ask(QUESTION, &[]).exits(0);
+    let text = answer["answer"].as_str().expect("text").split_whitespace().next().expect("a word").to_owned();
+    assert!(shown.stdout.contains(&text) && shown.stdout.contains("pump.md") && shown.stdout.contains("[1]"), "{shown:?}");
+    let unknown = ask("Who painted the ceiling of the Sistine Chapel?", &["--json"]).exits(3).json();
+    assert_eq!((&unknown["found"], &unknown["citations"]), (&json!(false), &json!([])));
+    assert!(ask(QUESTION, &["--evidence"]).exits(0).stdout.contains("filter"));
+
+    let refused = ask(QUESTION, &["--collection", "nowhere"]).exits(1);
+    assert!(refused.stderr.contains("unknown_collection"), "{refused:?}");
+    let mut elsewhere = bare_vademecum(["ask", QUESTION, "--node", "n9", "--broker", &broker.url()]);
+    let elsewhere = run(&mut elsewhere).exits(1);
+    assert!(elsewhere.stderr.contains("vademecum/n9") && elsewhere.stderr.contains("--node"), "{elsewhere:?}");
+    let port = free_port();
+    let nobody = run(bare_vademecum(["ask", QUESTION, "--broker"]).arg(format!("mqtt://127.0.0.1:{port}"))).exits(1);
+    assert!(nobody.stderr.contains(&port.to_string()) && nobody.stderr.contains("--broker"), "{nobody:?}");
+    daemon.stop();
+    let offline = ask(QUESTION, &[]).exits(1);
+    assert!(offline.stderr.contains("offline"), "{offline:?}");
+}
+
+#[test]
+fn configuration_comes_from_file_environment_and_flags() {
+    let dir = temp_dir();
+    let file = dir.path().join("vademecum.toml");
+    let config = |text: &str, env: &[(&str, &str)], flags: &[&str]| {
+        fs::write(&file, text).expect("written");
+        let mut command = Command::new(vademecum_tests::binary());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VADEMECUM_")) {
+            command.env_remove(name);
+        }
+        run(command.args(["config", "--json", "--config"]).arg(&file).args(flags).envs(env.iter().copied()))
+    };
+    let text = "node = \"file\"\n[answer]\ntop_k = 5\nmax_tokens = 50\n[mqtt]\nbroker = \"mqtt://file:1\"\n";
+    let env = [("VADEMECUM_NODE", "env"), ("VADEMECUM_ANSWER_TOP_K", "6")];
+    let all = config(text, &env, &["--node", "flag", "--set", "answer.queue=3"]).exits(0).json();
+    assert_eq!(
+        (&all["node"], &all["answer"]["top_k"], &all["answer"]["max_tokens"], &all["answer"]["queue"]),
+        (&json!("flag"), &json!(6), &json!(50), &json!(3))
+    );
+    assert_eq!((&all["mqtt"]["broker"], &all["mqtt"]["base"]), (&json!("mqtt://file:1"), &json!("vademecum")));
+
+    let name = file.display().to_string();
+    let refused = |text: &str, env: &[(&str, &str)], flags: &[&str], words: &[&str]| {
+        let run = config(text, env, flags).exits(1);
+        assert!(words.iter().all(|word| run.stderr.contains(word)), "{words:?}: {run:?}");
+    };
+    refused("[answer]\ntopk = 5\n", &[], &[], &[&name, "answer.topk", "did you mean `answer.top_k`"]);
+    refused("[answer]\ntop_k = 99\n", &[], &[], &[&name, "answer.top_k", "from 1 to 20"]);
+    refused("[answer]\ntop_k = \"five\"\n", &[], &[], &[&name, "answer.top_k", "whole number"]);
+    refused("[answer\n", &[], &[], &[&name, "not valid TOML"]);
+    refused("", &[("VADEMECUM_MQTT_BROKRE", "x")], &[], &["VADEMECUM_MQTT_BROKRE"]);
+    refused("", &[("VADEMECUM_MQTT_BROKER", "broker:1883")], &[], &["VADEMECUM_MQTT_BROKER", "mqtt://host:port"]);
+    refused("", &[], &["--set", "broker.listen=0.0.0.0:1883"], &["broker.listen", "loopback only"]);
+    refused("", &[], &["--set", "answer.top_k"], &["--set key=value"]);
+    refused("", &[], &["--node", "a/b"], &["node", "a/b"]);
+    fs::remove_file(&file).expect("removed");
+    let gone = run(Command::new(vademecum_tests::binary()).args(["config", "--config"]).arg(&file)).exits(1);
+    assert!(gone.stderr.contains(&name) && gone.stderr.contains("--config"), "{gone:?}");
+}
+
+#[test]
+fn the_documented_configuration_is_the_default_one() {
+    let documented = fs::read_to_string(vademecum_tests::repository().join("config/vademecum.toml")).expect("it ships");
+    // Keys stand behind `#` without a blank; prose has one.
+    let uncommented: String = documented
+        .lines()
+        .map(|line| if line.starts_with('#') && !line.starts_with("# ") && line.len() > 1 { &line[1..] } else { line })
+        .fold(String::new(), |text, line| text + line + "\n");
+    let documented: toml::Table = uncommented.parse().expect("TOML");
+    let mut effective: Value = run(&mut bare_vademecum(["config", "--json"])).exits(0).json();
+    let mut documented: Value = serde_json::to_value(documented).expect("JSON");
+    // The system prompt is filled in by hand, and single-precision numbers print their rounding.
+    for tree in [&mut effective, &mut documented] {
+        tree["answer"]["system"] = json!("");
+        for key in ["threshold", "temperature", "top_p", "min_p"] {
+            let rounded = tree["answer"][key].as_f64().map(|value| (value * 1e4).round());
+            tree["answer"][key] = json!(rounded);
+        }
+    }
+    assert_eq!(documented, effective);
+}
+
+#[test]
+fn model_show_and_convert() {
+    let shown = run(bare_vademecum(["model", "show", "--json"]).arg(generator())).exits(0).json();
+    assert_eq!(
+        (&shown["architecture"], &shown["kind"], &shown["context_length"]),
+        (&json!("llama"), &json!("generator"), &json!(8192))
+    );
+    assert_eq!((&shown["layers"], &shown["kv_heads"], &shown["file_bytes"]), (&json!(30), &json!(3), &json!(98_362_432)));
+    assert!(shown["bytes_per_token"].as_u64().is_some_and(|bytes| (90_000_000..98_362_432).contains(&bytes)), "{shown}");
+    assert_eq!(shown["fingerprint"].as_str().map(str::len), Some(64));
+    assert!(shown["chat_template"].is_string() && shown["license"].is_string(), "{shown}");
+    let text = run(bare_vademecum(["model", "show"]).arg(generator())).exits(0).stdout;
+    assert!(text.contains("llama") && text.contains("bytes"), "{text}");
+
+    let dir = temp_dir();
+    let (out, data) = (dir.path().join("made.gguf"), dir.path().join("data"));
+    let source = fetched("models/minilm");
+    let _ = run(bare_vademecum(["model", "convert", "--type", "q8_0", "--out"]).arg(&out).arg(&source)).exits(0);
+    let made = run(bare_vademecum(["model", "show", "--json"]).arg(&out)).exits(0).json();
+    assert_eq!(
+        (&made["architecture"], &made["kind"], &made["embedding_length"]),
+        (&json!("bert"), &json!("encoder (mean pooling)"), &json!(384))
+    );
+    let manual = dir.path().join("pump.md");
+    fs::write(&manual, MANUAL).expect("written");
+    let with_made = |args: &[&str]| {
+        let mut command = bare_vademecum(args);
+        command.arg("--embedder").arg(&out).arg("--data-dir").arg(&data);
+        command
+    };
+    let _ = run(with_made(&["ingest"]).arg(&manual)).exits(0);
+    let found = run(&mut with_made(&["search", QUESTION, "--json"])).exits(0).json();
+    assert_eq!(found["passages"][0]["document"], "pump.md");
+
+    let nothing = run(bare_vademecum(["model", "convert", "--out"]).arg(dir.path().join("x.gguf")).arg(dir.path())).exits(1);
+    assert!(nothing.stderr.contains("config.json") && !dir.path().join("x.gguf").exists(), "{nothing:?}");
+}
+
+#[test]
+fn tune_and_doctor() {
+    let tuned = run(&mut bare_vademecum(["tune", "--json"])).exits(0).json();
+    assert!(tuned["usable"].as_u64() > Some(0) && tuned["threads"]["decode"].as_u64() > Some(0), "{tuned}");
+
+    let dir = temp_dir();
+    let data = dir.path().join("data");
+    let broker = Broker::start();
+    let doctor = |more: &[&str]| run(on(&data, &["doctor", "--json", "--broker", &broker.url()]).args(more));
+    let status = |report: &Value, check: &str| -> Value {
+        let checks = report.as_array().expect("a list");
+        checks.iter().find(|c| c["check"] == check).unwrap_or_else(|| panic!("{check}: {report}")).clone()
+    };
+    let good = doctor(&[]).exits(0).json();
+    for check in ["config", "permissions", "generator", "embedder", "store", "broker"] {
+        assert_eq!(status(&good, check)["status"], "ok", "{good}");
+    }
+    for check in ["cores", "memory", "disk", "clock"] {
+        assert_ne!(status(&good, check)["status"], "fail", "{good}");
+    }
+    let bad = run(bare_vademecum([
+        "doctor",
+        "--json",
+        "--generator",
+        "/nowhere/model.gguf",
+        "--broker",
+        &format!("mqtt://127.0.0.1:{}", free_port()),
+    ])
+    .arg("--data-dir")
+    .arg(&data));
+    let bad = bad.exits(1).json();
+    let generator = status(&bad, "generator");
+    assert_eq!(generator["status"], "fail");
+    assert!(
+        generator["detail"].to_string().contains("/nowhere/model.gguf")
+            && generator["remedy"].to_string().contains("--generator"),
+        "{generator}"
+    );
+    assert_eq!(status(&bad, "broker")["status"], "fail");
+    // Beside a running daemon as well.
+    let daemon: Daemon = Setup::with(&broker).data_dir(&data).start();
+    let beside = doctor(&["--node", "n1"]).exits(0).json();
+    assert!(status(&beside, "store")["detail"].to_string().contains("running daemon"), "{beside}");
+    drop(daemon);
+}
+
+#[test]
+fn eval_measures_a_beir_folder() {
+    let dir = temp_dir();
+    let set = dir.path().join("tiny");
+    fs::create_dir_all(set.join("qrels")).expect("made");
+    let texts = [
+        ("whales", "Whales breathe air through a blowhole on top of the head."),
+        ("bread", "Bread dough rises because yeast makes carbon dioxide."),
+        ("tides", "The tides of the sea follow the moon."),
+        ("steel", "Steel is an alloy of iron and carbon."),
+        ("bees", "Honey bees tell the way to flowers with a dance."),
+    ];
+    let corpus = texts.map(|(id, text)| json!({ "_id": id, "title": "", "text": text }).to_string()).join("\n");
+    let queries = [
+        ("q1", "Why does dough rise?", "yeast"),
+        ("q2", "How do bees show the way?", "dance"),
+        ("q3", "What is steel made of?", "iron"),
+    ];
+    let lines = queries.map(|(id, text, answer)| json!({ "_id": id, "text": text, "answers": [answer] }).to_string()).join("\n");
+    fs::write(set.join("corpus.jsonl"), corpus).expect("written");
+    fs::write(set.join("queries.jsonl"), lines).expect("written");
+    fs::write(set.join("qrels/test.tsv"), "query-id\tcorpus-id\tscore\nq1\tbread\t1\nq2\tbees\t1\nq3\tsteel\t1\n")
+        .expect("written");
+    let report = run(vademecum(["eval", "--json", "--answers", "--max-tokens", "8", "--set", "answer.threshold=0"]).arg(&set))
+        .exits(0)
+        .json();
+    assert_eq!((&report["dataset"], &report["documents"], &report["queries"]), (&json!("tiny"), &json!(5), &json!(3)));
+    for measure in ["ndcg@10", "recall@5", "recall@100", "mrr"] {
+        assert_eq!(report[measure], 1.0, "{measure}: every question names its document: {report}");
+    }
+    assert!(report["ingest_chunks_per_s"].as_f64() > Some(0.0) && report["query_ms_p50"].as_f64() > Some(0.0), "{report}");
+    let answers = &report["answers"];
+    assert_eq!(answers["asked"], 3, "{report}");
+    for measure in ["exact_match", "token_f1", "contains", "abstained"] {
+        assert!(answers[measure].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{measure}: {report}");
+    }
+    fs::remove_file(set.join("corpus.jsonl")).expect("removed");
+    assert!(run(vademecum(["eval"]).arg(&set)).exits(1).stderr.contains("corpus.jsonl"));
+}
+
+#[test]
+fn another_embedder_needs_a_re_embedding() {
+    let dir = temp_dir();
+    let (data, source) = (dir.path().join("data"), dir.path().join("source"));
+    folder(&source);
+    let _ = ingest(&data, &[&source]).exits(0);
+    let f16 = fetched("models/embedder-f16.gguf");
+    let with_f16 = |args: &[&str]| {
+        let mut command = bare_vademecum(args);
+        command.arg("--embedder").arg(&f16).arg("--data-dir").arg(&data);
+        command
+    };
+    let refused = run(&mut with_f16(&["search", QUESTION])).exits(1);
+    assert!(refused.stderr.contains("vademecum ingest --re-embed"), "{refused:?}");
+    let summary = run(&mut with_f16(&["ingest", "--re-embed", "--json"])).exits(0).json();
+    assert_eq!(summary["failed"], json!([]), "{summary}");
+    let found = run(&mut with_f16(&["search", QUESTION, "--json"]));
+    assert_eq!(found.json()["passages"][0]["document"], "pump.md");
+    let before = run(&mut on(&data, &["search", QUESTION])).exits(1);
+    assert!(before.stderr.contains("--re-embed"), "the old embedder is refused now: {before:?}");
+    assert_eq!(listed(&data).len(), 3);
+}

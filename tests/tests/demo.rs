@@ -1,0 +1,31 @@
+//! `make demo`, as far as it is ours.
+
+use vademecum_tests::{bare_vademecum, cache, generator, repository, run};
+
+#[test]
+fn the_demo_answers_cites_and_abstains() {
+    generator();
+    let mut demo = bare_vademecum(["demo", "--models"]);
+    let shown = run(demo.arg(cache().join("models")).current_dir(repository()));
+    let text = &shown.stdout;
+    let questions = std::fs::read_to_string(repository().join("config/demo/questions.txt")).expect("it ships");
+    let questions: Vec<&str> = questions.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(questions.len(), 3);
+    let mut parts = Vec::new();
+    let mut rest = text.as_str();
+    for question in &questions {
+        let (before, after) = rest.split_once(question).unwrap_or_else(|| panic!("{question} is not shown: {shown:?}"));
+        parts.push(before);
+        rest = after;
+    }
+    parts.push(rest);
+    for (answer, question) in parts[1..3].iter().zip(&questions) {
+        assert!(
+            answer.contains("[1]") && answer.contains(".md, score") && answer.contains("first token"),
+            "{question}: {shown:?}"
+        );
+    }
+    assert!(parts[1].contains("E-17"), "{shown:?}");
+    assert!(parts[3].contains("does not hold an answer") && !parts[3].contains(".md, score"), "{shown:?}");
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+}
