@@ -178,7 +178,9 @@ fn the_same_question_reuses_its_prompt_and_gets_the_same_answer() {
     let (first, second) = (ask(json!({})), ask(json!({})));
     let usage = |answer: &Value, name: &str| answer["usage"][name].as_u64().expect("a count");
     assert!(usage(&first, "reused_tokens") > 0, "the system prompt is computed in advance: {first}");
-    assert_eq!(usage(&second, "reused_tokens"), usage(&second, "prompt_tokens") - 1, "all but the last token");
+    // The prompt is computed in steps of 64 tokens; all but the last step is there already.
+    let computed = usage(&second, "prompt_tokens") - usage(&second, "reused_tokens");
+    assert!((1..=64).contains(&computed), "all but the last step: {second}");
     assert_eq!(first["answer"], second["answer"]);
     let sampled = |seed: u32| ask(json!({ "temperature": 1.5, "top_p": 1, "min_p": 0, "seed": seed }))["answer"].clone();
     assert_eq!(sampled(7), sampled(7), "one seed, one answer");

@@ -1,12 +1,14 @@
 //! A question becomes a cited answer: retrieve, show the evidence, prompt, generate, cite, or abstain.
 
 mod evidence;
+mod marks;
 mod statements;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Request, Sampling};
 use crate::retrieve::{Passage, Query, RetrieveError, Retriever};
 use evidence::Selector;
+use marks::Marks;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -284,6 +286,8 @@ impl Answerer {
         progress: &mut (dyn FnMut(Progress) + Send),
         answer: &mut Answer,
     ) -> Result<(), AnswerError> {
+        let numbers: Vec<usize> = passages.iter().map(|passage| passage.n).collect();
+        let mut marks = Marks::new(numbers.clone());
         let request = Request {
             system: self.options.system.clone(),
             passages,
@@ -303,7 +307,17 @@ impl Answerer {
                 () = tokio::time::sleep_until(deadline) => return Err(AnswerError::DeadlineExceeded(question.allowed.as_millis())),
             };
             match event {
+                Some(Event::Prompt { passages_used }) => {
+                    // What did not fit was not read, and is neither cited nor named.
+                    let (read, left_out) = numbers.split_at(passages_used.min(numbers.len()));
+                    answer.citations.retain(|citation| !left_out.contains(&citation.n));
+                    marks = Marks::new(read.to_vec());
+                }
                 Some(Event::Delta(delta)) => {
+                    let delta = marks.push(&delta);
+                    if delta.is_empty() {
+                        continue;
+                    }
                     if answer.timings.ttft_ms == 0.0 {
                         answer.timings.ttft_ms = millis(question.asked.elapsed());
                     }
@@ -314,25 +328,31 @@ impl Answerer {
                 None => return Err(EngineError::Stopped.into()),
             }
         };
+        let rest = marks.finish();
+        if !rest.trim_end().is_empty() {
+            progress(Progress::Delta(rest));
+        }
         match completion.finish {
             Finish::Cancelled => return Err(AnswerError::Cancelled),
             Finish::Deadline => return Err(AnswerError::DeadlineExceeded(question.allowed.as_millis())),
             Finish::Stop => {}
             Finish::Length => answer.finish = "length".into(),
         }
-        self.complete(&completion, answer);
+        self.complete(&completion, marks.text().trim(), answer);
         Ok(())
     }
 
     /// Puts the generator's text and figures into the answer.
-    fn complete(&self, completion: &Completion, answer: &mut Answer) {
-        let text = without_foreign_marks(completion.text.trim(), answer.citations.len());
-        if says_not_found(&text) {
+    fn complete(&self, completion: &Completion, text: &str, answer: &mut Answer) {
+        if text.is_empty() {
+            // A model that says nothing has found nothing better than the passage's own words.
+            answer.answer = answer.citations.first().map(|citation| citation.quote.clone()).unwrap_or_default();
+        } else if says_not_found(text) {
             answer.found = false;
             answer.citations.clear();
             answer.answer.clone_from(&self.options.not_found);
         } else {
-            answer.answer = text;
+            text.clone_into(&mut answer.answer);
         }
         let timings = &mut answer.timings;
         timings.queue_ms = millis(completion.waited);
@@ -381,36 +401,10 @@ pub fn millis(duration: Duration) -> f64 {
     rounded(duration.as_secs_f64() * 1e3)
 }
 
-/// Drops marks such as `[7]` that name no passage the model has read: a citation to nowhere is worse than none.
-fn without_foreign_marks(text: &str, passages: usize) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(open) = rest.find('[') {
-        let (before, after) = rest.split_at(open);
-        let number = after[1..]
-            .split_once(']')
-            .map(|(inside, _)| inside)
-            .filter(|n| (1..=4).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()));
-        match number {
-            Some(n) if !n.parse::<usize>().is_ok_and(|n| (1..=passages).contains(&n)) => {
-                out.push_str(before.trim_end_matches(' '));
-                rest = &after[n.len() + 2..];
-            }
-            _ => {
-                out.push_str(before);
-                out.push('[');
-                rest = &after[1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
 /// Whether the model says that the passages hold no answer, as the prompt asks it to.
 fn says_not_found(text: &str) -> bool {
     let plain = text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
-    plain.is_empty() || plain == "not found" || plain.starts_with("not found.") || plain.starts_with("not found [")
+    plain == "not found" || plain.starts_with("not found.") || plain.starts_with("not found [")
 }
 
 #[cfg(test)]
@@ -418,17 +412,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_that_name_no_passage_are_dropped() {
-        assert_eq!(without_foreign_marks("Press reset [2]. See [7] and [x] [ 1 ].", 2), "Press reset [2]. See and [x] [ 1 ].");
-        assert_eq!(without_foreign_marks("[0][1] a[3", 1), "[1] a[3");
-        assert_eq!(without_foreign_marks("no marks", 0), "no marks");
-    }
-
-    #[test]
     fn abstention_is_recognised_only_as_the_whole_answer() {
         assert!(says_not_found("Not found."));
         assert!(says_not_found(" \"not found\" "));
-        assert!(says_not_found(""));
         assert!(!says_not_found("The sensor was not found on the bus."));
         assert!(!says_not_found("Error 404 means page not found."));
     }

@@ -114,9 +114,14 @@ pub struct Request {
     pub deadline: Instant,
 }
 
-/// What comes back, in order: any number of deltas, then one `Done` or `Failed`.
+/// What comes back, in order: the prompt's account, any number of deltas, then one `Done` or `Failed`.
 #[derive(Debug)]
 pub enum Event {
+    /// The prompt has been laid out.
+    Prompt {
+        /// Passages in it, counted from the strongest.
+        passages_used: usize,
+    },
     /// A piece of the answer, whole UTF-8 characters.
     Delta(String),
     /// The answer is complete, or was ended early.

@@ -163,6 +163,7 @@ impl Session<'_> {
         let prompt = self.fit(request)?;
         let anchor = self.template.prefix(self.model, &request.system).len();
         completion.passages_used = prompt.passages_used;
+        let _ = job.events.send(Event::Prompt { passages_used: prompt.passages_used });
         completion.prompt_tokens = prompt.tokens.len();
         let (reused, stopped) = self.prefill(&prompt.tokens, anchor, interrupted)?;
         completion.reused_tokens = reused;

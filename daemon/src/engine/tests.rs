@@ -26,6 +26,7 @@ fn finish(mut generation: Generation) -> (String, Result<Completion, EngineError
     let mut text = String::new();
     loop {
         match generation.events.blocking_recv().expect("an end comes") {
+            Event::Prompt { .. } => {}
             Event::Delta(delta) => text.push_str(&delta),
             Event::Done(completion) => return (text, Ok(completion)),
             Event::Failed(error) => return (text, Err(error)),

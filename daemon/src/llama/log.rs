@@ -88,7 +88,10 @@ impl Line {
         let text = std::mem::take(&mut self.text);
         // Load progress comes as single dots.
         if !text.trim_matches(['.', ' ']).is_empty() {
-            complete.push((self.level, text.trim_end().to_owned()));
+            // BERT has no end-of-sequence token of its own; llama.cpp says so at every load.
+            let harmless = text.contains("special_eos_id is not in special_eog_ids");
+            let level = if harmless { Level::Debug } else { self.level };
+            complete.push((level, text.trim_end().to_owned()));
         }
     }
 }

@@ -140,6 +140,7 @@ impl Retriever {
         let Some((candidates, Some(features))) = found else {
             return Ok(Retrieval { embed_ms, search_ms: milliseconds(started), ..Retrieval::default() });
         };
+        log::debug!("{features:?}");
         let passages = self.read_passages(&query.collection, &candidates, count)?;
         Ok(Retrieval {
             confidence: if passages.is_empty() { 0.0 } else { confidence::DEFAULT.confidence(&features) },

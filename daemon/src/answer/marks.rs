@@ -1,0 +1,93 @@
+//! Marks such as `[2]` in an answer: those that name a passage the model has read stay, the others go. A citation to
+//! nowhere is worse than none, and it must not be shown while the answer streams either.
+
+/// Longest number in a mark, in digits.
+const DIGITS: usize = 4;
+
+/// Filters an answer piece by piece.
+#[derive(Debug)]
+pub(super) struct Marks {
+    /// Numbers of the passages that were read.
+    read: Vec<usize>,
+    /// The end of the text so far that may belong to a mark, with the blanks before it.
+    held: String,
+    /// Everything given out.
+    text: String,
+}
+
+impl Marks {
+    pub(super) fn new(read: Vec<usize>) -> Self {
+        Self { read, held: String::new(), text: String::new() }
+    }
+
+    /// Takes a piece; returns what may be shown now.
+    pub(super) fn push(&mut self, piece: &str) -> String {
+        self.held.push_str(piece);
+        let mut out = String::new();
+        while let Some(open) = self.held.find('[') {
+            let blanks = self.held[..open].trim_end_matches(' ').len();
+            out.extend(self.held.drain(..blanks));
+            let open = open - blanks;
+            let inside = &self.held[open + 1..];
+            let digits = inside.bytes().take_while(u8::is_ascii_digit).count();
+            match inside.as_bytes().get(digits) {
+                // The mark is not complete yet.
+                None if digits <= DIGITS => return self.give(out),
+                Some(b']') if (1..=DIGITS).contains(&digits) => {
+                    let end = open + 1 + digits + 1;
+                    let named = inside[..digits].parse().is_ok_and(|n: usize| self.read.contains(&n));
+                    let mark: String = self.held.drain(..end).collect();
+                    if named {
+                        out.push_str(&mark);
+                    }
+                }
+                _ => out.extend(self.held.drain(..=open)),
+            }
+        }
+        // Blanks at the end may stand before a mark that goes.
+        let upto = self.held.trim_end_matches(' ').len();
+        out.extend(self.held.drain(..upto));
+        self.give(out)
+    }
+
+    /// What was held back, at the end of the answer.
+    pub(super) fn finish(&mut self) -> String {
+        let rest = std::mem::take(&mut self.held);
+        self.give(rest)
+    }
+
+    /// Everything given out.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn give(&mut self, out: String) -> String {
+        let out = if self.text.is_empty() { out.trim_start().to_owned() } else { out };
+        self.text.push_str(&out);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Marks;
+
+    fn filtered(text: &str, read: &[usize], size: usize) -> String {
+        let mut marks = Marks::new(read.to_vec());
+        let chars: Vec<char> = text.chars().collect();
+        let mut out: String = chars.chunks(size).map(|piece| marks.push(&piece.iter().collect::<String>())).collect();
+        out += &marks.finish();
+        assert_eq!(out, marks.text());
+        out
+    }
+
+    #[test]
+    fn marks_that_name_no_passage_go_however_the_text_is_cut() {
+        for size in 1..8 {
+            assert_eq!(filtered("Press reset [2]. See [7] and [x] [ 1 ].", &[1, 2], size), "Press reset [2]. See and [x] [ 1 ].");
+            assert_eq!(filtered("[0][1] a[3", &[1], size), "[1] a[3");
+            assert_eq!(filtered("[2] E-7 is [12345] hot  [", &[1], size), "E-7 is [12345] hot  [");
+            assert_eq!(filtered("no marks ", &[], size), "no marks ");
+        }
+    }
+}
