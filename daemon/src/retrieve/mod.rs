@@ -134,21 +134,40 @@ impl Retriever {
         let found = self.with_scores(query, &vector, |index, scores, terms| {
             let best = scores.best(count * CANDIDATES_PER_PASSAGE);
             let features = best.first().map(|&row| features(index, scores, terms, row));
+            let small = scores.taking_part() <= MARGIN_RANK;
             let candidates = best.into_iter().filter_map(|row| candidate(index, scores, row)).collect::<Vec<_>>();
-            (candidates, features)
+            (candidates, features, small)
         })?;
-        let Some((candidates, Some(features))) = found else {
+        let Some((candidates, Some(features), small)) = found else {
             return Ok(Retrieval { embed_ms, search_ms: milliseconds(started), ..Retrieval::default() });
         };
         log::debug!("{features:?}");
         let passages = self.read_passages(&query.collection, &candidates, count)?;
         Ok(Retrieval {
-            confidence: if passages.is_empty() { 0.0 } else { confidence::DEFAULT.confidence(&features) },
+            confidence: self.confidence(&features, small, &vector, &passages)?,
             passages,
             features: Some(features),
             embed_ms,
             search_ms: milliseconds(started),
         })
+    }
+
+    /// How sure the library holds an answer. In a library of a few chunks the margin means nothing and a chunk speaks of many
+    /// things, so there the best sentence counts as well.
+    fn confidence(&self, features: &Features, small: bool, question: &[f32], passages: &[Passage]) -> Result<f32, RetrieveError> {
+        if passages.is_empty() {
+            return Ok(0.0);
+        }
+        let confidence = confidence::DEFAULT.confidence(features);
+        if !small {
+            return Ok(confidence);
+        }
+        let texts: Vec<String> = passages.iter().flat_map(|passage| sentences(&passage.text)).map(str::to_owned).collect();
+        let embeddings = self.embedder.embed(&texts).map_err(RetrieveError::Embed)?;
+        let cosine =
+            |embedding: &crate::embed::Embedding| question.iter().zip(&embedding.vector).map(|(a, b)| a * b).sum::<f32>();
+        let best = embeddings.iter().map(cosine).fold(0.0, f32::max);
+        Ok(confidence.max(confidence::of_sentence(best)))
     }
 
     /// Whole documents ranked by their best chunk: ids and fused scores of the `count` best, best first.

@@ -39,6 +39,11 @@ pub(super) struct Scores {
 }
 
 impl Scores {
+    /// Rows that are neither dead nor filtered out.
+    pub(super) fn taking_part(&self) -> usize {
+        self.fused.iter().filter(|fused| **fused > f32::NEG_INFINITY).count()
+    }
+
     /// Scores every row. `selected` says per document slot whether its rows take part; `vector` has unit length and the
     /// index's dimensions.
     pub(super) fn new(index: &Index, vector: &[f32], terms: &BTreeMap<String, u32>, selected: &[bool]) -> Scores {
