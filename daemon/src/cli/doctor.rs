@@ -27,7 +27,8 @@ enum Status {
 /// One line of the report.
 #[derive(Debug, Serialize)]
 struct Check {
-    check: &'static str,
+    #[serde(rename = "check")]
+    name: &'static str,
     status: Status,
     detail: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -35,16 +36,16 @@ struct Check {
 }
 
 impl Check {
-    fn ok(check: &'static str, detail: impl Into<String>) -> Self {
-        Self { check, status: Status::Ok, detail: detail.into(), remedy: String::new() }
+    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, status: Status::Ok, detail: detail.into(), remedy: String::new() }
     }
 
-    fn warn(check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check, status: Status::Warn, detail: detail.into(), remedy: remedy.into() }
+    fn warn(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, status: Status::Warn, detail: detail.into(), remedy: remedy.into() }
     }
 
-    fn fail(check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check, status: Status::Fail, detail: detail.into(), remedy: remedy.into() }
+    fn fail(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, status: Status::Fail, detail: detail.into(), remedy: remedy.into() }
     }
 }
 
@@ -68,7 +69,7 @@ pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
                 Status::Warn => "warn",
                 Status::Fail => "FAIL",
             };
-            print_line(&format!("{word}  {:<13} {}", check.check, check.detail));
+            print_line(&format!("{word}  {:<13} {}", check.name, check.detail));
             if !check.remedy.is_empty() {
                 print_line(&format!("                     -> {}", check.remedy));
             }

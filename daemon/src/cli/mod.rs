@@ -17,6 +17,7 @@ mod tune;
 use crate::config::{ConfigError, Flags, Loaded, load};
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -238,7 +239,6 @@ fn wait_briefly_for_threads() {
         return;
     }
     let Ok(program) = std::env::current_exe() else { return };
-    use std::os::unix::process::CommandExt;
     let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(SPIN, "20000").exec();
     // Without the setting everything works, only slower when cores are shared.
     eprintln!("vademecum: cannot set {SPIN}: {error}");

@@ -5,6 +5,7 @@ use super::{Dataset, EvalError};
 use crate::answer::{Answer, Answerer, Mode, Question};
 use crate::engine::{Cancel, Sampling};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Figures of a set's answers; shares and means over the questions that have accepted answers.
@@ -69,7 +70,7 @@ pub async fn answer(
         let question = Question {
             text: query.text.clone(),
             collection: asking.collection.clone(),
-            filter: Default::default(),
+            filter: BTreeMap::default(),
             top_k: asking.top_k,
             max_tokens: asking.max_tokens,
             mode: Mode::Answer,

@@ -162,7 +162,7 @@ impl Server {
             return;
         }
         match kind {
-            Kind::Ask => self.ask(message),
+            Kind::Ask => self.ask(&message),
             Kind::Cancel => self.cancel(&message),
             Kind::Search | Kind::Put | Kind::Delete | Kind::List => {
                 tokio::spawn(async move {
@@ -193,9 +193,9 @@ impl Server {
     }
 
     /// Starts a question. Everything that can be refused at once is refused here, in the order of arrival.
-    fn ask(self: Arc<Self>, message: Message) {
+    fn ask(self: Arc<Self>, message: &Message) {
         let asked = Instant::now();
-        let (reply, ask) = self.open(&message, |question| Ok(wire::Ask { question, ..wire::Ask::default() }));
+        let (reply, ask) = self.open(message, |question| Ok(wire::Ask { question, ..wire::Ask::default() }));
         let question = ask.and_then(|ask| Ok((self.api.question(&ask, asked)?, ask.stream.unwrap_or(false))));
         let (question, stream) = match question {
             Ok(question) => question,

@@ -138,11 +138,7 @@ pub fn embedder_id(embedder: &Embedder) -> EmbedderId {
 
 /// How documents are read, from the configuration.
 pub fn ingest_options(config: &Config) -> IngestOptions {
-    IngestOptions {
-        max_tokens: config.ingest.chunk_tokens,
-        max_document_bytes: config.ingest.max_document_bytes,
-        ..IngestOptions::default()
-    }
+    IngestOptions { max_tokens: config.ingest.chunk_tokens, max_document_bytes: config.ingest.max_document_bytes }
 }
 
 impl Rooms {
