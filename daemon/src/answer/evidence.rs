@@ -62,12 +62,11 @@ impl Selector {
         Self { embedder, kept: Arc::default() }
     }
 
-    /// The sentences of each passage, best first.
-    pub(super) fn rank(&self, question: &str, passages: &[&str]) -> Result<Vec<Vec<Scored>>, EmbedError> {
+    /// The statements of each passage, best first, for a question and its vector.
+    pub(super) fn rank(&self, question: &str, asked: &[f32], passages: &[&str]) -> Result<Vec<Vec<Scored>>, EmbedError> {
         let split: Vec<Vec<String>> =
             passages.iter().map(|passage| statements(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
         let vectors = self.vectors(split.iter().flatten().map(String::as_str))?;
-        let asked = self.embedder.embed_query(question)?.vector;
         let terms_asked: BTreeSet<String> = terms::analyze(question).terms.into_iter().collect();
         let score = |sentence: &str| {
             let cosine =

@@ -262,7 +262,7 @@ impl Answerer {
             };
             if found {
                 let texts: Vec<&str> = retrieval.passages.iter().map(|passage| passage.text.as_str()).collect();
-                let ranked = selector.rank(&query.text, &texts)?;
+                let ranked = selector.rank(&query.text, &retrieval.vector, &texts)?;
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
                 let read = evidence::best_of_all(&ranked, &scores, sentences);
                 for (i, (passage, ranked)) in retrieval.passages.iter().zip(&ranked).enumerate() {

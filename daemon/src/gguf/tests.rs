@@ -2,9 +2,8 @@ use std::path::PathBuf;
 
 /// A test model from the cache that `make setup` fills.
 pub(crate) fn model(name: &str) -> PathBuf {
-    let cache = std::env::var_os("VADEMECUM_MODELS").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/vademecum/models"));
-    let path = cache.or_else(home).unwrap_or_default().join(name);
+    let places = crate::config::Config::default().model_places();
+    let path = places.iter().map(|dir| dir.join(name)).find(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name));
     assert!(path.exists(), "{} is missing: run `make setup`", path.display());
     path
 }

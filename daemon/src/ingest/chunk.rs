@@ -566,41 +566,4 @@ mod tests {
         chunks("a.md", &nested, 100);
         assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
     }
-
-    /// Run with `--ignored --nocapture`: chunks a folder (`VADEMECUM_CHUNK_FOLDER`) with the cached MiniLM tokenizer.
-    #[test]
-    #[ignore = "measures; needs the models of `make setup`"]
-    fn speed_with_the_real_tokenizer() {
-        let home = std::env::var("HOME").unwrap();
-        let path = format!("{home}/.cache/vademecum/models/minilm/tokenizer.json");
-        let mut tokenizer = tokenizers::Tokenizer::from_file(path).unwrap();
-        tokenizer.with_truncation(None).unwrap();
-        tokenizer.with_padding(None);
-        let count = |text: &str| tokenizer.encode_fast(text, false).unwrap().len();
-        let folder = std::env::var("VADEMECUM_CHUNK_FOLDER").unwrap();
-        let found = crate::ingest::walk(&[folder.into()], &[], &[]).unwrap();
-        let begun = std::time::Instant::now();
-        let (mut chunks, mut bytes, mut tokens, mut longest, mut small) = (0, 0, 0, 0, 0);
-        for entry in &found.entries {
-            let Ok(reading) = read(&crate::ingest::load(entry, u64::MAX - 1).unwrap()) else {
-                continue;
-            };
-            bytes += reading.text.len();
-            for chunk in chunk(&reading, DEFAULT_MAX_TOKENS, &count) {
-                if std::env::var_os("VADEMECUM_CHUNK_SHOW").is_some() {
-                    println!("=== {} {:?} {}\n{}", entry.id, chunk.heading, chunk.tokens, chunk.text);
-                }
-                chunks += 1;
-                tokens += chunk.tokens;
-                longest = longest.max(chunk.tokens);
-                small += u32::from(chunk.tokens < 44);
-            }
-        }
-        let seconds = begun.elapsed().as_secs_f64();
-        println!(
-            "{bytes} bytes, {chunks} chunks, {:.0} chunks/s, mean {} longest {longest} tokens, {small} below 44",
-            f64::from(chunks) / seconds,
-            tokens / chunks.max(1) as u32,
-        );
-    }
 }

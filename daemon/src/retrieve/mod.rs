@@ -6,14 +6,14 @@
 
 mod confidence;
 mod passages;
-mod quote;
 mod score;
+mod sentences;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 pub use confidence::{Calibration, Features, MARGIN_RANK};
-pub use quote::{quote, sentences};
+pub use sentences::sentences;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::store::{Chunk, Index, IndexedDocument, Store, StoreError};
@@ -69,6 +69,8 @@ pub struct Retrieval {
     pub confidence: f32,
     /// What the confidence was computed from; `None` when nothing was found.
     pub features: Option<Features>,
+    /// The question's unit vector; empty when there was nothing to search.
+    pub vector: Vec<f32>,
     /// Milliseconds to embed the question.
     pub embed_ms: f64,
     /// Milliseconds to score, rank and read the passages.
@@ -145,6 +147,7 @@ impl Retriever {
         let passages = self.read_passages(&query.collection, &candidates, count)?;
         Ok(Retrieval {
             confidence: self.confidence(&features, small, &vector, &passages)?,
+            vector,
             passages,
             features: Some(features),
             embed_ms,
@@ -186,11 +189,6 @@ impl Retriever {
             ranked
         })?;
         Ok(ranked.unwrap_or_default())
-    }
-
-    /// See [`quote()`].
-    pub fn quote(&self, question: &str, passage: &str, max_sentences: usize) -> Result<Vec<String>, RetrieveError> {
-        quote(&self.embedder, question, passage, max_sentences)
     }
 
     fn embed(&self, text: &str) -> Result<(Vec<f32>, f64), RetrieveError> {

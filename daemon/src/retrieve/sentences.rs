@@ -1,56 +1,15 @@
-//! The sentence or two of a passage that answer best.
+//! Splitting text into sentences, list items and table rows.
 
-use std::collections::BTreeSet;
-
-use super::RetrieveError;
-use crate::embed::Embedder;
 use crate::store::terms;
 
 /// Sentences longer than this, in bytes, are cut at a space: text without punctuation is no quote.
 const MAX_SENTENCE_BYTES: usize = 500;
-/// At most this many sentences of a passage are embedded, those that share most with the question.
-const MAX_EMBEDDED: usize = 12;
-/// Weight of the share of the question's terms a sentence holds, beside its cosine.
-const OVERLAP_WEIGHT: f32 = 0.3;
 
 /// Words that end in a full stop without ending a sentence (lower case, sorted).
 const ABBREVIATIONS: [&str; 34] = [
     "abb", "al", "approx", "art", "bzw", "ca", "cf", "ch", "co", "corp", "dr", "e.g", "eq", "etc", "fig", "figs", "i.e", "inc",
     "incl", "jr", "ltd", "max", "min", "mr", "mrs", "no", "nr", "p", "pp", "sec", "st", "vol", "vs", "z.b",
 ];
-
-/// The at most `max_sentences` sentences of `passage` that answer `question` best, in the order they stand there,
-/// verbatim: by cosine of their embeddings and by shared terms. One batch through the embedder.
-pub fn quote(embedder: &Embedder, question: &str, passage: &str, max_sentences: usize) -> Result<Vec<String>, RetrieveError> {
-    let sentences = sentences(passage);
-    if sentences.len() <= max_sentences {
-        return Ok(sentences.into_iter().map(str::to_owned).collect());
-    }
-    let asked: BTreeSet<String> = terms::analyze(question).terms.into_iter().collect();
-    let mut candidates: Vec<(usize, f32)> =
-        sentences.iter().enumerate().map(|(at, sentence)| (at, overlap(&asked, sentence))).collect();
-    candidates.sort_by(|a, b| b.1.total_cmp(&a.1));
-    candidates.truncate(MAX_EMBEDDED);
-
-    let texts: Vec<String> =
-        std::iter::once(question).chain(candidates.iter().map(|&(at, _)| sentences[at])).map(str::to_owned).collect();
-    let embeddings = embedder.embed(&texts).map_err(RetrieveError::Embed)?;
-    let Some((question, embedded)) = embeddings.split_first() else { return Ok(Vec::new()) };
-    for ((_, score), embedding) in candidates.iter_mut().zip(embedded) {
-        let cosine: f32 = question.vector.iter().zip(&embedding.vector).map(|(a, b)| a * b).sum();
-        *score = cosine + OVERLAP_WEIGHT * *score;
-    }
-    candidates.sort_by(|a, b| b.1.total_cmp(&a.1));
-    candidates.truncate(max_sentences);
-    candidates.sort_by_key(|&(at, _)| at);
-    Ok(candidates.into_iter().map(|(at, _)| sentences[at].to_owned()).collect())
-}
-
-/// Share of the asked terms that a sentence holds.
-fn overlap(asked: &BTreeSet<String>, sentence: &str) -> f32 {
-    let held: BTreeSet<String> = terms::analyze(sentence).terms.into_iter().collect();
-    asked.intersection(&held).count() as f32 / asked.len().max(1) as f32
-}
 
 /// The sentences of a text, trimmed, in order. A list item and a table row stand for themselves; other lines run on until
 /// a blank line.
