@@ -68,9 +68,29 @@ impl Marks {
     }
 }
 
+/// Whether a text says nothing beside its marks.
+pub(super) fn are_all(text: &str) -> bool {
+    text.split_whitespace().all(|word| is_mark(word) || word.bytes().all(|b| b.is_ascii_punctuation()))
+}
+
+fn is_mark(word: &str) -> bool {
+    let inside = word.strip_prefix('[').and_then(|rest| rest.trim_end_matches(['.', ',']).strip_suffix(']'));
+    inside.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Marks;
+    use super::{Marks, are_all};
+
+    #[test]
+    fn an_answer_of_marks_alone_says_nothing() {
+        for nothing in ["", "[1]", "[1], [2].", " \n", "..."] {
+            assert!(are_all(nothing), "{nothing:?}");
+        }
+        for something in ["5", "[1] yes", "2 A", "[x]", "é"] {
+            assert!(!are_all(something), "{something:?}");
+        }
+    }
 
     fn filtered(text: &str, read: &[usize], size: usize) -> String {
         let mut marks = Marks::new(read.to_vec());

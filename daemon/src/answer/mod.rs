@@ -344,8 +344,8 @@ impl Answerer {
 
     /// Puts the generator's text and figures into the answer.
     fn complete(&self, completion: &Completion, text: &str, answer: &mut Answer) {
-        if text.is_empty() {
-            // A model that says nothing has found nothing better than the passage's own words.
+        if marks::are_all(text) {
+            // A model that only points, or says nothing, has found nothing better than the passage's own words.
             answer.answer = answer.citations.first().map(|citation| citation.quote.clone()).unwrap_or_default();
         } else if says_not_found(text) {
             answer.found = false;

@@ -39,7 +39,7 @@ pub(super) struct Template {
 const PLAIN: [&str; 3] = ["", "\n\n", "\nAnswer:"];
 
 /// Strings that end an answer to the plain prompt: a base model goes on with the next question.
-pub(super) const PLAIN_STOPS: [&str; 1] = ["\n\n"];
+pub(super) const PLAIN_STOPS: [&str; 2] = ["\n\n", "\nAnswer:"];
 
 /// Ends every answer: the model would go on asking itself.
 pub(super) const NEXT_QUESTION: &str = "\nQuestion:";
@@ -126,10 +126,15 @@ pub(super) fn passage_text(passage: &PromptPassage) -> String {
     format!("[{}] {}\n", passage.n, passage.text.trim())
 }
 
-/// The question as it stands at the end of the user turn, with what is wanted said once more: small models forget the
-/// system prompt over the passages.
-pub(super) fn question_text(question: &str) -> String {
-    format!("Question: {}\nAnswer with a few words copied from the text above, and its number like [1].", question.trim())
+/// The question as it stands at the end of the user turn. A chat model is told once more what is wanted, for small ones forget
+/// the system prompt over the passages; a base model would only repeat it.
+pub(super) fn question_text(question: &str, chat: bool) -> String {
+    let question = question.trim();
+    if chat {
+        format!("Question: {question}\nAnswer with a few words copied from the text above, and its number like [1].")
+    } else {
+        format!("Question: {question}")
+    }
 }
 
 fn special_text(model: &LlamaModel, token: LlamaToken) -> String {

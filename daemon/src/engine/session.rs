@@ -181,7 +181,7 @@ impl Session<'_> {
     /// Lays out the prompt, leaving out the weakest passages until it fits.
     fn fit(&self, request: &Request) -> Result<Prompt, EngineError> {
         let room = self.context.saturating_sub(request.max_tokens + CONTEXT_MARGIN);
-        let question = prompt::data_tokens(self.model, &prompt::question_text(&request.question));
+        let question = prompt::data_tokens(self.model, &prompt::question_text(&request.question, self.template.is_own()));
         let fixed = self.template.tokens(self.model, &request.system, &question).len();
         let mut user = Vec::new();
         let mut passages_used = 0;
