@@ -238,6 +238,9 @@ impl Answerer {
             (true, Mode::Answer) => self.generate(question, evidence.prompt, cancel, progress, &mut answer).await?,
         }
         answer.timings.total_ms = millis(question.asked.elapsed());
+        if answer.timings.ttft_ms == 0.0 && answer.usage.answer_tokens > 0 {
+            answer.timings.ttft_ms = answer.timings.total_ms;
+        }
         Ok(answer)
     }
 
@@ -358,7 +361,12 @@ impl Answerer {
         timings.queue_ms = millis(completion.waited);
         timings.prefill_ms = millis(completion.prefill);
         let seconds = completion.decode.as_secs_f64();
-        timings.tokens_per_s = if seconds > 0.0 { rounded(completion.answer_tokens as f64 / seconds) } else { 0.0 };
+        // The first token comes out of the prompt's last step; decoding brings the others.
+        timings.tokens_per_s = if completion.answer_tokens > 1 && seconds > 0.0 {
+            rounded((completion.answer_tokens - 1) as f64 / seconds)
+        } else {
+            0.0
+        };
         answer.usage = Usage {
             passages: completion.passages_used,
             prompt_tokens: completion.prompt_tokens,

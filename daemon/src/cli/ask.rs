@@ -1,6 +1,6 @@
 //! `vademecum ask`: a question over MQTT, streamed to the terminal.
 
-use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime};
+use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime, visible};
 use crate::answer::{Answer, Citation, Mode};
 use crate::api::new_id;
 use crate::api::wire::{self, Encoding};
@@ -224,9 +224,4 @@ fn timings(answer: &Answer) -> String {
     }
     parts.push(format!("total {:.0} ms", t.total_ms));
     format!("  ({}; confidence {:.2})", parts.join(", "), answer.confidence)
-}
-
-/// Text from outside without control characters that a terminal would obey.
-fn visible(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }

@@ -1,6 +1,6 @@
 //! `vademecum documents`
 
-use super::{Common, Failure, Outcome, print_json, print_line, runtime};
+use super::{Common, Failure, Outcome, print_json, print_line, runtime, visible};
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::Client;
@@ -46,7 +46,7 @@ fn list(config: &Config, common: &Common) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     for d in &documents {
-        print_line(&format!("{}\t{}\t{} chunks\t{} bytes\t{}", d.collection, d.id, d.chunks, d.bytes, d.title));
+        print_line(&visible(&format!("{}\t{}\t{} chunks\t{} bytes\t{}", d.collection, d.id, d.chunks, d.bytes, d.title)));
     }
     if documents.is_empty() {
         eprintln!("no documents; add some with `vademecum ingest FILE…`");

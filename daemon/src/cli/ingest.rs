@@ -1,6 +1,6 @@
 //! `vademecum ingest`: files and folders into the library, through the running daemon or straight into the store.
 
-use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runtime};
+use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runtime, visible};
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::{Client, ClientError, PutOutcome};
@@ -51,7 +51,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     if common.json {
         print_json(&summary)?;
     } else {
-        print_line(&summary.to_string());
+        print_line(&visible(&summary.to_string()));
     }
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -205,6 +205,11 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Text from outside without the control characters that a terminal would obey.
+fn visible(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
 /// Prints a line; a reader that has gone away (`| head`) ends the command quietly.
 fn print_line(text: &str) {
     use std::io::Write;

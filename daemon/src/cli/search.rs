@@ -1,6 +1,6 @@
 //! `vademecum search`: passages from the running daemon, or straight from the library.
 
-use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime};
+use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime, visible};
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::Client;
@@ -56,9 +56,9 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     } else {
         for passage in &reply.passages {
             let heading = if passage.heading.is_empty() { &passage.title } else { &passage.heading };
-            print_line(&format!("[{}] {heading} ({}, score {:.2})", passage.n, passage.chunk, passage.score));
+            print_line(&visible(&format!("[{}] {heading} ({}, score {:.2})", passage.n, passage.chunk, passage.score)));
             for line in passage.text.trim().lines() {
-                print_line(&format!("    {line}"));
+                print_line(&visible(&format!("    {line}")));
             }
         }
         let verdict = if reply.found { "holds an answer" } else { "does not hold an answer" };

@@ -517,6 +517,11 @@ impl Config {
                 format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last"),
             ));
         }
+        for (key, globs) in [("ingest.include", &self.ingest.include), ("ingest.exclude", &self.ingest.exclude)] {
+            if let Some(error) = globs.iter().find_map(|glob| globset::Glob::new(glob).err()) {
+                return Err((key, format!("holds a pattern that does not parse: {error}")));
+            }
+        }
         if self.log.level.parse::<log::LevelFilter>().is_err() {
             return Err(("log.level", format!("is `{}`; write error, warn, info, debug or trace", self.log.level)));
         }

@@ -54,6 +54,7 @@ fn bad_values_are_refused_with_the_right_form() {
         ("node = \"a/b\"\n", "one level of a topic"),
         ("collection = \"Ä\"\n", "a collection is named"),
         ("node = \n", "not valid TOML"),
+        ("[ingest]\ninclude = [\"[\"]\n", "does not parse"),
         ("[mqtt]\nreply_topics = [\"a/#/b\"]\n", "not a topic filter"),
     ] {
         let message = error_of(text);

@@ -8,15 +8,20 @@ use crate::config::BrokerUrl;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5 as p5;
 use rumqttc::{QoS, TlsConfiguration, Transport, v5};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Requests that may wait between us and the event loop.
 const REQUESTS: usize = 256;
 
 /// Longest pause between two attempts to connect.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A connection that lasted this long was a good one: the next attempt is made at once.
+const STABLE: Duration = Duration::from_secs(10);
 
 /// Seconds that a broker keeps our session while we are away.
 const SESSION_EXPIRY_S: u32 = 3600;
@@ -168,6 +173,8 @@ pub struct Connection {
     /// Whether any attempt was ever accepted: then the version is settled.
     settled: bool,
     failures: u32,
+    /// When the broker has last accepted us.
+    accepted: Option<Instant>,
     /// Publishes that were not acknowledged when the connection was lost.
     carried: Carried,
 }
@@ -203,7 +210,7 @@ impl Connection {
         let (client, event_loop, carried) = make(&options, tls.clone(), v5);
         let client = Arc::new(RwLock::new(client));
         let sender = Sender(Arc::clone(&client));
-        Ok((Self { options, tls, topics, client, event_loop, v5, settled: false, failures: 0, carried }, sender))
+        Ok((Self { options, tls, topics, client, event_loop, v5, settled: false, failures: 0, accepted: None, carried }, sender))
     }
 
     /// The next notice. Connects and reconnects on the way; never ends.
@@ -212,7 +219,7 @@ impl Connection {
             match poll(&mut self.event_loop).await {
                 Ok(Some(Polled::Accepted)) => {
                     self.settled = true;
-                    self.failures = 0;
+                    self.accepted = Some(Instant::now());
                     self.resume();
                     return Notice::Connected { version: if self.v5 { "5" } else { "3.1.1" } };
                 }
@@ -223,8 +230,14 @@ impl Connection {
                 Err(failure) => {
                     self.carry();
                     self.fall_back(&failure);
+                    let mut reason = failure.reason;
+                    match self.accepted.take().map(|accepted| accepted.elapsed()) {
+                        Some(lasted) if lasted >= STABLE => self.failures = 0,
+                        // Accepted and dropped at once: without a pause this would go on a thousand times a second.
+                        Some(_) => reason += &format!(" (does another client use the id {}?)", self.options.client_id),
+                        None => {}
+                    }
                     self.failures += 1;
-                    let reason = failure.reason;
                     if self.failures > 1 {
                         tokio::time::sleep(backoff(self.failures)).await;
                     }
@@ -325,6 +338,10 @@ fn tls_configuration(options: &ConnectionOptions) -> Result<TlsConfiguration, Co
             let ca = std::fs::read(path).map_err(|e| {
                 ConnectionError(format!("cannot read mqtt.ca_file {}: {e}; check the path and its permissions", path.display()))
             })?;
+            if !CertificateDer::pem_slice_iter(&ca).any(|certificate| certificate.is_ok()) {
+                let problem = "no PEM certificate is in it; name the file of the authority that signed the broker's certificate";
+                return Err(ConnectionError(format!("mqtt.ca_file {}: {problem}", path.display())));
+            }
             Ok(TlsConfiguration::Simple { ca, alpn: None, client_auth: None })
         }
         None => Ok(TlsConfiguration::default()),

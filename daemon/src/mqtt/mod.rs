@@ -37,6 +37,7 @@ pub struct Server {
 struct Running {
     cancel: Cancel,
     reply_topic: String,
+    question: String,
 }
 
 impl Server {
@@ -206,11 +207,13 @@ impl Server {
         }
         // A repetition takes no place in the queue: it must not be told that there is none. Messages are taken up one after
         // another, so nothing comes between this look and the entry below.
-        let at_work = self.running().get(&reply.id).map(|running| running.reply_topic == reply.topic);
+        let same = |running: &Running| running.reply_topic == reply.topic && running.question == question.text;
+        let at_work = self.running().get(&reply.id).map(same);
         match at_work {
             Some(true) => return log::info!("question {:?} is at work already; its repetition is left alone", reply.id),
             Some(false) => {
-                let problem = format!("another client's question with the id {:?} is at work; choose another id", reply.id);
+                let problem =
+                    format!("another question with the id {:?} is at work; choose another id or correlation data", reply.id);
                 return self.refuse(reply, ErrorCode::BadRequest, problem);
             }
             None => {}
@@ -223,7 +226,10 @@ impl Server {
             return self.refuse(reply, ErrorCode::QueueFull, problem);
         };
         let cancel = Cancel::default();
-        self.running().insert(reply.id.clone(), Running { cancel: cancel.clone(), reply_topic: reply.topic.clone() });
+        self.running().insert(
+            reply.id.clone(),
+            Running { cancel: cancel.clone(), reply_topic: reply.topic.clone(), question: question.text.clone() },
+        );
         tokio::spawn(async move {
             let id = reply.id.clone();
             self.work(reply, question, stream, &cancel).await;

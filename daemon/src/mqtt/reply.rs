@@ -70,7 +70,7 @@ impl Reply {
             None => (topics.answer(&id), request),
             Some(Ok(topic)) => (topic, request),
             Some(Err(problem)) => {
-                let topic = asked.unwrap_or_default();
+                let topic: String = asked.unwrap_or_default().chars().take(200).collect();
                 log::warn!("request {id:?} asks for its reply on {topic:?}, which mqtt.reply_topics does not allow");
                 (topics.answer(&id), Err((ErrorCode::BadRequest, problem)))
             }
