@@ -234,7 +234,7 @@ impl Connection {
                     match self.accepted.take().map(|accepted| accepted.elapsed()) {
                         Some(lasted) if lasted >= STABLE => self.failures = 0,
                         // Accepted and dropped at once: without a pause this would go on a thousand times a second.
-                        Some(_) => reason += &format!(" (does another client use the id {}?)", self.options.client_id),
+                        Some(_) => reason = format!("{reason} (does another client use the id {}?)", self.options.client_id),
                         None => {}
                     }
                     self.failures += 1;
