@@ -1,12 +1,14 @@
-//! How much memory this process may use: the machine's, or what its control group leaves.
+//! How much memory this process may use: the machine's, or what its control groups and `ulimit` leave.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use rustix::process::{Resource, getrlimit};
+
+use crate::tune::cgroup::{self, Group};
 
 /// Memory in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// What the process may use at all: the smallest limit of its control groups, else the machine's memory.
+    /// What the process may use at all: the smallest limit of its control groups and of its address space, else
+    /// the machine's memory.
     pub total: u64,
     /// What can be allocated now without swapping: `MemAvailable`, or what the limit leaves if that is less.
     pub available: u64,
@@ -14,14 +16,9 @@ pub struct Memory {
 
 /// The memory of this process as the system tells it now. Where the system tells nothing, nothing is limited.
 pub fn available_memory() -> Memory {
-    let machine = read("/proc/meminfo").and_then(|text| parse_meminfo(&text));
-    let groups = read("/proc/self/cgroup").unwrap_or_default();
-    let limits = group_paths(&groups).into_iter().filter_map(|group| group.usage());
-    tightest(machine, limits)
-}
-
-fn read(path: impl AsRef<Path>) -> Option<String> {
-    fs::read_to_string(path).ok()
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text));
+    let groups = cgroup::of_this_process("memory");
+    tightest(machine, groups.iter().filter_map(usage).chain(address_space()))
 }
 
 fn tightest(machine: Option<Memory>, limits: impl Iterator<Item = Usage>) -> Memory {
@@ -52,44 +49,21 @@ struct Usage {
     used: u64,
 }
 
-/// One level of the control-group hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Group {
-    dir: PathBuf,
-    unified: bool,
+fn usage(group: &Group) -> Option<Usage> {
+    let (limit, used, inactive) = if group.unified {
+        ("memory.max", "memory.current", "inactive_file")
+    } else {
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    };
+    let stat = group.read("memory.stat").unwrap_or_default();
+    parse_usage(&group.read(limit)?, &group.read(used)?, stat_value(&stat, inactive).unwrap_or(0))
 }
 
-impl Group {
-    fn usage(&self) -> Option<Usage> {
-        let (limit, used, inactive) = if self.unified {
-            ("memory.max", "memory.current", "inactive_file")
-        } else {
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        };
-        let stat = read(self.dir.join("memory.stat")).unwrap_or_default();
-        parse_usage(&read(self.dir.join(limit))?, &read(self.dir.join(used))?, stat_value(&stat, inactive).unwrap_or(0))
-    }
-}
-
-/// The groups of this process from /proc/self/cgroup: its own and all above it, since each may set a limit. In a
-/// container the path may be one that only the host sees; the root, which is then the container's own, is always asked.
-fn group_paths(text: &str) -> Vec<Group> {
-    let mut groups = Vec::new();
-    for line in text.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        let (root, unified) = match controllers {
-            "" => ("/sys/fs/cgroup", true),
-            list if list.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", false),
-            _ => continue,
-        };
-        let own = Path::new(root).join(path.trim_start_matches('/'));
-        let levels = own.ancestors().take_while(|dir| dir.starts_with(root)).map(Path::to_path_buf);
-        groups.extend(levels.map(|dir| Group { dir, unified }));
-    }
-    groups
+/// The limit that `ulimit -v` sets on the address space: mapped files count as well.
+fn address_space() -> Option<Usage> {
+    let limit = getrlimit(Resource::As).current?;
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').next()?.parse().ok()?;
+    Some(Usage { limit, used: pages * rustix::param::page_size() as u64 })
 }
 
 /// A group's limit and use. Cached file pages that were not used lately do not count: they make room when asked to.
@@ -119,25 +93,6 @@ mod tests {
         let old = parse_meminfo("MemTotal: 100 kB\nMemFree: 40 kB\n").expect("an old kernel");
         assert_eq!(old.available, 40 * 1024);
         assert_eq!(parse_meminfo("MemTotal: many kB\n"), None);
-    }
-
-    #[test]
-    fn groups_of_both_versions_with_their_ancestors() {
-        let text = "12:cpu,cpuacct:/user.slice\n5:memory:/docker/abc\n0::/system.slice/vademecum.service\n";
-        let groups = group_paths(text);
-        let dirs: Vec<_> = groups.iter().map(|group| (group.dir.to_str().unwrap_or(""), group.unified)).collect();
-        assert_eq!(
-            dirs,
-            [
-                ("/sys/fs/cgroup/memory/docker/abc", false),
-                ("/sys/fs/cgroup/memory/docker", false),
-                ("/sys/fs/cgroup/memory", false),
-                ("/sys/fs/cgroup/system.slice/vademecum.service", true),
-                ("/sys/fs/cgroup/system.slice", true),
-                ("/sys/fs/cgroup", true),
-            ]
-        );
-        assert!(group_paths("nonsense\n").is_empty());
     }
 
     #[test]

@@ -3,8 +3,12 @@
 //! Usable cores are what the affinity mask (cpusets included) leaves, with hyper-thread siblings counted once and the
 //! slower half of a big.LITTLE board left out, cut down to the cgroup's CPU quota.
 
+pub mod cgroup;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use cgroup::Group;
 
 /// Thread counts for the two kinds of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -31,9 +35,7 @@ impl Topology {
     pub fn detect() -> Self {
         let allowed = affinity();
         let cores = fastest_cores(&allowed, Path::new("/sys/devices/system/cpu"));
-        let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let quota = cgroup_quota(&cgroup, Path::new("/sys/fs/cgroup"));
-        Self { allowed, cores, quota }
+        Self { allowed, cores, quota: smallest_quota(&cgroup::of_this_process("cpu")) }
     }
 
     /// Cores worth a thread each, at least one.
@@ -80,44 +82,19 @@ fn fastest_cores(allowed: &[usize], sys: &Path) -> Vec<usize> {
     cores.into_iter().filter(fast).collect()
 }
 
-/// The smallest CPU quota from this process' cgroup up to the root, in cores (cgroup v2 `cpu.max`, v1 `cpu.cfs_*`).
-fn cgroup_quota(proc_cgroup: &str, root: &Path) -> Option<f64> {
-    let mut smallest: Option<f64> = None;
-    for line in proc_cgroup.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next(), parts.next().unwrap_or_default(), parts.next().unwrap_or("/"));
-        let (base, v2) = if controllers.is_empty() {
-            (root.to_owned(), true)
-        } else if controllers.split(',').any(|c| c == "cpu") {
-            (root.join(if root.join("cpu").exists() { "cpu" } else { controllers }), false)
-        } else {
-            continue;
-        };
-        let mut dir = Path::new(path.trim_start_matches('/'));
-        loop {
-            let here = base.join(dir);
-            let quota = if v2 { quota_v2(&here) } else { quota_v1(&here) };
-            if let Some(quota) = quota {
-                smallest = Some(smallest.map_or(quota, |s| s.min(quota)));
-            }
-            match dir.parent() {
-                Some(parent) => dir = parent,
-                None => break,
-            }
-        }
+/// The smallest CPU quota of these groups, in cores (cgroup v2 `cpu.max`, v1 `cpu.cfs_*`).
+fn smallest_quota(groups: &[Group]) -> Option<f64> {
+    groups.iter().filter_map(quota).min_by(f64::total_cmp)
+}
+
+fn quota(group: &Group) -> Option<f64> {
+    if group.unified {
+        let text = group.read("cpu.max")?;
+        let (quota, period) = text.trim().split_once(' ')?;
+        ratio(quota, period)
+    } else {
+        ratio(group.read("cpu.cfs_quota_us")?.trim(), group.read("cpu.cfs_period_us")?.trim())
     }
-    smallest
-}
-
-fn quota_v2(dir: &Path) -> Option<f64> {
-    let text = std::fs::read_to_string(dir.join("cpu.max")).ok()?;
-    let (quota, period) = text.trim().split_once(' ')?;
-    ratio(quota, period)
-}
-
-fn quota_v1(dir: &Path) -> Option<f64> {
-    let read = |file: &str| std::fs::read_to_string(dir.join(file)).ok();
-    ratio(read("cpu.cfs_quota_us")?.trim(), read("cpu.cfs_period_us")?.trim())
 }
 
 /// `quota / period`; `None` for `max`, -1 and nonsense.
@@ -161,11 +138,12 @@ mod tests {
         let root = tempfile::tempdir().expect("temporary directory");
         write(&root.path().join("a/b/cpu.max"), "max 100000\n");
         write(&root.path().join("a/cpu.max"), "150000 100000\n");
-        assert_eq!(cgroup_quota("0::/a/b\n", root.path()), Some(1.5));
-        assert_eq!(cgroup_quota("0::/c\n", root.path()), None);
+        let quota = |text: &str| smallest_quota(&cgroup::groups(text, "cpu", root.path()));
+        assert_eq!(quota("0::/a/b\n"), Some(1.5));
+        assert_eq!(quota("0::/c\n"), None);
         write(&root.path().join("cpu/d/cpu.cfs_quota_us"), "50000\n");
         write(&root.path().join("cpu/d/cpu.cfs_period_us"), "100000\n");
-        assert_eq!(cgroup_quota("4:cpu,cpuacct:/d\n", root.path()), Some(0.5));
+        assert_eq!(quota("4:cpu,cpuacct:/d\n"), Some(0.5));
         let topology = Topology { allowed: vec![0, 1], cores: vec![0, 1], quota: Some(0.5) };
         assert_eq!(topology.usable(), 1);
     }
