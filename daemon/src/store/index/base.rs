@@ -48,10 +48,8 @@ impl Base {
         let origin: Origin = ciborium::from_reader(file.get::<u8>(Kind::Origin)).map_err(unfit)?;
         let listed: Vec<Listed> = ciborium::from_reader(file.get::<u8>(Kind::Documents)).map_err(unfit)?;
         let rows: u64 = listed.iter().map(|document| u64::from(document.rows)).sum();
-        let fits = rows == base.vectors.rows() as u64
-            && file.get::<[u16; 2]>(Kind::Lengths).len() as u64 == rows
-            && listed.is_sorted_by(|a, b| a.number < b.number)
-            && base.terms_fit();
+        let fits =
+            rows == base.vectors.rows() as u64 && file.get::<[u16; 2]>(Kind::Lengths).len() as u64 == rows && base.terms_fit();
         if !fits {
             return Err(Unusable::Unfit("its sections do not fit together"));
         }

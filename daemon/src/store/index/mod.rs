@@ -9,7 +9,7 @@ mod base;
 mod postings;
 mod tail;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 
@@ -34,8 +34,10 @@ const MOST_CHANGED_ROWS: u64 = 65_536;
 pub struct Index {
     base: Option<Base>,
     tail: Tail,
-    /// By rising number and by rising first row.
+    /// By rising first row.
     entries: Vec<Entry>,
+    /// Where in `entries` a version of a document stands.
+    slots: HashMap<u64, u32>,
     live: RoaringBitmap,
     total_lengths: [u64; 2],
     threads: usize,
@@ -87,6 +89,7 @@ impl Index {
             base: None,
             tail: Tail::new(dimensions),
             entries: Vec::new(),
+            slots: HashMap::new(),
             live: RoaringBitmap::new(),
             total_lengths: [0; 2],
             threads,
@@ -103,6 +106,9 @@ impl Index {
         let mut index = Index::new(base.vectors().dimensions(), threads);
         for (document, rows) in documents {
             let first_row = index.entries.last().map_or(0, |last| last.first_row + last.rows);
+            if index.slots.insert(document.number, index.entries.len() as u32).is_some() {
+                return Err(Unusable::Unfit("it names a document twice"));
+            }
             index.entries.push(Entry { document, first_row, rows, live: true });
         }
         index.live.insert_range(0..base.rows());
@@ -143,8 +149,9 @@ impl Index {
         self.base.as_ref().is_some_and(|base| base.vectors().is_damaged())
     }
 
-    /// Registers a document, newer than all before; its rows follow through [`Index::append`].
+    /// Registers a document; its rows follow through [`Index::append`].
     pub(super) fn add_document(&mut self, document: IndexedDocument) {
+        self.slots.insert(document.number, self.entries.len() as u32);
         self.entries.push(Entry { document, first_row: self.rows() as u32, rows: 0, live: true });
     }
 
@@ -161,8 +168,8 @@ impl Index {
 
     /// Takes a version of a document out of the index, if it is there.
     pub(super) fn remove_document(&mut self, number: u64) {
-        let Ok(slot) = self.entries.binary_search_by_key(&number, |entry| entry.document.number) else { return };
-        let entry = &mut self.entries[slot];
+        let Some(&slot) = self.slots.get(&number) else { return };
+        let entry = &mut self.entries[slot as usize];
         if !std::mem::take(&mut entry.live) {
             return;
         }
@@ -184,8 +191,7 @@ impl Index {
 
     /// Rows of a version of a document, if it is there.
     pub(super) fn rows_of(&self, number: u64) -> Option<u32> {
-        let slot = self.entries.binary_search_by_key(&number, |entry| entry.document.number).ok()?;
-        Some(self.entries[slot].rows)
+        self.slots.get(&number).map(|&slot| self.entries[slot as usize].rows)
     }
 
     fn base_rows(&self) -> u32 {
