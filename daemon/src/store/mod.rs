@@ -622,7 +622,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 }
 
 /// Title and headings as one text; a first heading that only repeats the title does not count twice.
-fn head_of(title: &str, heading: &[String]) -> String {
+pub(crate) fn head_of(title: &str, heading: &[String]) -> String {
     let heading = match heading.split_first() {
         Some((first, rest)) if first == title => rest,
         _ => heading,
