@@ -10,14 +10,16 @@ mod passages;
 mod score;
 mod sentences;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
-pub use confidence::{Calibration, Features, MARGIN_RANK};
+pub use confidence::{Calibration, Features, Fitted, MARGIN_RANK};
 pub use sentences::sentences;
 
 use crate::embed::{EmbedError, Embedder};
-use crate::store::{Chunk, Index, IndexedDocument, Store, StoreError, head_of, terms};
+use crate::store::terms::{self, Language};
+use crate::store::{Chunk, Index, IndexedDocument, Store, StoreError, head_of};
 use fuse::{Fusion, READ, Weighed};
 use score::Hit;
 
@@ -113,6 +115,8 @@ pub enum RetrieveError {
 pub struct Retriever {
     store: Store,
     embedder: Embedder,
+    /// Set once it has been said that a calibration is out of date.
+    warned: Arc<Once>,
 }
 
 /// A ranked chunk.
@@ -120,6 +124,7 @@ struct Candidate {
     document: String,
     number: u64,
     ordinal: u32,
+    language: Language,
     dense: f32,
     lexical: f32,
     /// Fused score, comparable within one retrieval.
@@ -136,12 +141,17 @@ struct Ranking {
     features: Features,
     /// Whether the library has too few chunks for the margin to mean anything.
     small: bool,
+    /// Whether the question names a code.
+    code: bool,
+    /// The language of the first candidate's document.
+    language: Language,
+    question: Weighed,
 }
 
 impl Retriever {
     /// A retriever over `store` with the embedder that made its vectors.
     pub fn new(store: Store, embedder: Embedder) -> Retriever {
-        Retriever { store, embedder }
+        Retriever { store, embedder, warned: Arc::new(Once::new()) }
     }
 
     /// The passages that fit the query best. An empty library finds nothing; an unknown collection is an error.
@@ -155,7 +165,7 @@ impl Retriever {
         log::debug!("{:?}", ranking.features);
         let passages = self.passages(&query.collection, &mut ranking, count)?;
         Ok(Retrieval {
-            confidence: self.confidence(&ranking.features, ranking.small, &vector, &passages)?,
+            confidence: self.confidence(&query.collection, &ranking, &vector, &passages)?,
             vector,
             passages,
             features: Some(ranking.features),
@@ -164,14 +174,23 @@ impl Retriever {
         })
     }
 
-    /// How sure the library holds an answer. In a library of a few chunks the margin means nothing and a chunk speaks of many
-    /// things, so there the best sentence counts as well.
-    fn confidence(&self, features: &Features, small: bool, question: &[f32], passages: &[Passage]) -> Result<f32, RetrieveError> {
+    /// How sure the library holds an answer. A code is found by its letters or not at all. In a library of a few chunks the
+    /// margin means nothing and a chunk speaks of many things, so there the best sentence counts as well.
+    fn confidence(
+        &self,
+        collection: &str,
+        ranking: &Ranking,
+        question: &[f32],
+        passages: &[Passage],
+    ) -> Result<f32, RetrieveError> {
         if passages.is_empty() {
             return Ok(0.0);
         }
-        let confidence = confidence::DEFAULT.confidence(features);
-        if !small {
+        let mut confidence = self.calibration(collection)?.confidence(&ranking.features);
+        if ranking.code {
+            confidence = confidence.max(confidence::of_code(ranking.features.coverage));
+        }
+        if !ranking.small {
             return Ok(confidence);
         }
         let texts: Vec<String> = passages.iter().flat_map(|passage| sentences(&passage.text)).map(str::to_owned).collect();
@@ -180,6 +199,60 @@ impl Retriever {
             |embedding: &crate::embed::Embedding| question.iter().zip(&embedding.vector).map(|(a, b)| a * b).sum::<f32>();
         let best = embeddings.iter().map(cosine).fold(0.0, f32::max);
         Ok(confidence.max(confidence::of_sentence(best)))
+    }
+
+    /// What was fitted to a collection, whatever the embedder; `None` when nothing was.
+    pub fn fitted(&self, collection: &str) -> Result<Option<Fitted>, RetrieveError> {
+        Ok(self.store.note(collection, confidence::NOTE)?)
+    }
+
+    /// Keeps constants for a collection; from the next question on they count.
+    pub fn keep_fitted(&self, collection: &str, fitted: &Fitted) -> Result<(), RetrieveError> {
+        Ok(self.store.keep_note(collection, confidence::NOTE, fitted)?)
+    }
+
+    /// The constants that a collection's confidence is computed with: those fitted to it with this embedder, or the defaults.
+    pub fn calibration(&self, collection: &str) -> Result<Calibration, RetrieveError> {
+        match self.fitted(collection)? {
+            Some(fitted) if fitted.embedder == self.embedder.fingerprint() => Ok(fitted.calibration),
+            Some(_) => {
+                self.warned.call_once(|| {
+                    log::warn!(
+                        "collection {collection} was calibrated with another embedder: the defaults are used; run `vademecum calibrate`"
+                    );
+                });
+                Ok(confidence::DEFAULT)
+            }
+            None => Ok(confidence::DEFAULT),
+        }
+    }
+
+    /// The features of a question, as [`Retriever::search`] computes them, with some documents left out; `None` when nothing
+    /// is left.
+    pub fn features(&self, query: &Query, without: &BTreeSet<&str>) -> Result<Option<Features>, RetrieveError> {
+        let (vector, _) = self.embed(&query.text)?;
+        let accept = |document: &IndexedDocument| accepts(&query.filter, document) && !without.contains(document.id.as_str());
+        Ok(self.rank_among(query, &vector, READ, &accept, None)?.map(|ranking| ranking.features))
+    }
+
+    /// The features of a question as if one chunk held another text, whose vector is given: for questions made from the
+    /// text itself, which must not find themselves.
+    pub fn features_with(&self, query: &Query, changed: &Chunk, vector: &[f32]) -> Result<Option<Features>, RetrieveError> {
+        let (asked, _) = self.embed(&query.text)?;
+        let accept = |document: &IndexedDocument| accepts(&query.filter, document);
+        let Some(ranking) = self.rank_among(query, &asked, READ, &accept, Some(changed))? else { return Ok(None) };
+        let dense = asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
+        let terms = terms::analyze(&format!("{}\n{}", head_of("", &changed.heading), changed.text), ranking.language).terms;
+        let coverage = ranking.question.coverage(ranking.language, &terms);
+        let Features { dense: best, margin, coverage: other } = ranking.features;
+        // The margin's mean over the next ones is that of the others, or nearly so.
+        let next = best - margin;
+        let first = dense.max(best);
+        Ok(Some(Features {
+            dense: first,
+            coverage: if dense >= best { coverage } else { coverage.max(other) },
+            margin: first - next,
+        }))
     }
 
     /// Whole documents ranked by their best chunk: ids and scores of the `count` best, best first.
@@ -199,10 +272,29 @@ impl Retriever {
 
     /// The best chunks, at most `count` but at least those that are read; `None` when nothing takes part.
     fn rank(&self, query: &Query, vector: &[f32], count: usize) -> Result<Option<Ranking>, RetrieveError> {
+        self.rank_among(query, vector, count, &|document| accepts(&query.filter, document), None)
+    }
+
+    /// [`Retriever::rank`] of the documents accepted, with one chunk left out.
+    fn rank_among(
+        &self,
+        query: &Query,
+        vector: &[f32],
+        count: usize,
+        accept: &dyn Fn(&IndexedDocument) -> bool,
+        without: Option<&Chunk>,
+    ) -> Result<Option<Ranking>, RetrieveError> {
         let ranked = self.with_index(&query.collection, vector, |index| {
             let question = score::weigh(index, &query.text);
-            let selected = index.select(|document| accepts(&query.filter, document));
-            let hits = score::hits(index, vector, &question, &selected);
+            let selected = index.select(accept);
+            let mut hits = score::hits(index, vector, &question, &selected);
+            if let Some(chunk) = without {
+                let is_it = |hit: &Hit| {
+                    let place = index.place(hit.row);
+                    place.ordinal == chunk.ordinal && index.document(place.slot).is_some_and(|d| d.id == chunk.document)
+                };
+                hits.retain(|hit| !is_it(hit));
+            }
             let fusion = Fusion::over(&hits, &question);
             let mut order: Vec<(f32, &Hit)> = hits.iter().map(|hit| (fusion.sum(hit.dense, hit.lexical), hit)).collect();
             order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.row.cmp(&b.1.row)));
@@ -215,8 +307,9 @@ impl Retriever {
         if candidates.is_empty() {
             return Ok(None);
         }
-        features.coverage = question.coverage(&first_terms);
-        Ok(Some(Ranking { candidates, fusion, features, small }))
+        features.coverage = question.coverage(candidates[0].language, &first_terms);
+        let (code, language) = (question.names_code(), candidates[0].language);
+        Ok(Some(Ranking { candidates, fusion, features, small, code, language, question }))
     }
 
     /// Reads the first [`READ`] candidates and lets the order of their words count; returns the terms of the one that is
@@ -236,8 +329,8 @@ impl Retriever {
                 continue;
             };
             let title = self.store.document(collection, &chunk.document)?.map(|document| document.title).unwrap_or_default();
-            let terms = terms_of(&title, chunk);
-            candidate.lexical += question.pairs(&terms);
+            let terms = terms_of(&title, chunk, candidate.language);
+            candidate.lexical += question.pairs(candidate.language, &terms);
             candidate.sum = fusion.sum(candidate.dense, candidate.lexical);
             if first.as_ref().is_none_or(|(sum, _)| candidate.sum > *sum) {
                 first = Some((candidate.sum, terms));
@@ -322,6 +415,7 @@ fn candidate(index: &Index, sum: f32, hit: &Hit) -> Option<Candidate> {
         document: document.id.clone(),
         number: document.number,
         ordinal: place.ordinal,
+        language: document.language,
         dense: hit.dense,
         lexical: hit.lexical,
         sum,
@@ -330,10 +424,10 @@ fn candidate(index: &Index, sum: f32, hit: &Hit) -> Option<Candidate> {
 }
 
 /// The terms of title and headings, then those of the text; what stands between them is no neighbour.
-fn terms_of(title: &str, chunk: &Chunk) -> Vec<String> {
-    let mut terms = terms::analyze(&head_of(title, &chunk.heading)).terms;
+fn terms_of(title: &str, chunk: &Chunk, language: Language) -> Vec<String> {
+    let mut terms = terms::analyze(&head_of(title, &chunk.heading), language).terms;
     terms.push(String::new());
-    terms.extend(terms::analyze(&chunk.text).terms);
+    terms.extend(terms::analyze(&chunk.text, language).terms);
     terms
 }
 

@@ -1,9 +1,8 @@
 //! How well each row fits a question: exact dense scan and BM25F.
 
-use std::collections::BTreeMap;
-
 use super::fuse::Weighed;
-use crate::store::{Index, terms};
+use crate::store::Index;
+use crate::store::terms::{self, Language};
 
 /// BM25 saturation of repeated terms; with [`B`] the values Trotman, Puurula and Burgess (2014) found to hold across
 /// collections, which measured better here than the textbook's 1.2 and 0.75 on both labelled sets.
@@ -36,8 +35,11 @@ pub(super) fn weigh(index: &Index, question: &str) -> Weighed {
         let weight = inverse_document_frequency(index, &term);
         (term, weight)
     };
+    let languages: Vec<Language> = index.languages().into_iter().collect();
+    let analyses = terms::analyze_question(question, &languages);
+    let weighed = analyses.into_iter().map(|analysis| analysis.terms.into_iter().map(weigh).collect());
     Weighed {
-        terms: terms::analyze(question).terms.into_iter().map(weigh).collect(),
+        by_language: languages.iter().copied().zip(weighed).collect(),
         mean_length: index.mean_lengths().iter().sum::<f32>().max(1.0),
     }
 }
@@ -87,12 +89,7 @@ fn dot(row: &[i8], query: &[i16]) -> i32 {
 fn lexical(index: &Index, question: &Weighed) -> Vec<f32> {
     let mut scores = vec![0.0; index.rows()];
     let mean = index.mean_lengths().map(|mean| mean.max(1.0));
-    // A term that the question repeats counts as often as it does.
-    let mut weights: BTreeMap<&str, f32> = BTreeMap::new();
-    for (term, weight) in &question.terms {
-        *weights.entry(term).or_insert(0.0) += weight;
-    }
-    for (term, weight) in weights {
+    for (term, weight) in question.distinct() {
         for posting in index.postings(term) {
             let lengths = index.lengths(posting.row);
             let mut frequency = 0.0;

@@ -117,6 +117,7 @@ fn filters_are_or_within_and_and_between_keys() {
         id: id.to_owned(),
         number: 1,
         tags: BTreeMap::from([("model".to_owned(), model.to_owned())]),
+        language: Language::English,
     };
     let filter = |pairs: &[(&str, &[&str])]| -> BTreeMap<String, Vec<String>> {
         let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();

@@ -4,9 +4,10 @@
 //! dropped and read again from the database. Per row: one int8 code per dimension and 16 bytes, and per distinct term of
 //! the row about four bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::row::{Counts, Row};
+use super::terms::Language;
 
 /// The searchable rows of one collection.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct IndexedDocument {
     pub number: u64,
     /// Tags that a filter may name.
     pub tags: BTreeMap<String, String>,
+    /// The language its terms are stemmed in.
+    pub language: Language,
 }
 
 /// Occurrences of one term in one row.
@@ -195,6 +198,11 @@ impl Index {
         self.documents.iter().map(|document| document.as_ref().is_some_and(&accept)).collect()
     }
 
+    /// The languages of the documents, each once.
+    pub fn languages(&self) -> BTreeSet<Language> {
+        self.documents.iter().flatten().map(|document| document.language).collect()
+    }
+
     /// In how many live rows a term stands.
     pub fn document_frequency(&self, term: &str) -> u32 {
         self.postings.get(term).map_or(0, |postings| postings.live)
@@ -263,15 +271,15 @@ mod tests {
     use super::*;
 
     fn document(id: &str, number: u64) -> IndexedDocument {
-        IndexedDocument { id: id.to_owned(), number, tags: BTreeMap::new() }
+        IndexedDocument { id: id.to_owned(), number, tags: BTreeMap::new(), language: Language::English }
     }
 
     #[test]
     fn postings_come_back_in_order_over_long_distances() {
         let mut index = Index::new(1, 0);
         let slot = index.add_document(document("a", 1));
-        let rare = row::encode(&[1.0], "", "rare common");
-        let common = row::encode(&[1.0], "common", "common common");
+        let rare = row::encode(&[1.0], "", "rare common", Language::English);
+        let common = row::encode(&[1.0], "common", "common common", Language::English);
         for ordinal in 0..20_000 {
             let bytes = if ordinal % 7000 == 5 { &rare } else { &common };
             index.append(slot, ordinal, &row::decode(bytes).unwrap()).unwrap();
@@ -286,8 +294,8 @@ mod tests {
     #[test]
     fn a_removed_document_leaves_the_statistics() {
         let mut index = Index::new(2, 0);
-        let first = row::encode(&[1.0, 0.0], "Pump", "pump noise");
-        let second = row::encode(&[0.0, 1.0], "", "pump");
+        let first = row::encode(&[1.0, 0.0], "Pump", "pump noise", Language::English);
+        let second = row::encode(&[0.0, 1.0], "", "pump", Language::English);
         for (id, bytes) in [("a", &first), ("b", &second)] {
             let slot = index.add_document(document(id, u64::from(id.as_bytes()[0])));
             index.append(slot, 0, &row::decode(bytes).unwrap()).unwrap();
@@ -299,6 +307,9 @@ mod tests {
         let [head, body] = index.mean_lengths();
         assert!(head.abs() < 1e-6 && (body - 1.0).abs() < 1e-6);
         assert!(index.document(slot).is_none());
-        assert!(index.append(0, 0, &row::decode(&row::encode(&[1.0], "", "")).unwrap()).is_none(), "another shape");
+        assert!(
+            index.append(0, 0, &row::decode(&row::encode(&[1.0], "", "", Language::English)).unwrap()).is_none(),
+            "another shape"
+        );
     }
 }

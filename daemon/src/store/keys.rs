@@ -6,6 +6,7 @@
 //! | `c` collection | [`super::CollectionRecord`] (CBOR) |
 //! | `d` collection NUL id | [`super::DocumentRecord`] (CBOR) |
 //! | `k` number ordinal | [`super::Chunk`] (CBOR) |
+//! | `n` name NUL collection | what another room keeps beside a collection (CBOR) |
 //! | `r` number ordinal | search row, see [`super::row`] |
 //!
 //! `number` (u64, big-endian) is given to each version of a document once and never again; `ordinal` (u32, big-endian)
@@ -27,6 +28,10 @@ pub(super) fn documents_of(collection: &str) -> Vec<u8> {
 
 pub(super) fn document(collection: &str, id: &str) -> Vec<u8> {
     [b"d", collection.as_bytes(), b"\0", id.as_bytes()].concat()
+}
+
+pub(super) fn note(collection: &str, name: &str) -> Vec<u8> {
+    [b"n", name.as_bytes(), b"\0", collection.as_bytes()].concat()
 }
 
 pub(super) fn chunk(number: u64, ordinal: u32) -> Vec<u8> {

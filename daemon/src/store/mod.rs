@@ -13,6 +13,7 @@
 mod error;
 mod index;
 mod keys;
+mod language;
 mod row;
 mod sources;
 pub mod terms;
@@ -32,6 +33,7 @@ pub use index::{Index, IndexedDocument, Place, Posting};
 pub use sources::sha256_hex;
 
 use sources::Sources;
+use terms::Language;
 
 /// Version of the layout in [`keys`]; a store of a newer one is refused.
 const SCHEMA: u32 = 1;
@@ -152,6 +154,9 @@ struct CollectionRecord {
 struct DocumentRecord {
     number: u64,
     document: Document,
+    /// The language its terms are stemmed in; documents of older versions were all taken for English.
+    #[serde(default)]
+    language: Language,
 }
 
 /// The store; clones share one database.
@@ -289,10 +294,11 @@ impl Store {
         let dimensions = self.embedder()?.ok_or(StoreError::NoEmbedder)?.dimensions;
         check_document(document, source, chunks, vectors, dimensions)?;
         // Term analysis is the costly part and needs no lock.
+        let language = terms::language_of(chunks.iter().map(|chunk| chunk.text.as_str()));
         let rows: Vec<Vec<u8>> = chunks
             .iter()
             .zip(vectors)
-            .map(|(chunk, vector)| row::encode(vector, &head_of(&document.title, &chunk.heading), &chunk.text))
+            .map(|(chunk, vector)| row::encode(vector, &head_of(&document.title, &chunk.heading), &chunk.text, language))
             .collect();
 
         let _writer = self.writer();
@@ -300,6 +306,7 @@ impl Store {
         let record = DocumentRecord {
             number: self.next_number()?,
             document: Document { chunks: chunks.len() as u32, bytes: source.len() as u64, ..document.clone() },
+            language,
         };
         self.inner.sources.keep(&record, source)?;
         let mut batch = sled::Batch::default();
@@ -405,6 +412,33 @@ impl Store {
     pub fn version(&self, collection: &str) -> Result<u64, StoreError> {
         let record: Option<CollectionRecord> = self.get(&keys::collection(collection))?;
         Ok(record.map_or(0, |record| record.version))
+    }
+
+    /// What another room keeps beside a collection under a name of its own, see [`Store::keep_note`].
+    pub fn note<T: DeserializeOwned>(&self, collection: &str, name: &str) -> Result<Option<T>, StoreError> {
+        self.get(&keys::note(collection, name))
+    }
+
+    /// Keeps a small value beside a collection, in place of an older one with the same name. Durable when this returns.
+    pub fn keep_note<T: Serialize>(&self, collection: &str, name: &str, value: &T) -> Result<(), StoreError> {
+        check_collection(collection)?;
+        let _writer = self.writer();
+        let mut batch = sled::Batch::default();
+        batch.insert(keys::note(collection, name), self.encode(value)?);
+        self.commit(batch)
+    }
+
+    /// Every chunk of a collection, by document id and ordinal, handed to `visit` one by one.
+    pub fn for_each_chunk(&self, collection: &str, visit: &mut dyn FnMut(Chunk)) -> Result<(), StoreError> {
+        check_collection(collection)?;
+        for record in self.records(&keys::documents_of(collection))? {
+            for ordinal in 0..record.document.chunks {
+                if let Some(chunk) = self.chunk(record.number, ordinal)? {
+                    visit(chunk);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Syncs the database. Changes of documents are synced already when they return.
@@ -631,7 +665,8 @@ pub(crate) fn head_of(title: &str, heading: &[String]) -> String {
 }
 
 fn indexed(record: &DocumentRecord) -> IndexedDocument {
-    IndexedDocument { id: record.document.id.clone(), number: record.number, tags: record.document.tags.clone() }
+    let DocumentRecord { number, document, language } = record;
+    IndexedDocument { id: document.id.clone(), number: *number, tags: document.tags.clone(), language: *language }
 }
 
 fn remove_rows(batch: &mut sled::Batch, record: &DocumentRecord) {
