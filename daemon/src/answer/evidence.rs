@@ -5,7 +5,7 @@
 
 use super::statements::statements;
 use crate::embed::{EmbedError, Embedder};
-use crate::store::terms;
+use crate::store::terms::{self, Language};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -67,11 +67,12 @@ impl Selector {
         let split: Vec<Vec<String>> =
             passages.iter().map(|passage| statements(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
         let vectors = self.vectors(split.iter().flatten().map(String::as_str))?;
-        let terms_asked: BTreeSet<String> = terms::analyze(question).terms.into_iter().collect();
+        let language = terms::language_of(passages.iter().copied());
+        let terms_asked: BTreeSet<String> = terms::analyze(question, language).terms.into_iter().collect();
         let score = |sentence: &str| {
             let cosine =
                 vectors.get(sentence).map_or(0.0, |vector| asked.iter().zip(vector.iter()).map(|(a, b)| a * b).sum::<f32>());
-            cosine + OVERLAP_WEIGHT * overlap(&terms_asked, sentence)
+            cosine + OVERLAP_WEIGHT * overlap(&terms_asked, sentence, language)
         };
         let rank = |sentences: &Vec<String>| {
             let scored = sentences.iter().enumerate().map(|(at, text)| Scored { at, text: text.clone(), score: score(text) });
@@ -141,8 +142,8 @@ pub(super) fn best(ranked: &[Scored], count: usize) -> String {
 }
 
 /// Share of the asked terms that a sentence holds.
-fn overlap(asked: &BTreeSet<String>, sentence: &str) -> f32 {
-    let held: BTreeSet<String> = terms::analyze(sentence).terms.into_iter().collect();
+fn overlap(asked: &BTreeSet<String>, sentence: &str, language: Language) -> f32 {
+    let held: BTreeSet<String> = terms::analyze(sentence, language).terms.into_iter().collect();
     asked.intersection(&held).count() as f32 / asked.len().max(1) as f32
 }
 

@@ -3,7 +3,7 @@
 use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runtime};
 use crate::api::new_id;
 use crate::config::Config;
-use crate::eval::{self, AnswerReport, Asking, Dataset, Report};
+use crate::eval::{self, AnswerReport, Asking, Dataset, LabelledDocument, Report};
 use crate::ingest::Source;
 use crate::service::Rooms;
 use serde::Serialize;
@@ -36,8 +36,24 @@ struct Whole {
     answers: Option<AnswerReport>,
 }
 
-/// A store of its own that goes with the measurement.
-struct Scratch(PathBuf);
+/// A directory for a store that goes with the measurement.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(super) fn new() -> Scratch {
+        Scratch(std::env::temp_dir().join(format!("vademecum-eval-{}", new_id())))
+    }
+
+    /// The configuration with its data there and its models where they are.
+    pub(super) fn config(&self, config: &Config) -> Config {
+        Config {
+            data_dir: self.0.clone(),
+            embedder: crate::config::Embedder { path: config.embedder_path(), ..config.embedder.clone() },
+            model: crate::config::Model { generator: config.generator_path(), ..config.model.clone() },
+            ..config.clone()
+        }
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -45,31 +61,31 @@ impl Drop for Scratch {
     }
 }
 
+/// Puts a set's document into a collection; says how many chunks it became.
+pub(super) fn ingest(rooms: &Rooms, collection: &str, document: &LabelledDocument) -> Result<u32, String> {
+    let source = Source {
+        id: document.id.clone(),
+        name: document.id.clone(),
+        media_type: Some("text/plain".into()),
+        bytes: document.text.clone().into_bytes(),
+        title: (!document.title.is_empty()).then(|| document.title.clone()),
+        ..Source::default()
+    };
+    rooms.pipeline.put(collection, source).map(|outcome| outcome.chunks).map_err(|e| e.to_string())
+}
+
 pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     let dataset = Dataset::read(&args.dir).map_err(|e| Failure::Other(e.to_string()))?;
-    let scratch = Scratch(std::env::temp_dir().join(format!("vademecum-eval-{}", new_id())));
-    let config = Config {
-        data_dir: scratch.0.clone(),
-        embedder: crate::config::Embedder { path: config.embedder_path(), ..config.embedder.clone() },
-        model: crate::config::Model { generator: config.generator_path(), ..config.model.clone() },
-        ..config.clone()
-    };
+    let scratch = Scratch::new();
+    let config = scratch.config(config);
     let rooms = Rooms::open(&config)?;
     let bar = progress_bar(dataset.documents.len() as u64, "{bar:30} {pos}/{len} documents ({elapsed} gone, {eta} left)");
-    let mut ingest = |document: &eval::LabelledDocument| {
-        let source = Source {
-            id: document.id.clone(),
-            name: document.id.clone(),
-            media_type: Some("text/plain".into()),
-            bytes: document.text.clone().into_bytes(),
-            title: (!document.title.is_empty()).then(|| document.title.clone()),
-            ..Source::default()
-        };
+    let mut put = |document: &LabelledDocument| {
         bar.inc(1);
-        rooms.pipeline.put(&config.collection, source).map(|outcome| outcome.chunks).map_err(|e| e.to_string())
+        ingest(&rooms, &config.collection, document)
     };
     let retrieval =
-        eval::measure(&dataset, &rooms.retriever, &config.collection, &mut ingest).map_err(|e| Failure::Other(e.to_string()))?;
+        eval::measure(&dataset, &rooms.retriever, &config.collection, &mut put).map_err(|e| Failure::Other(e.to_string()))?;
     bar.finish_and_clear();
     let answers = if args.answers { Some(answers(&config, args, &dataset, &rooms)?) } else { None };
     let whole = Whole { retrieval, answers };

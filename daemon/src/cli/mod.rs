@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 (`ask` and `search`) the library holds no answer.
 
 mod ask;
+mod calibrate;
 mod config;
 mod demo;
 mod doctor;
@@ -14,7 +15,7 @@ mod run;
 mod search;
 mod tune;
 
-use crate::config::{ConfigError, Flags, Loaded, load};
+use crate::config::{Config, ConfigError, Flags, Loaded, load};
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
@@ -90,6 +91,8 @@ enum Command {
     Doctor,
     /// Start a daemon of its own, read the sample manual and ask it three questions
     Demo(demo::Args),
+    /// Fit the confidence that decides `found` to the library
+    Calibrate(calibrate::Args),
     /// Measure retrieval and answers on a labelled set in BEIR format
     Eval(eval::Args),
     /// Print the effective configuration
@@ -158,6 +161,7 @@ fn dispatch(cli: &Cli, loaded: Loaded) -> Outcome {
         Command::Tune => tune::run(&loaded.config, common),
         Command::Doctor => doctor::run(&loaded, common),
         Command::Demo(args) => demo::run(common, args),
+        Command::Calibrate(args) => calibrate::run(&loaded.config, common, args),
         Command::Eval(args) => eval::run(&loaded.config, common, args),
         Command::Config => config::run(&loaded, common),
     }
@@ -203,6 +207,18 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|e| Failure::Other(e.to_string()))?;
     print_line(&text);
     Ok(())
+}
+
+/// Fails where there is no library to look into: opening one would make it.
+fn need_library(config: &Config) -> Result<(), Failure> {
+    let dir = config.data_dir();
+    if dir.join("db").exists() {
+        return Ok(());
+    }
+    Err(Failure::Other(format!(
+        "there is no library in {}; make one with `vademecum ingest FILE…`, or name another directory with --data-dir",
+        dir.display()
+    )))
 }
 
 /// Text from outside without the control characters that a terminal would obey.

@@ -45,6 +45,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     let reply = match over_socket {
         Some(reply) => reply,
         None => {
+            super::need_library(config)?;
             let rooms = Rooms::open(config)?;
             let query = Query { text: args.query.clone(), collection: config.collection.clone(), filter, top_k: args.top_k };
             let retrieval = rooms.retriever.search(&query).map_err(|e| Failure::Other(e.to_string()))?;

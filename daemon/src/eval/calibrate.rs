@@ -1,56 +1,243 @@
 //! Fits the confidence of a retrieval: which scores mean that the library holds an answer.
 //!
-//! Positives are questions asked to the library that answers them, negatives questions asked to a foreign library.
-//! [`fit`] is a plain logistic regression, deterministic, so that the same questions give the same constants.
+//! Examples come from labelled sets ([`from_sets`]) or from nothing but the library itself ([`from_library`]). [`fit`] is a
+//! plain logistic regression, deterministic, so that the same questions give the same constants. [`judge`] measures a fit on
+//! questions it has not seen, beside the constants in use.
+
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::Dataset;
-use crate::retrieve::{Calibration, Features, Query, RetrieveError, Retriever};
+use super::{Dataset, EvalError};
+use crate::embed::Embedder;
+use crate::ingest::embedded_text;
+use crate::retrieve::{Calibration, Features, Query, Retriever, sentences};
+use crate::store::{Chunk, Store, terms};
 
-/// A fit and how well it tells its own examples apart.
-#[derive(Clone, Debug, Serialize)]
-pub struct Calibrated {
-    /// The fitted constants.
-    pub calibration: Calibration,
-    /// Questions asked to the library that answers them.
-    pub positives: usize,
-    /// Questions asked to a foreign library.
-    pub negatives: usize,
-    /// Area under the ROC curve.
-    pub roc_auc: f64,
-    /// Threshold that keeps 95 % of the positives.
-    pub threshold_at_95: f32,
-    /// Share of the negatives that threshold refuses.
-    pub refused_at_95: f64,
+/// Questions on many subjects, most of which any library leaves unanswered.
+const FOREIGN: &str = include_str!("foreign.txt");
+/// Chunks of the library that questions are made from.
+const MADE_QUESTIONS: usize = 300;
+/// Terms a sentence has at least to make a question, and those that are asked.
+const SENTENCE_TERMS: usize = 6;
+
+/// Features of questions whose answer is known to be there, or not to be.
+#[derive(Clone, Debug, Default)]
+pub struct Examples {
+    /// The library holds an answer.
+    pub answerable: Vec<Features>,
+    /// About another subject.
+    pub foreign: Vec<Features>,
+    /// About the library's subject, with the documents that answer left out. Not fitted to: other documents may answer, too.
+    pub near: Vec<Features>,
 }
 
-/// Asks the questions of each set to every library: `sets` are at least two, each with the collection that holds it.
-pub fn calibrate(sets: &[(&Dataset, &str)], retriever: &Retriever) -> Result<Calibrated, RetrieveError> {
-    let (mut positives, mut negatives) = (Vec::new(), Vec::new());
-    for (asked, (dataset, _)) in sets.iter().enumerate() {
-        for (library, (_, collection)) in sets.iter().enumerate() {
-            let examples = if asked == library { &mut positives } else { &mut negatives };
-            for question in &dataset.queries {
-                let query =
-                    Query { text: question.text.clone(), collection: (*collection).to_owned(), top_k: 1, ..Query::default() };
-                examples.extend(retriever.search(&query)?.features);
+/// How well some constants tell examples apart.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Measured {
+    /// Area under the ROC curve, answerable against foreign questions.
+    pub roc_auc: f64,
+    /// The same against questions whose documents were left out; `None` without such.
+    pub roc_auc_near: Option<f64>,
+    /// Mean log loss, both kinds weighing the same: the lower, the better the confidence can be taken as a probability.
+    pub log_loss: f64,
+    /// Threshold that keeps 95 % of the answerable questions.
+    pub threshold_at_95: f32,
+    /// Share of the foreign questions that threshold refuses.
+    pub refused_at_95: f64,
+    /// Share of the answerable questions kept at the threshold in use.
+    pub kept: f64,
+    /// Share of the foreign questions refused at the threshold in use.
+    pub refused: f64,
+    /// Share of the questions refused whose documents were left out.
+    pub refused_near: Option<f64>,
+}
+
+/// A fit beside the constants in use.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    /// The constants fitted to all examples.
+    pub calibration: Calibration,
+    /// Examples whose answer is there.
+    pub answerable: usize,
+    /// Examples on other subjects.
+    pub foreign: usize,
+    /// Examples with their documents left out.
+    pub near: usize,
+    /// The constants in use, on all examples.
+    pub current: Measured,
+    /// A fit of one half of the examples, on the other half, both ways round.
+    pub fitted: Measured,
+}
+
+impl Judged {
+    /// Whether the fit is worth keeping: better as a probability, and no worse at telling apart.
+    pub fn is_better(&self) -> bool {
+        self.fitted.log_loss < self.current.log_loss && self.fitted.roc_auc > self.current.roc_auc - 0.005
+    }
+}
+
+/// The questions of labelled sets, each with the collection that holds its documents: asked to their own library, to the
+/// others' (to no library but their own where there is one set only: then `foreign` are asked), and to their own without the
+/// documents that answer. `asked` hears of each question.
+pub fn from_sets(
+    sets: &[(Dataset, String)],
+    foreign: &[String],
+    retriever: &Retriever,
+    asked: &mut dyn FnMut(),
+) -> Result<Examples, EvalError> {
+    let mut examples = Examples::default();
+    let nothing = BTreeSet::new();
+    for (own, (dataset, _)) in sets.iter().enumerate() {
+        for question in &dataset.queries {
+            for (library, (_, collection)) in sets.iter().enumerate() {
+                let found = retriever.features(&query(&question.text, collection), &nothing)?;
+                if own == library {
+                    examples.answerable.extend(found);
+                    let relevant: BTreeSet<&str> =
+                        question.relevance.iter().filter(|(_, grade)| **grade > 0).map(|(id, _)| id.as_str()).collect();
+                    examples.near.extend(retriever.features(&query(&question.text, collection), &relevant)?);
+                } else {
+                    examples.foreign.extend(found);
+                }
             }
+            asked();
         }
     }
-    let calibration = fit(&positives, &negatives);
-    let scores =
-        |examples: &[Features]| -> Vec<f32> { examples.iter().map(|features| calibration.confidence(features)).collect() };
-    let (kept, foreign) = (scores(&positives), scores(&negatives));
-    let threshold_at_95 = kept_threshold(&kept, 0.95);
-    Ok(Calibrated {
-        calibration,
-        positives: positives.len(),
-        negatives: negatives.len(),
-        roc_auc: roc_auc(&kept, &foreign),
+    if let [(_, collection)] = sets {
+        for question in foreign {
+            examples.foreign.extend(retriever.features(&query(question, collection), &nothing)?);
+        }
+    }
+    Ok(examples)
+}
+
+/// Examples from nothing but a collection, for owners without labelled questions.
+///
+/// Answerable questions are made from sentences of chunks spread evenly over the documents. Half of them follow the inverse
+/// cloze task (Lee, Chang and Toutanova 2019): a sentence is asked, and its chunk counts without it, embedded anew. The other
+/// half are known items: every second content word of a sentence, in its order. The first are harder than what people ask, the
+/// second easier. The foreign questions are asked as they are; those few that the library happens to answer are outweighed.
+/// `asked` hears of each question.
+pub fn from_library(
+    store: &Store,
+    embedder: &Embedder,
+    retriever: &Retriever,
+    collection: &str,
+    foreign: &[String],
+    asked: &mut dyn FnMut(),
+) -> Result<Examples, EvalError> {
+    let mut examples = Examples::default();
+    let nothing = BTreeSet::new();
+    for (at, chunk) in spread(store, collection)?.into_iter().enumerate() {
+        let Some((sentence, rest)) = cloze(&chunk.text) else { continue };
+        let found = if at % 2 == 0 {
+            let title = store.document(collection, &chunk.document)?.map(|document| document.title).unwrap_or_default();
+            let vector =
+                embedder.embed(&[embedded_text(&title, &chunk.heading, &rest)]).map_err(EvalError::Embed)?.remove(0).vector;
+            let changed = Chunk { text: rest, ..chunk };
+            retriever.features_with(&query(&sentence, collection), &changed, &vector)?
+        } else {
+            retriever.features(&query(&every_second_word(&sentence), collection), &nothing)?
+        };
+        examples.answerable.extend(found);
+        asked();
+    }
+    for question in foreign {
+        examples.foreign.extend(retriever.features(&query(question, collection), &nothing)?);
+        asked();
+    }
+    Ok(examples)
+}
+
+/// The foreign questions shipped with the program.
+pub fn foreign_questions() -> Vec<String> {
+    FOREIGN.lines().map(str::to_owned).collect()
+}
+
+/// At most [`MADE_QUESTIONS`] chunks of which a question can be made, evenly spread.
+fn spread(store: &Store, collection: &str) -> Result<Vec<Chunk>, EvalError> {
+    let mut usable: Vec<Chunk> = Vec::new();
+    // Halves the density whenever twice as many as wanted are held: memory stays bounded in any library.
+    let (mut seen, mut step) = (0usize, 1usize);
+    store.for_each_chunk(collection, &mut |chunk| {
+        if cloze(&chunk.text).is_none() {
+            return;
+        }
+        if seen.is_multiple_of(step) {
+            usable.push(chunk);
+        }
+        seen += 1;
+        if usable.len() >= 2 * MADE_QUESTIONS {
+            let mut keep = false;
+            usable.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            step *= 2;
+        }
+    })?;
+    let every = usable.len() as f64 / MADE_QUESTIONS as f64;
+    if every <= 1.0 {
+        return Ok(usable);
+    }
+    let chosen: BTreeSet<usize> = (0..MADE_QUESTIONS).map(|at| (at as f64 * every) as usize).collect();
+    Ok(usable.into_iter().enumerate().filter(|(at, _)| chosen.contains(at)).map(|(_, chunk)| chunk).collect())
+}
+
+/// The middle one of a text's sentences that say enough, and the text without it; `None` when fewer than three do.
+fn cloze(text: &str) -> Option<(String, String)> {
+    let says_enough = |sentence: &&str| terms::analyze(sentence, terms::Language::English).length >= SENTENCE_TERMS;
+    let long: Vec<&str> = sentences(text).into_iter().filter(says_enough).collect();
+    if long.len() < 3 {
+        return None;
+    }
+    let sentence = long[long.len() / 2];
+    Some((sentence.to_owned(), text.replacen(sentence, "", 1)))
+}
+
+fn every_second_word(sentence: &str) -> String {
+    let is_content = |word: &&str| !terms::analyze(word, terms::Language::English).terms.is_empty();
+    sentence.split_whitespace().filter(is_content).step_by(2).collect::<Vec<_>>().join(" ")
+}
+
+fn query(text: &str, collection: &str) -> Query {
+    Query { text: text.to_owned(), collection: collection.to_owned(), top_k: 1, ..Query::default() }
+}
+
+/// Fits the examples, and measures fit and `current` constants with the `threshold` in use.
+pub fn judge(examples: &Examples, current: &Calibration, threshold: f32) -> Judged {
+    let half = |of: &[Features], odd: usize| -> Vec<Features> { of.iter().skip(odd).step_by(2).copied().collect() };
+    let halves = [0, 1].map(|odd| fit(&half(&examples.answerable, odd), &half(&examples.foreign, odd)));
+    let held_out = |of: &[Features]| of.iter().enumerate().map(|(at, f)| halves[(at + 1) % 2].confidence(f)).collect();
+    let now = |of: &[Features]| of.iter().map(|f| current.confidence(f)).collect();
+    Judged {
+        calibration: fit(&examples.answerable, &examples.foreign),
+        answerable: examples.answerable.len(),
+        foreign: examples.foreign.len(),
+        near: examples.near.len(),
+        current: measure(examples, &now, threshold),
+        fitted: measure(examples, &held_out, threshold),
+    }
+}
+
+fn measure(examples: &Examples, confidence: &dyn Fn(&[Features]) -> Vec<f32>, threshold: f32) -> Measured {
+    let [answerable, foreign, near] = [&examples.answerable, &examples.foreign, &examples.near].map(|of| confidence(of));
+    let loss = |scores: &[f32], is_there: bool| {
+        let of = |score: f32| -f64::from(if is_there { score } else { 1.0 - score }).max(1e-6).ln();
+        scores.iter().map(|score| of(*score)).sum::<f64>() / scores.len().max(1) as f64
+    };
+    let threshold_at_95 = kept_threshold(&answerable, 0.95);
+    Measured {
+        roc_auc: roc_auc(&answerable, &foreign),
+        roc_auc_near: (!near.is_empty()).then(|| roc_auc(&answerable, &near)),
+        log_loss: f64::midpoint(loss(&answerable, true), loss(&foreign, false)),
         threshold_at_95,
         refused_at_95: refused_share(&foreign, threshold_at_95),
-    })
+        kept: 1.0 - refused_share(&answerable, threshold),
+        refused: refused_share(&foreign, threshold),
+        refused_near: (!near.is_empty()).then(|| refused_share(&near, threshold)),
+    }
 }
 
 /// Steps of gradient descent; the three features converge long before.

@@ -5,6 +5,7 @@ mod answers;
 mod beir;
 mod calibrate;
 mod measures;
+mod roc;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,10 +15,15 @@ use serde::Serialize;
 pub use answering::{AnswerReport, Asking, answer};
 pub use answers::{contains_answer, exact_match, normalize_answer, token_f1};
 pub use beir::{Dataset, LabelledDocument, LabelledQuery};
-pub use calibrate::{Calibrated, calibrate, fit, kept_threshold, refused_share, roc_auc};
+pub use calibrate::{
+    Examples, Judged, Measured, fit, foreign_questions, from_library, from_sets, judge, kept_threshold, refused_share, roc_auc,
+};
 pub use measures::{ndcg, recall, reciprocal_rank};
+pub use roc::{roc_curve, roc_svg};
 
+use crate::embed::EmbedError;
 use crate::retrieve::{Query, RetrieveError, Retriever};
+use crate::store::StoreError;
 
 /// Documents ranked per query, as the reference figures rank them.
 pub const RANKED: usize = 100;
@@ -68,6 +74,12 @@ pub enum EvalError {
     /// A query could not be looked up.
     #[error(transparent)]
     Retrieve(#[from] RetrieveError),
+    /// A text could not be embedded.
+    #[error("a passage cannot be embedded: {0}")]
+    Embed(#[source] EmbedError),
+    /// The library could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Figures of one set; means over its queries.

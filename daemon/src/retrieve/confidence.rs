@@ -48,6 +48,31 @@ pub(super) fn of_sentence(cosine: f32) -> f32 {
     1.0 / (1.0 + (-25.0 * (cosine - 0.47)).exp())
 }
 
+/// Confidence of a question that names a code, from the share of its terms that the best passage holds: a bare `E-17?` says
+/// nothing to an encoder, and a passage that holds it and all else that was asked for word for word answers it. Even at
+/// 0.85: one common word may be missing beside the code, the code may not.
+pub(super) fn of_code(coverage: f32) -> f32 {
+    1.0 / (1.0 + (-40.0 * (coverage - 0.85)).exp())
+}
+
+/// Constants fitted to one collection, as they are kept beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fitted {
+    /// The constants.
+    pub calibration: Calibration,
+    /// Fingerprint of the embedder whose cosines they were fitted to.
+    pub embedder: String,
+    /// Questions with an answer that were used.
+    pub answerable: usize,
+    /// Questions without.
+    pub foreign: usize,
+    /// Area under the ROC curve, measured on the half that a fit of the other half had not seen.
+    pub roc_auc: f64,
+}
+
+/// The name under which [`Fitted`] is kept in the store.
+pub(super) const NOTE: &str = "calibration";
+
 /// Fitted by [`crate::eval::calibrate`] on two labelled sets (a consumer product's manual, 421 questions; encyclopaedia
 /// paragraphs, 612 questions) with all-MiniLM-L6-v2 in Q8_0 and chunks of up to 220 tokens: positives are the questions
 /// asked to their own library, negatives the same questions asked to the other's.

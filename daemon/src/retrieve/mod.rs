@@ -1,24 +1,27 @@
 //! Which passages of the library answer a question, and how sure that is.
 //!
-//! Every chunk is scored twice, by the cosine of its embedding and by BM25F over its terms; both are normalised over the
-//! collection and summed. The best chunks become passages, neighbours joined; a logistic function of a few features of
-//! the scores says how sure the library holds an answer at all.
+//! Every chunk is scored twice, by the cosine of its embedding and by BM25F over its terms. The best of both are fused, and
+//! the first of them read to see whether they hold the question's words in its order. The best chunks become passages,
+//! neighbours joined; a logistic function of a few features of the scores says how sure the library holds an answer at all.
 
 mod confidence;
+mod fuse;
 mod passages;
 mod score;
 mod sentences;
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
-pub use confidence::{Calibration, Features, MARGIN_RANK};
+pub use confidence::{Calibration, Features, Fitted, MARGIN_RANK};
 pub use sentences::sentences;
 
 use crate::embed::{EmbedError, Embedder};
-use crate::store::{Chunk, Index, IndexedDocument, Store, StoreError};
-use score::Scores;
+use crate::store::terms::{self, Language};
+use crate::store::{Chunk, Index, IndexedDocument, Store, StoreError, head_of};
+use fuse::{Fusion, READ, Weighed};
+use score::Hit;
 
 /// Most passages one question may ask for.
 pub const MAX_TOP_K: usize = 100;
@@ -55,7 +58,7 @@ pub struct Passage {
     pub score: f32,
     /// Its cosine with the question.
     pub dense: f32,
-    /// Its BM25F score.
+    /// Its BM25F score, with what it gains for words in the question's order.
     pub lexical: f32,
     /// The text, of one chunk or of neighbours joined.
     pub text: String,
@@ -112,21 +115,43 @@ pub enum RetrieveError {
 pub struct Retriever {
     store: Store,
     embedder: Embedder,
+    /// Set once it has been said that a calibration is out of date.
+    warned: Arc<Once>,
 }
 
-/// A ranked chunk, not read yet.
+/// A ranked chunk.
 struct Candidate {
+    document: String,
     number: u64,
     ordinal: u32,
-    fused: f32,
+    language: Language,
     dense: f32,
     lexical: f32,
+    /// Fused score, comparable within one retrieval.
+    sum: f32,
+    /// Set for those that have been read.
+    chunk: Option<Chunk>,
+}
+
+/// Chunks in the order of their fused scores.
+struct Ranking {
+    /// Best first; at least one.
+    candidates: Vec<Candidate>,
+    fusion: Fusion,
+    features: Features,
+    /// Whether the library has too few chunks for the margin to mean anything.
+    small: bool,
+    /// Whether the question names a code.
+    code: bool,
+    /// The language of the first candidate's document.
+    language: Language,
+    question: Weighed,
 }
 
 impl Retriever {
     /// A retriever over `store` with the embedder that made its vectors.
     pub fn new(store: Store, embedder: Embedder) -> Retriever {
-        Retriever { store, embedder }
+        Retriever { store, embedder, warned: Arc::new(Once::new()) }
     }
 
     /// The passages that fit the query best. An empty library finds nothing; an unknown collection is an error.
@@ -134,36 +159,38 @@ impl Retriever {
         let count = query.top_k.clamp(1, MAX_TOP_K);
         let (vector, embed_ms) = self.embed(&query.text)?;
         let started = Instant::now();
-        let found = self.with_scores(query, &vector, |index, scores, terms| {
-            let best = scores.best(count * CANDIDATES_PER_PASSAGE);
-            let features = best.first().map(|&at| features(index, scores, terms, at));
-            let small = scores.taking_part <= MARGIN_RANK;
-            let candidates = best.into_iter().filter_map(|at| candidate(index, scores, at)).collect::<Vec<_>>();
-            (candidates, features, small)
-        })?;
-        let Some((candidates, Some(features), small)) = found else {
+        let Some(mut ranking) = self.rank(query, &vector, count * CANDIDATES_PER_PASSAGE)? else {
             return Ok(Retrieval { embed_ms, search_ms: milliseconds(started), ..Retrieval::default() });
         };
-        log::debug!("{features:?}");
-        let passages = self.read_passages(&query.collection, &candidates, count)?;
+        log::debug!("{:?}", ranking.features);
+        let passages = self.passages(&query.collection, &mut ranking, count)?;
         Ok(Retrieval {
-            confidence: self.confidence(&features, small, &vector, &passages)?,
+            confidence: self.confidence(&query.collection, &ranking, &vector, &passages)?,
             vector,
             passages,
-            features: Some(features),
+            features: Some(ranking.features),
             embed_ms,
             search_ms: milliseconds(started),
         })
     }
 
-    /// How sure the library holds an answer. In a library of a few chunks the margin means nothing and a chunk speaks of many
-    /// things, so there the best sentence counts as well.
-    fn confidence(&self, features: &Features, small: bool, question: &[f32], passages: &[Passage]) -> Result<f32, RetrieveError> {
+    /// How sure the library holds an answer. A code is found by its letters or not at all. In a library of a few chunks the
+    /// margin means nothing and a chunk speaks of many things, so there the best sentence counts as well.
+    fn confidence(
+        &self,
+        collection: &str,
+        ranking: &Ranking,
+        question: &[f32],
+        passages: &[Passage],
+    ) -> Result<f32, RetrieveError> {
         if passages.is_empty() {
             return Ok(0.0);
         }
-        let confidence = confidence::DEFAULT.confidence(features);
-        if !small {
+        let mut confidence = self.calibration(collection)?.confidence(&ranking.features);
+        if ranking.code {
+            confidence = confidence.max(confidence::of_code(ranking.features.coverage));
+        }
+        if !ranking.small {
             return Ok(confidence);
         }
         let texts: Vec<String> = passages.iter().flat_map(|passage| sentences(&passage.text)).map(str::to_owned).collect();
@@ -174,22 +201,145 @@ impl Retriever {
         Ok(confidence.max(confidence::of_sentence(best)))
     }
 
-    /// Whole documents ranked by their best chunk: ids and fused scores of the `count` best, best first.
+    /// What was fitted to a collection, whatever the embedder; `None` when nothing was.
+    pub fn fitted(&self, collection: &str) -> Result<Option<Fitted>, RetrieveError> {
+        Ok(self.store.note(collection, confidence::NOTE)?)
+    }
+
+    /// Keeps constants for a collection; from the next question on they count.
+    pub fn keep_fitted(&self, collection: &str, fitted: &Fitted) -> Result<(), RetrieveError> {
+        Ok(self.store.keep_note(collection, confidence::NOTE, fitted)?)
+    }
+
+    /// The constants that a collection's confidence is computed with: those fitted to it with this embedder, or the defaults.
+    pub fn calibration(&self, collection: &str) -> Result<Calibration, RetrieveError> {
+        match self.fitted(collection)? {
+            Some(fitted) if fitted.embedder == self.embedder.fingerprint() => Ok(fitted.calibration),
+            Some(_) => {
+                self.warned.call_once(|| {
+                    log::warn!(
+                        "collection {collection} was calibrated with another embedder: the defaults are used; run `vademecum calibrate`"
+                    );
+                });
+                Ok(confidence::DEFAULT)
+            }
+            None => Ok(confidence::DEFAULT),
+        }
+    }
+
+    /// The features of a question, as [`Retriever::search`] computes them, with some documents left out; `None` when nothing
+    /// is left.
+    pub fn features(&self, query: &Query, without: &BTreeSet<&str>) -> Result<Option<Features>, RetrieveError> {
+        let (vector, _) = self.embed(&query.text)?;
+        let accept = |document: &IndexedDocument| accepts(&query.filter, document) && !without.contains(document.id.as_str());
+        Ok(self.rank_among(query, &vector, READ, &accept, None)?.map(|ranking| ranking.features))
+    }
+
+    /// The features of a question as if one chunk held another text, whose vector is given: for questions made from the
+    /// text itself, which must not find themselves.
+    pub fn features_with(&self, query: &Query, changed: &Chunk, vector: &[f32]) -> Result<Option<Features>, RetrieveError> {
+        let (asked, _) = self.embed(&query.text)?;
+        let accept = |document: &IndexedDocument| accepts(&query.filter, document);
+        let Some(ranking) = self.rank_among(query, &asked, READ, &accept, Some(changed))? else { return Ok(None) };
+        let dense = asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
+        let terms = terms::analyze(&format!("{}\n{}", head_of("", &changed.heading), changed.text), ranking.language).terms;
+        let coverage = ranking.question.coverage(ranking.language, &terms);
+        let Features { dense: best, margin, coverage: other } = ranking.features;
+        // The margin's mean over the next ones is that of the others, or nearly so.
+        let next = best - margin;
+        let first = dense.max(best);
+        Ok(Some(Features {
+            dense: first,
+            coverage: if dense >= best { coverage } else { coverage.max(other) },
+            margin: first - next,
+        }))
+    }
+
+    /// Whole documents ranked by their best chunk: ids and scores of the `count` best, best first.
     pub fn rank_documents(&self, query: &Query, count: usize) -> Result<Vec<(String, f32)>, RetrieveError> {
         let (vector, _) = self.embed(&query.text)?;
-        let ranked = self.with_scores(query, &vector, |index, scores, _| {
-            let mut best: HashMap<u32, f32> = HashMap::new();
-            for (&row, &fused) in scores.rows.iter().zip(&scores.fused) {
-                let score = best.entry(index.place(row).slot).or_insert(fused);
-                *score = score.max(fused);
+        let Some(ranking) = self.rank(query, &vector, usize::MAX)? else { return Ok(Vec::new()) };
+        let mut best: HashMap<String, f32> = HashMap::new();
+        for candidate in ranking.candidates {
+            let score = best.entry(candidate.document).or_insert(candidate.sum);
+            *score = score.max(candidate.sum);
+        }
+        let mut ranked: Vec<(String, f32)> = best.into_iter().collect();
+        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        ranked.truncate(count);
+        Ok(ranked)
+    }
+
+    /// The best chunks, at most `count` but at least those that are read; `None` when nothing takes part.
+    fn rank(&self, query: &Query, vector: &[f32], count: usize) -> Result<Option<Ranking>, RetrieveError> {
+        self.rank_among(query, vector, count, &|document| accepts(&query.filter, document), None)
+    }
+
+    /// [`Retriever::rank`] of the documents accepted, with one chunk left out.
+    fn rank_among(
+        &self,
+        query: &Query,
+        vector: &[f32],
+        count: usize,
+        accept: &dyn Fn(&IndexedDocument) -> bool,
+        without: Option<&Chunk>,
+    ) -> Result<Option<Ranking>, RetrieveError> {
+        let ranked = self.with_index(&query.collection, vector, |index| {
+            let question = score::weigh(index, &query.text);
+            let selected = index.select(accept);
+            let mut hits = score::hits(index, vector, &question, &selected);
+            if let Some(chunk) = without {
+                let is_it = |hit: &Hit| {
+                    let place = index.place(hit.row);
+                    place.ordinal == chunk.ordinal && index.document(place.slot).is_some_and(|d| d.id == chunk.document)
+                };
+                hits.retain(|hit| !is_it(hit));
             }
-            let named = best.into_iter().filter_map(|(slot, score)| Some((index.document(slot)?.id.clone(), score)));
-            let mut ranked: Vec<(String, f32)> = named.collect();
-            ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| b.0.cmp(&a.0)));
-            ranked.truncate(count);
-            ranked
+            let fusion = Fusion::over(&hits, &question);
+            let mut order: Vec<(f32, &Hit)> = hits.iter().map(|hit| (fusion.sum(hit.dense, hit.lexical), hit)).collect();
+            order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.row.cmp(&b.1.row)));
+            order.truncate(count.max(READ));
+            let candidates: Vec<Candidate> = order.into_iter().filter_map(|(sum, hit)| candidate(index, sum, hit)).collect();
+            (candidates, fusion, dense_features(&hits), hits.len() <= MARGIN_RANK, question)
         })?;
-        Ok(ranked.unwrap_or_default())
+        let Some((mut candidates, fusion, mut features, small, question)) = ranked else { return Ok(None) };
+        let first_terms = self.read_and_reorder(&mut candidates, &query.collection, &fusion, &question)?;
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        features.coverage = question.coverage(candidates[0].language, &first_terms);
+        let (code, language) = (question.names_code(), candidates[0].language);
+        Ok(Some(Ranking { candidates, fusion, features, small, code, language, question }))
+    }
+
+    /// Reads the first [`READ`] candidates and lets the order of their words count; returns the terms of the one that is
+    /// first then. A document replaced since it was ranked is left out.
+    fn read_and_reorder(
+        &self,
+        candidates: &mut Vec<Candidate>,
+        collection: &str,
+        fusion: &Fusion,
+        question: &Weighed,
+    ) -> Result<Vec<String>, RetrieveError> {
+        let mut first: Option<(f32, Vec<String>)> = None;
+        for candidate in candidates.iter_mut().take(READ) {
+            candidate.chunk = self.store.chunk(candidate.number, candidate.ordinal)?;
+            let Some(chunk) = &candidate.chunk else {
+                candidate.sum = f32::NEG_INFINITY;
+                continue;
+            };
+            let title = self.store.document(collection, &chunk.document)?.map(|document| document.title).unwrap_or_default();
+            let terms = terms_of(&title, chunk, candidate.language);
+            candidate.lexical += question.pairs(candidate.language, &terms);
+            candidate.sum = fusion.sum(candidate.dense, candidate.lexical);
+            if first.as_ref().is_none_or(|(sum, _)| candidate.sum > *sum) {
+                first = Some((candidate.sum, terms));
+            }
+        }
+        candidates.retain(|candidate| candidate.sum > f32::NEG_INFINITY);
+        // Stable: equal ones stay in the order they were stored.
+        candidates.sort_by(|a, b| b.sum.total_cmp(&a.sum));
+        Ok(first.map(|(_, terms)| terms).unwrap_or_default())
     }
 
     fn embed(&self, text: &str) -> Result<(Vec<f32>, f64), RetrieveError> {
@@ -198,27 +348,16 @@ impl Retriever {
         Ok((embedding.vector, milliseconds(started)))
     }
 
-    /// Scores the collection and hands the scores to `read`; `None` when the library is empty.
-    fn with_scores<R>(
-        &self,
-        query: &Query,
-        vector: &[f32],
-        read: impl Fn(&Index, &Scores, &BTreeMap<String, u32>) -> R,
-    ) -> Result<Option<R>, RetrieveError> {
-        let terms = score::query_terms(&query.text);
-        let scored = self.store.search(&query.collection, |index| {
+    /// Hands the collection's index to `read`; `None` when the library is empty.
+    fn with_index<R>(&self, collection: &str, vector: &[f32], read: impl Fn(&Index) -> R) -> Result<Option<R>, RetrieveError> {
+        let scored = self.store.search(collection, |index| {
             if index.live().is_empty() {
                 return Ok(None);
             }
             if index.dimensions() != vector.len() {
                 return Err(RetrieveError::Dimensions { expected: index.dimensions(), found: vector.len() });
             }
-            let selected = match query.filter.is_empty() {
-                true => Cow::Borrowed(index.live()),
-                false => Cow::Owned(index.select(|document| accepts(&query.filter, document))),
-            };
-            let scores = Scores::new(index, vector, &terms, &selected);
-            Ok(Some(read(index, &scores, &terms)))
+            Ok(Some(read(index)))
         })?;
         if let Some(scored) = scored {
             return scored;
@@ -227,22 +366,25 @@ impl Retriever {
         if known.is_empty() {
             return Ok(None);
         }
-        Err(RetrieveError::UnknownCollection { name: query.collection.chars().take(64).collect(), known })
+        Err(RetrieveError::UnknownCollection { name: collection.chars().take(64).collect(), known })
     }
 
-    /// Reads the candidates' chunks and makes passages of them. A document replaced since it was ranked is left out.
-    fn read_passages(&self, collection: &str, candidates: &[Candidate], count: usize) -> Result<Vec<Passage>, RetrieveError> {
-        let mut chunks: Vec<(usize, u64, Chunk)> = Vec::with_capacity(candidates.len());
-        for (at, candidate) in candidates.iter().enumerate() {
-            if let Some(chunk) = self.store.chunk(candidate.number, candidate.ordinal)? {
-                chunks.push((at, candidate.number, chunk));
-            }
+    /// Makes passages of the ranked chunks.
+    fn passages(&self, collection: &str, ranking: &mut Ranking, count: usize) -> Result<Vec<Passage>, RetrieveError> {
+        let best_lexical = ranking.candidates.iter().map(|candidate| candidate.lexical).fold(0.0, f32::max);
+        let mut chunks: Vec<(usize, u64, Chunk)> = Vec::with_capacity(ranking.candidates.len());
+        for (at, candidate) in ranking.candidates.iter_mut().enumerate() {
+            let chunk = match candidate.chunk.take() {
+                Some(chunk) => Some(chunk),
+                None => self.store.chunk(candidate.number, candidate.ordinal)?,
+            };
+            chunks.extend(chunk.map(|chunk| (at, candidate.number, chunk)));
         }
         let origins: Vec<usize> = chunks.iter().map(|(at, _, _)| *at).collect();
         let runs = passages::group(chunks.into_iter().map(|(_, number, chunk)| (number, chunk)), count);
         let mut passages = Vec::with_capacity(runs.len());
         for run in runs {
-            let candidate = &candidates[origins[run.rank]];
+            let candidate = &ranking.candidates[origins[run.rank]];
             let best = &run.chunks[run.best];
             let document = self.store.document(collection, &best.document)?;
             passages.push(Passage {
@@ -251,7 +393,7 @@ impl Retriever {
                 heading: best.heading.join(" > "),
                 page: run.chunks.first().and_then(|chunk| chunk.page),
                 chunk: best.id(),
-                score: candidate.fused,
+                score: ranking.fusion.readable(candidate.sum, best_lexical),
                 dense: candidate.dense,
                 lexical: candidate.lexical,
                 text: run.text(),
@@ -261,28 +403,37 @@ impl Retriever {
     }
 }
 
-fn candidate(index: &Index, scores: &Scores, at: usize) -> Option<Candidate> {
-    let place = index.place(scores.rows[at]);
+fn candidate(index: &Index, sum: f32, hit: &Hit) -> Option<Candidate> {
+    let place = index.place(hit.row);
+    let document = index.document(place.slot)?;
     Some(Candidate {
-        number: index.document(place.slot)?.number,
+        document: document.id.clone(),
+        number: document.number,
         ordinal: place.ordinal,
-        fused: scores.fused[at],
-        dense: scores.dense[at],
-        lexical: scores.lexical[at],
+        language: document.language,
+        dense: hit.dense,
+        lexical: hit.lexical,
+        sum,
+        chunk: None,
     })
 }
 
-fn features(index: &Index, scores: &Scores, terms: &BTreeMap<String, u32>, best: usize) -> Features {
-    let mut dense = scores.dense.clone();
-    let wanted = dense.len().min(MARGIN_RANK + 1);
-    if wanted < dense.len() {
-        dense.select_nth_unstable_by(wanted, |a, b| b.total_cmp(a));
-        dense.truncate(wanted);
-    }
+/// The terms of title and headings, then those of the text; what stands between them is no neighbour.
+fn terms_of(title: &str, chunk: &Chunk, language: Language) -> Vec<String> {
+    let mut terms = terms::analyze(&head_of(title, &chunk.heading), language).terms;
+    terms.push(String::new());
+    terms.extend(terms::analyze(&chunk.text, language).terms);
+    terms
+}
+
+/// The features that the cosines give; coverage is left at 0.
+fn dense_features(hits: &[Hit]) -> Features {
+    let mut dense: Vec<f32> = hits.iter().map(|hit| hit.dense).collect();
     dense.sort_unstable_by(|a, b| b.total_cmp(a));
+    dense.truncate(MARGIN_RANK + 1);
     let (top, next) = dense.split_first().map_or((0.0, &[][..]), |(top, next)| (*top, next));
     let mean = if next.is_empty() { top } else { next.iter().sum::<f32>() / next.len() as f32 };
-    Features { dense: top, coverage: score::coverage(index, terms, scores.rows[best]), margin: top - mean }
+    Features { dense: top, coverage: 0.0, margin: top - mean }
 }
 
 fn accepts(filter: &BTreeMap<String, Vec<String>>, document: &IndexedDocument) -> bool {

@@ -1,4 +1,6 @@
-//! From ranked chunks to passages: neighbours of one document become one passage.
+//! From ranked chunks to passages: neighbours of one document become one passage, and the same words are shown once.
+
+use std::collections::HashSet;
 
 use crate::store::Chunk;
 
@@ -20,10 +22,16 @@ pub(super) struct Run {
 }
 
 /// Groups candidates, best first, into at most `count` runs. A chunk next to a run joins it while the run stays within
-/// [`MAX_TOKENS`]; candidates after the last run has begun no longer change anything.
+/// [`MAX_TOKENS`]; candidates after the last run has begun no longer change anything. A chunk that says word for word what
+/// a better one says, as two editions of a manual do, is left out. One that differs in a single word or number is not:
+/// which of the two holds is for the reader to see.
 pub(super) fn group(candidates: impl Iterator<Item = (u64, Chunk)>, count: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
+    let mut seen: HashSet<String> = HashSet::new();
     for (rank, (number, chunk)) in candidates.enumerate() {
+        if !seen.insert(words(&chunk.text)) {
+            continue;
+        }
         if let Some(run) = runs.iter_mut().find(|run| run.takes(number, &chunk)) {
             run.add(chunk);
         } else if runs.len() < count {
@@ -34,6 +42,12 @@ pub(super) fn group(candidates: impl Iterator<Item = (u64, Chunk)>, count: usize
         }
     }
     runs
+}
+
+/// The words of a text without case, spacing and punctuation around them.
+fn words(text: &str) -> String {
+    let words = text.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
 impl Run {
@@ -116,6 +130,19 @@ mod tests {
         let long = vec![(1, chunk("a", 0, "x", 400)), (1, chunk("a", 1, "y", 400)), (2, chunk("a", 1, "z", 1))];
         assert_eq!(group(long.into_iter(), 5).len(), 3);
         assert!(group(std::iter::empty(), 5).is_empty());
+    }
+
+    #[test]
+    fn the_same_words_are_shown_once() {
+        let torque = "Tighten the screws\nto 1.2 Nm.";
+        let candidates = vec![
+            (1, chunk("edition-1", 7, torque, 10)),
+            (2, chunk("edition-2", 9, "tighten the **screws** to 1.2 Nm", 10)),
+            (3, chunk("edition-3", 9, "Tighten the screws to 1.5 Nm.", 10)),
+        ];
+        let runs = group(candidates.into_iter(), 5);
+        let documents: Vec<&str> = runs.iter().map(|run| run.chunks[0].document.as_str()).collect();
+        assert_eq!(documents, ["edition-1", "edition-3"]);
     }
 
     #[test]

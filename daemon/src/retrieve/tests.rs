@@ -44,10 +44,25 @@ fn put(store: &Store, id: &str, tags: &[(&str, &str)], texts: &[&str], vectors: 
 }
 
 /// Scores of a question whose vector is given, in the order the rows were stored.
-fn scores(store: &Store, text: &str, vector: &[f32]) -> Scores {
-    let terms = score::query_terms(text);
-    let scored = store.search("c", |index| Scores::new(index, vector, &terms, index.live()));
+fn scores(store: &Store, text: &str, vector: &[f32]) -> Vec<Hit> {
+    ask(store, text, vector, &|_| true).0
+}
+
+fn ask(store: &Store, text: &str, vector: &[f32], accept: &dyn Fn(&IndexedDocument) -> bool) -> (Vec<Hit>, Fusion) {
+    let scored = store.search("c", |index| {
+        let question = score::weigh(index, text);
+        let hits = score::hits(index, vector, &question, &index.select(accept));
+        let fusion = Fusion::over(&hits, &question);
+        (hits, fusion)
+    });
     scored.unwrap().unwrap()
+}
+
+/// Rows by their fused scores, best first.
+fn ranked(store: &Store, text: &str, vector: &[f32], accept: &dyn Fn(&IndexedDocument) -> bool) -> Vec<u32> {
+    let (mut hits, fusion) = ask(store, text, vector, accept);
+    hits.sort_by(|a, b| fusion.sum(b.dense, b.lexical).total_cmp(&fusion.sum(a.dense, a.lexical)));
+    hits.iter().map(|hit| hit.row).collect()
 }
 
 #[test]
@@ -63,9 +78,9 @@ fn dense_scores_are_cosines() {
     let vectors: Vec<Vec<f32>> = (0..20).map(|_| vector()).collect();
     put(&store, "a", &[], &["x"; 20], &vectors);
     let query = vector();
-    for (score, stored) in scores(&store, "", &query).dense.iter().zip(&vectors) {
+    for (hit, stored) in scores(&store, "", &query).iter().zip(&vectors) {
         let exact: f32 = query.iter().zip(stored).map(|(a, b)| a * b).sum();
-        assert!((score - exact).abs() < 0.01, "{score} {exact}");
+        assert!((hit.dense - exact).abs() < 0.01, "{hit:?} {exact}");
     }
 }
 
@@ -74,14 +89,14 @@ fn lexical_scores_are_bm25() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path(), DIMENSIONS);
     put(&store, "a", &[], &["pump pump valve", "valve", "filter"], &[unit(0), unit(0), unit(0)]);
-    let lexical = scores(&store, "pump", &unit(1)).lexical;
+    let lexical = |text: &str| scores(&store, text, &unit(1)).iter().map(|hit| hit.lexical).collect::<Vec<f32>>();
+    let pump = lexical("pump");
     // idf = ln(1 + (3 - 1 + 0.5) / (1 + 0.5)); three words where the mean is 5/3; no "pump" in title or heading.
     let idf = (1.0f32 + 2.5 / 1.5).ln();
     let frequency = 2.0 / (1.0 - 0.4 + 0.4 * 3.0 / (5.0 / 3.0));
-    assert!((lexical[0] - idf * frequency / (0.9 + frequency)).abs() < 1e-5, "{lexical:?}");
-    assert_eq!(lexical[1..], [0.0, 0.0]);
-    let title = scores(&store, "about", &unit(1)).lexical;
-    assert!(title.iter().all(|score| *score == 0.0), "a stop word scores nothing");
+    assert!((pump[0] - idf * frequency / (0.9 + frequency)).abs() < 1e-5, "{pump:?}");
+    assert_eq!(pump[1..], [0.0, 0.0]);
+    assert!(lexical("about").iter().all(|score| *score == 0.0), "a stop word scores nothing");
 }
 
 #[test]
@@ -91,7 +106,7 @@ fn words_and_meaning_both_count() {
     put(&store, "a", &[], &["error E-42 means low flow"], &[unit(0)]);
     put(&store, "b", &[], &["the water moves too slowly"], &[unit(1)]);
     put(&store, "c", &[], &["warranty"], &[unit(2)]);
-    let best = |text: &str, axis: usize| scores(&store, text, &unit(axis)).best(3);
+    let best = |text: &str, axis: usize| ranked(&store, text, &unit(axis), &|_| true);
     assert_eq!(best("E42", 5)[0], 0, "only the words match");
     assert_eq!(best("???", 1)[0], 1, "only the meaning matches");
     assert_eq!(best("flow", 1)[2], 2);
@@ -103,6 +118,7 @@ fn filters_are_or_within_and_and_between_keys() {
         id: id.to_owned(),
         number: 1,
         tags: BTreeMap::from([("model".to_owned(), model.to_owned())]),
+        language: Language::English,
     };
     let filter = |pairs: &[(&str, &[&str])]| -> BTreeMap<String, Vec<String>> {
         let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
@@ -122,34 +138,12 @@ fn what_is_filtered_out_or_deleted_is_not_ranked() {
     let store = store(dir.path(), DIMENSIONS);
     put(&store, "a", &[("lang", "de")], &["pump", "pump"], &[unit(0), unit(0)]);
     put(&store, "b", &[("lang", "en")], &["pump"], &[unit(0)]);
-    let terms = score::query_terms("pump");
-    let ranked = |accept: &dyn Fn(&IndexedDocument) -> bool| {
-        let rows = |index: &Index| {
-            let scores = Scores::new(index, &unit(0), &terms, &index.select(accept));
-            scores.best(10).into_iter().map(|at| scores.rows[at]).collect::<Vec<u32>>()
-        };
-        store.search("c", rows).unwrap().unwrap()
-    };
+    let ranked = |accept: &dyn Fn(&IndexedDocument) -> bool| ranked(&store, "pump", &unit(0), accept);
     assert_eq!(ranked(&|_| true), [0, 1, 2]);
     assert_eq!(ranked(&|document| document.tags["lang"] == "en"), [2]);
     store.delete("c", "a").unwrap();
     assert_eq!(ranked(&|_| true), [2]);
     assert!(ranked(&|_| false).is_empty());
-}
-
-#[test]
-fn coverage_weighs_rare_terms_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = store(dir.path(), DIMENSIONS);
-    put(&store, "a", &[], &["pump", "pump valve", "pump gasket"], &[unit(0), unit(0), unit(0)]);
-    let coverage = |text: &str, row: u32| {
-        let terms = score::query_terms(text);
-        store.search("c", |index| score::coverage(index, &terms, row)).unwrap().unwrap()
-    };
-    assert!((coverage("pump valve", 1) - 1.0).abs() < 1e-6);
-    assert!(coverage("pump valve", 0) < 0.3);
-    assert!(coverage("", 0).abs() < 1e-6);
-    assert!(coverage("zebra pump", 0) < 0.1);
 }
 
 /// The real encoder.

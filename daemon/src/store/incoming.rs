@@ -7,6 +7,7 @@
 use super::{
     Chunk, Document, DocumentRecord, MAX_CHUNK_BYTES, Put, Store, StoreError, check_collection, check_fields, check_id, head_of,
     keys, remove_rows, row, sha256_hex,
+    terms::{self, Language},
 };
 
 /// Chunks held back, and written together.
@@ -20,6 +21,8 @@ pub struct Incoming<'a> {
     store: &'a Store,
     document: Document,
     dimensions: usize,
+    /// The language of the first chunks.
+    language: Option<Language>,
     /// Chunks and rows, encoded, that are not written yet.
     held: Vec<(Vec<u8>, Vec<u8>)>,
     /// The version's number, once chunks are written under it.
@@ -35,7 +38,15 @@ impl Store {
         check_collection(&document.collection)?;
         check_id(&document.id)?;
         check_fields(document)?;
-        Ok(Incoming { store: self, document: document.clone(), dimensions, held: Vec::new(), number: None, chunks: 0 })
+        Ok(Incoming {
+            store: self,
+            document: document.clone(),
+            dimensions,
+            language: None,
+            held: Vec::new(),
+            number: None,
+            chunks: 0,
+        })
     }
 
     /// Removes what interrupted puts have left.
@@ -81,9 +92,11 @@ impl Incoming<'_> {
         if chunks.len() != vectors.len() {
             return Err(self.refused(format!("{} chunks came with {} vectors", chunks.len(), vectors.len())));
         }
+        let texts = chunks.iter().map(|chunk| chunk.text.as_str());
+        let language = *self.language.get_or_insert_with(|| terms::language_of(texts));
         for (chunk, vector) in chunks.iter().zip(vectors) {
             self.check(chunk, vector)?;
-            let row = row::encode(vector, &head_of(&self.document.title, &chunk.heading), &chunk.text);
+            let row = row::encode(vector, &head_of(&self.document.title, &chunk.heading), &chunk.text, language);
             self.held.push((self.store.encode(chunk)?, row));
             self.chunks += 1;
             if self.held.len() >= HELD_CHUNKS {
@@ -157,7 +170,7 @@ impl Incoming<'_> {
             Some(number) => number,
             None => store.next_number()?,
         };
-        let record = DocumentRecord { number, document };
+        let record = DocumentRecord { number, document, language: self.language.unwrap_or_default() };
         store.inner.sources.keep(&record, source)?;
         let mut batch = sled::Batch::default();
         let mut change = [1, i64::from(record.document.chunks)];

@@ -6,6 +6,7 @@
 //! | `c` collection | [`super::CollectionRecord`] (CBOR) |
 //! | `d` collection NUL id | [`super::DocumentRecord`] (CBOR) |
 //! | `k` number ordinal | [`super::Chunk`] (CBOR) |
+//! | `n` name NUL collection | what another room keeps beside a collection (CBOR) |
 //! | `u` number | nothing: chunks and rows under this number are being written, no document names it yet |
 //! | `r` number ordinal | search row, see [`super::row`] |
 //!
@@ -31,6 +32,10 @@ pub(super) fn documents_of(collection: &str) -> Vec<u8> {
 
 pub(super) fn document(collection: &str, id: &str) -> Vec<u8> {
     [b"d", collection.as_bytes(), b"\0", id.as_bytes()].concat()
+}
+
+pub(super) fn note(collection: &str, name: &str) -> Vec<u8> {
+    [b"n", name.as_bytes(), b"\0", collection.as_bytes()].concat()
 }
 
 pub(super) fn chunk(number: u64, ordinal: u32) -> Vec<u8> {

@@ -18,6 +18,7 @@ mod error;
 mod incoming;
 mod index;
 mod keys;
+mod language;
 mod row;
 mod sections;
 mod sources;
@@ -41,6 +42,7 @@ pub use sources::sha256_hex;
 use index::Origin;
 use sections::Unusable;
 use sources::Sources;
+use terms::Language;
 
 /// Version of the layout in [`keys`]; a store of a newer one is refused.
 const SCHEMA: u32 = 1;
@@ -184,6 +186,9 @@ struct CollectionRecord {
 struct DocumentRecord {
     number: u64,
     document: Document,
+    /// The language its terms are stemmed in; documents of older versions were all taken for English.
+    #[serde(default)]
+    language: Language,
 }
 
 /// The store; clones share one database.
@@ -441,6 +446,33 @@ impl Store {
     pub fn version(&self, collection: &str) -> Result<u64, StoreError> {
         let record: Option<CollectionRecord> = self.get(&keys::collection(collection))?;
         Ok(record.map_or(0, |record| record.version))
+    }
+
+    /// What another room keeps beside a collection under a name of its own, see [`Store::keep_note`].
+    pub fn note<T: DeserializeOwned>(&self, collection: &str, name: &str) -> Result<Option<T>, StoreError> {
+        self.get(&keys::note(collection, name))
+    }
+
+    /// Keeps a small value beside a collection, in place of an older one with the same name. Durable when this returns.
+    pub fn keep_note<T: Serialize>(&self, collection: &str, name: &str, value: &T) -> Result<(), StoreError> {
+        check_collection(collection)?;
+        let _writer = self.writer();
+        let mut batch = sled::Batch::default();
+        batch.insert(keys::note(collection, name), self.encode(value)?);
+        self.commit(batch)
+    }
+
+    /// Every chunk of a collection, by document id and ordinal, handed to `visit` one by one.
+    pub fn for_each_chunk(&self, collection: &str, visit: &mut dyn FnMut(Chunk)) -> Result<(), StoreError> {
+        check_collection(collection)?;
+        for record in self.records(&keys::documents_of(collection))? {
+            for ordinal in 0..record.document.chunks {
+                if let Some(chunk) = self.chunk(record.number, ordinal)? {
+                    visit(chunk);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Syncs the database, and writes the index files that would take longer to bring up to date at the next start.
@@ -761,7 +793,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 }
 
 /// Title and headings as one text; a first heading that only repeats the title does not count twice.
-fn head_of(title: &str, heading: &[String]) -> String {
+pub(crate) fn head_of(title: &str, heading: &[String]) -> String {
     let heading = match heading.split_first() {
         Some((first, rest)) if first == title => rest,
         _ => heading,
@@ -770,7 +802,8 @@ fn head_of(title: &str, heading: &[String]) -> String {
 }
 
 fn indexed(record: &DocumentRecord) -> IndexedDocument {
-    IndexedDocument { id: record.document.id.clone(), number: record.number, tags: record.document.tags.clone() }
+    let DocumentRecord { number, document, language } = record;
+    IndexedDocument { id: document.id.clone(), number: *number, tags: document.tags.clone(), language: *language }
 }
 
 fn remove_rows(batch: &mut sled::Batch, record: &DocumentRecord) {

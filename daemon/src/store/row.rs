@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::terms;
+use super::terms::{self, Language};
 
 /// How often a term occurs in the title and headings, and in the body, of a chunk; both stop at 255.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,11 +35,11 @@ pub(super) fn quantize(vector: &[f32]) -> (f32, Vec<i8>) {
     (scale, codes)
 }
 
-/// Encodes the row of a chunk: `vector`, the terms of `head` (title and headings) and those of `body`.
-pub(super) fn encode(vector: &[f32], head: &str, body: &str) -> Vec<u8> {
+/// Encodes the row of a chunk: `vector`, the terms of `head` (title and headings) and those of `body`, both in the document's `language`.
+pub(super) fn encode(vector: &[f32], head: &str, body: &str, language: Language) -> Vec<u8> {
     let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
-    let head = terms::analyze(head);
-    let body = terms::analyze(body);
+    let head = terms::analyze(head, language);
+    let body = terms::analyze(body, language);
     let lengths = [head.length, body.length].map(|length| length.min(usize::from(u16::MAX)) as u16);
     for term in head.terms {
         let count = counts.entry(term).or_default();
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_row_comes_back_as_it_went_in() {
         let vector = [0.6f32, -0.8, 0.0];
-        let bytes = encode(&vector, "Pump", "The pump hums; pumps hum. E-42");
+        let bytes = encode(&vector, "Pump", "The pump hums; pumps hum. E-42", Language::English);
         let row = decode(&bytes).unwrap();
         for (code, value) in row.codes.iter().zip(vector) {
             assert!((f32::from(*code as i8) * row.scale - value).abs() <= row.scale / 2.0);

@@ -1,6 +1,10 @@
 //! Text to terms, the same for documents (by [`super::Store::put`]) and for questions (by the `retrieve` room).
 //!
-//! Words by Unicode segmentation (UAX #29), case and accents folded, English stop words dropped, English Snowball stems.
+//! Words by Unicode segmentation (UAX #29), case and accents folded, stop words dropped, Snowball stems; both in the
+//! language of the document, told once when it is put ([`language_of`]). A question is analysed in each language its library
+//! holds ([`analyze_question`]). Stemmers look at accents, people leave them out: a word whose stem would differ without its
+//! accents has both stems.
+//!
 //! What looks like a code is kept whole beside its parts, so that it can be found verbatim and in another spelling:
 //!
 //! | text | terms |
@@ -14,22 +18,16 @@
 //!
 //! Scripts written without spaces (Han, Kana, Thai and neighbours) become overlapping pairs of characters.
 
-use rust_stemmers::{Algorithm, Stemmer};
+use std::borrow::Cow;
+
+use rust_stemmers::Stemmer;
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
 
+pub use super::language::Language;
+
 /// A term is cut here; longer ones are not words anyone asks for.
 const MAX_TERM_BYTES: usize = 64;
-
-/// Words too common to tell passages apart (sorted). Deliberately without `on off no not up down in out`-like words that
-/// name positions of a switch or a direction in a manual, except where they are mostly grammar (`in`, `of`, `to`).
-const STOP_WORDS: [&str; 72] = [
-    "a", "about", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does", "for",
-    "from", "had", "has", "have", "he", "her", "his", "how", "i", "if", "in", "into", "is", "it", "its", "may", "me", "my", "of",
-    "or", "our", "s", "she", "should", "so", "such", "t", "than", "that", "the", "their", "them", "then", "there", "these",
-    "they", "this", "those", "to", "was", "we", "were", "what", "when", "where", "which", "who", "why", "will", "with", "would",
-    "you", "your", "yours",
-];
 
 /// The terms of a text in order (repeats included), and its length in words as BM25 counts it.
 #[derive(Debug, Default)]
@@ -41,74 +39,141 @@ pub struct Analysis {
 }
 
 /// The terms of a text; see the module for what becomes of words, codes and scripts without spaces.
-pub fn analyze(text: &str) -> Analysis {
-    let folded = fold(text);
-    let stemmer = Stemmer::create(Algorithm::English);
-    let mut analysis = Analysis::default();
-    for token in folded.split_whitespace() {
-        analysis.add_token(token, &stemmer);
-    }
-    analysis
+pub fn analyze(text: &str, language: Language) -> Analysis {
+    Analyzer::new(language, None).analyze(text)
 }
 
-impl Analysis {
-    fn add_token(&mut self, token: &str, stemmer: &Stemmer) {
+/// The terms of a question in each of `languages`, in their order. Where the question's own language can be told, its stop
+/// words are dropped from all of them.
+pub fn analyze_question(text: &str, languages: &[Language]) -> Vec<Analysis> {
+    let own = if languages.len() > 1 { Language::of_question(words(&fold(text)), languages) } else { None };
+    languages.iter().map(|&language| Analyzer::new(language, own).analyze(text)).collect()
+}
+
+/// The language of a document, told from its beginning.
+pub fn language_of<'a>(parts: impl Iterator<Item = &'a str>) -> Language {
+    let mut beginning = String::new();
+    for part in parts {
+        beginning.push_str(cut(part, LANGUAGE_BYTES));
+        beginning.push('\n');
+        if beginning.len() >= LANGUAGE_BYTES {
+            break;
+        }
+    }
+    Language::of_document(words(&fold(&beginning)))
+}
+
+/// Whether a term is a code: letters and digits mixed, a path, an address.
+pub fn is_code(term: &str) -> bool {
+    let digits = term.contains(char::is_numeric);
+    let separators = term.chars().filter(|c| !c.is_alphanumeric() && *c != '\'').count();
+    (digits && term.contains(char::is_alphabetic)) || (digits && separators > 1) || term.contains(['/', '\\', '_', '@'])
+}
+
+/// As much of a document as its language is told from.
+const LANGUAGE_BYTES: usize = 16 * 1024;
+
+/// The words of a folded text; an elided article stands for itself.
+fn words(folded: &str) -> impl Iterator<Item = &str> {
+    folded.unicode_words().flat_map(|word| word.split('\''))
+}
+
+/// Analyses text in one language.
+struct Analyzer {
+    language: Language,
+    /// Another language whose stop words are dropped too.
+    also: Option<Language>,
+    stemmer: Stemmer,
+    analysis: Analysis,
+}
+
+impl Analyzer {
+    fn new(language: Language, also: Option<Language>) -> Analyzer {
+        Analyzer { language, also, stemmer: language.stemmer(), analysis: Analysis::default() }
+    }
+
+    fn analyze(mut self, text: &str) -> Analysis {
+        // The English stemmer knows no accents.
+        let text = if self.language == Language::English { fold(text) } else { unify(text) };
+        for token in text.split_whitespace() {
+            self.add_token(token);
+        }
+        self.analysis
+    }
+
+    fn add_token(&mut self, token: &str) {
         for (piece, spaceless) in pieces(token) {
             let piece = trim(piece);
             if spaceless {
                 self.add_pairs(piece);
             } else if is_joined(piece) {
-                self.add_code(piece, stemmer);
+                self.add_code(piece);
             } else {
                 for word in piece.unicode_words() {
-                    self.add_word(word, stemmer);
+                    self.add_word(word);
                 }
             }
         }
     }
 
     /// A code whole, without its separators, and by parts, as far as each is likely to be asked for.
-    fn add_code(&mut self, code: &str, stemmer: &Stemmer) {
-        if is_decimal(code) {
-            self.length += 1;
-            self.terms.push(code.to_owned());
+    fn add_code(&mut self, code: &str) {
+        let folded = folded(code);
+        if is_decimal(&folded) {
+            self.analysis.length += 1;
+            self.push(folded.into_owned());
             return;
         }
+        let digits = folded.contains(char::is_numeric);
+        if digits || folded.contains(['/', '\\', '_', '@']) {
+            self.push(folded.clone().into_owned());
+        }
+        if folded.contains(char::is_alphabetic) && (digits || folded.contains('-')) && !folded.contains(['/', '\\', '@']) {
+            self.push(folded.chars().filter(|c| c.is_alphanumeric()).collect());
+        }
         let parts = code.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty());
-        let digits = code.contains(char::is_numeric);
-        if digits || code.contains(['/', '\\', '_', '@']) {
-            self.terms.push(code.to_owned());
-        }
-        if code.contains(char::is_alphabetic) && (digits || code.contains('-')) && !code.contains(['/', '\\', '@']) {
-            self.terms.push(parts.clone().collect());
-        }
         for part in parts {
-            self.add_word(part, stemmer);
+            self.add_word(part);
         }
     }
 
-    fn add_word(&mut self, word: &str, stemmer: &Stemmer) {
-        let word = word.strip_suffix("'s").unwrap_or(word);
-        if STOP_WORDS.binary_search(&word).is_ok() {
+    fn add_word(&mut self, word: &str) {
+        // "l'eau" is an article and a word; "pump's" is a word and what it is a form of.
+        if self.language != Language::English && word.contains('\'') {
+            return word.split('\'').for_each(|part| self.add_word(part));
+        }
+        let word = cut(word.strip_suffix("'s").unwrap_or(word), MAX_TERM_BYTES);
+        let bare = folded(word);
+        if bare.is_empty() || [Some(self.language), self.also].into_iter().flatten().any(|l| l.is_stop_word(&bare)) {
             return;
         }
-        self.length += 1;
-        let word = cut(word, MAX_TERM_BYTES);
-        if word.bytes().all(|b| b.is_ascii_alphabetic() || b == b'\'') {
-            self.terms.push(stemmer.stem(word).into_owned());
-        } else {
-            self.terms.push(word.to_owned());
+        self.analysis.length += 1;
+        if !bare.chars().all(|c| c.is_alphabetic() || c == '\'') {
+            return self.push(bare.into_owned());
         }
+        let stem = folded(&self.stemmer.stem(word)).into_owned();
+        if bare != word && word.contains(|c: char| c.is_ascii_alphabetic()) {
+            let other = self.stemmer.stem(&bare);
+            if other != stem {
+                let other = other.into_owned();
+                self.push(other);
+            }
+        }
+        self.push(stem);
+    }
+
+    fn push(&mut self, term: String) {
+        self.analysis.terms.push(term);
     }
 
     /// Overlapping pairs of characters; a single character stands for itself.
     fn add_pairs(&mut self, run: &str) {
         let starts: Vec<usize> = run.char_indices().map(|(at, _)| at).chain([run.len()]).collect();
-        self.length += starts.len() - 1;
+        self.analysis.length += starts.len() - 1;
         if starts.len() == 2 {
-            self.terms.push(run.to_owned());
+            self.push(run.to_owned());
         }
-        self.terms.extend(starts.windows(3).map(|pair| run[pair[0]..pair[2]].to_owned()));
+        self.analysis.terms.extend(starts.windows(3).map(|pair| run[pair[0]..pair[2]].to_owned()));
     }
 }
 
@@ -121,26 +186,49 @@ pub(crate) fn cut(text: &str, bytes: usize) -> &str {
     &text[..end]
 }
 
-/// Lower case, compatibility forms unified, diacritics removed. Marks that carry vowels (Devanagari, Thai) stay.
+/// Lower case, compatibility forms and punctuation unified; accents stay.
+fn unify(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    text.nfkc().flat_map(char::to_lowercase).nfc().filter_map(plain).collect()
+}
+
+/// [`unify`], and diacritics removed. Marks that carry vowels (Devanagari, Thai) stay.
 fn fold(text: &str) -> String {
-    text.nfkd().filter(|&c| !is_diacritic(c)).flat_map(char::to_lowercase).filter(|&c| !is_diacritic(c)).nfc().fold(
-        String::with_capacity(text.len()),
-        |mut folded, c| {
-            match c {
-                'ß' => folded.push_str("ss"),
-                'ς' => folded.push('σ'),
-                'æ' => folded.push_str("ae"),
-                'ø' => folded.push('o'),
-                'ł' => folded.push('l'),
-                'ı' => folded.push('i'),
-                '\u{2019}' | '\u{2018}' => folded.push('\''),
-                '\u{2010}'..='\u{2013}' => folded.push('-'),
-                '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{feff}' => {}
-                other => folded.push(other),
-            }
-            folded
-        },
-    )
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    let bare = text.nfkd().filter(|&c| !is_diacritic(c)).flat_map(char::to_lowercase).filter(|&c| !is_diacritic(c)).nfc();
+    let mut folded = String::with_capacity(text.len());
+    for c in bare.filter_map(plain) {
+        match c {
+            'ß' => folded.push_str("ss"),
+            'ς' => folded.push('σ'),
+            'æ' => folded.push_str("ae"),
+            'ø' => folded.push('o'),
+            'ł' => folded.push('l'),
+            'ı' => folded.push('i'),
+            other => folded.push(other),
+        }
+    }
+    folded
+}
+
+/// [`fold`], without a copy of what is folded already.
+fn folded(text: &str) -> Cow<'_, str> {
+    let plain = text.is_ascii() && !text.bytes().any(|b| b.is_ascii_uppercase());
+    if plain { Cow::Borrowed(text) } else { Cow::Owned(fold(text)) }
+}
+
+/// One spelling of apostrophes and hyphens; `None` for what is not to be seen.
+fn plain(c: char) -> Option<char> {
+    match c {
+        '\u{2019}' | '\u{2018}' => Some('\''),
+        '\u{2010}'..='\u{2013}' => Some('-'),
+        '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{feff}' => None,
+        other => Some(other),
+    }
 }
 
 /// Combining accents of Latin, Greek and Cyrillic, Hebrew points and Arabic vowel signs.
@@ -200,12 +288,53 @@ mod tests {
     use super::*;
 
     fn terms(text: &str) -> Vec<String> {
-        analyze(text).terms
+        analyze(text, Language::English).terms
+    }
+
+    fn terms_in(language: Language, text: &str) -> Vec<String> {
+        analyze(text, language).terms
     }
 
     #[test]
-    fn stop_words_are_sorted_for_the_search() {
-        assert!(STOP_WORDS.is_sorted());
+    fn stems_follow_the_language() {
+        use Language as L;
+        for (language, one, other) in [
+            (L::German, "die Pumpen", "Pumpe"),
+            (L::German, "Überdrücke", "uberdruck"),
+            (L::French, "les réglages de l\u{2019}eau", "réglage eau"),
+            (L::French, "vérifiées", "vérifié"),
+            (L::French, "vérifiées", "verifiees"),
+            (L::Spanish, "configuraciones", "la configuración"),
+            (L::Spanish, "configuración", "configuracion"),
+            (L::Italian, "i filtri", "dell'filtro"),
+            (L::Russian, "фильтры", "фильтра"),
+            (L::Swedish, "pumparna", "pumpar"),
+        ] {
+            let (one, other) = (terms_in(language, one), terms_in(language, other));
+            assert!(other.iter().any(|term| one.contains(term)), "{language:?} {one:?} {other:?}");
+        }
+        assert_eq!(terms_in(L::German, "Wie wird die Pumpe entlüftet?"), ["pump", "entluftet"]);
+        assert_eq!(terms_in(L::German, "Fehler E-17 an der Pumpe"), ["fehl", "e-17", "e17", "e", "17", "an", "pump"]);
+    }
+
+    #[test]
+    fn a_question_is_analysed_in_each_language_of_its_library() {
+        use Language as L;
+        let both = analyze_question("Wie wird die Pumpe entlüftet?", &[L::English, L::German]);
+        assert_eq!(both[1].terms, ["pump", "entluftet"]);
+        assert_eq!(both[0].terms, ["pump", "entluftet"], "its own stop words are dropped in English, too");
+        let english = analyze_question("Which cells die?", &[L::English, L::German]);
+        assert_eq!(english[0].terms, ["cell", "die"]);
+        assert_eq!(analyze_question("pumps", &[L::English])[0].terms, ["pump"]);
+        assert!(analyze_question("pumps", &[]).is_empty());
+    }
+
+    #[test]
+    fn a_document_tells_its_language() {
+        let german = "Die Wärmepumpe wird von der Regelung abgeschaltet, wenn der Druck zu hoch ist.";
+        assert_eq!(language_of([german].into_iter()), Language::German);
+        assert_eq!(language_of(["| E-17 | 3 bar |", ""].into_iter()), Language::English);
+        assert_eq!(language_of(std::iter::empty()), Language::English);
     }
 
     #[test]
@@ -215,7 +344,7 @@ mod tests {
         assert_eq!(terms("Überdruck naïve Straße"), ["uberdruck", "naiv", "strass"]);
         assert_eq!(terms("the TV\u{2019}s remote"), ["tv", "remot"]);
         assert_eq!(terms("turn it on or off, not up"), ["turn", "on", "off", "not", "up"]);
-        assert_eq!(analyze("The Pumps are RUNNING").length, 2);
+        assert_eq!(analyze("The Pumps are RUNNING", Language::English).length, 2);
     }
 
     #[test]
@@ -228,6 +357,12 @@ mod tests {
         assert_eq!(terms("self-test"), ["selftest", "self", "test"]);
         assert_eq!(terms("3.5 bar, 1,000 h"), ["3.5", "bar", "1,000", "h"]);
         assert_eq!(terms("A-12"), ["a-12", "a12", "12"], "a stop word that is part of a code eats nothing but itself");
+    }
+
+    #[test]
+    fn codes_are_told_from_words_and_numbers() {
+        assert!(["e-42", "p0420", "m3x10", "/etc/fstab", "192.168.1.1", "max_size"].iter().all(|term| is_code(term)));
+        assert!(["pump", "1998", "3.5", "don't", "42"].iter().all(|term| !is_code(term)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::super::dense::{self, DenseIndex};
 use super::super::row::Counts;
 use super::super::sections::{Kind, Sections, Unusable, Writer};
+use super::super::terms::Language;
 use super::postings::{Packed, Unpacked};
 use super::{Index, IndexedDocument};
 
@@ -31,6 +32,7 @@ struct Listed {
     number: u64,
     rows: u32,
     tags: BTreeMap<String, String>,
+    language: Language,
 }
 
 /// An open index file.
@@ -53,7 +55,9 @@ impl Base {
         if !fits {
             return Err(Unusable::Unfit("its sections do not fit together"));
         }
-        let documents = listed.into_iter().map(|Listed { id, number, rows, tags }| (IndexedDocument { id, number, tags }, rows));
+        let documents = listed
+            .into_iter()
+            .map(|Listed { id, number, rows, tags, language }| (IndexedDocument { id, number, tags, language }, rows));
         Ok((base, origin, documents.collect()))
     }
 
@@ -129,8 +133,8 @@ pub(super) fn write(path: &Path, index: &Index, origin: &Origin) -> io::Result<(
 }
 
 fn listed(entry: &super::Entry) -> Listed {
-    let IndexedDocument { id, number, tags } = entry.document.clone();
-    Listed { id, number, rows: entry.rows, tags }
+    let IndexedDocument { id, number, tags, language } = entry.document.clone();
+    Listed { id, number, rows: entry.rows, tags, language }
 }
 
 fn cbor(value: &impl Serialize) -> io::Result<Vec<u8>> {

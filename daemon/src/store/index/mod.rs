@@ -9,7 +9,7 @@ mod base;
 mod postings;
 mod tail;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 
@@ -18,6 +18,7 @@ use roaring::RoaringBitmap;
 use super::dense::{Nearest, Query, Scorer};
 use super::row::Row;
 use super::sections::Unusable;
+use super::terms::Language;
 use base::Base;
 use tail::Tail;
 
@@ -63,6 +64,8 @@ pub struct IndexedDocument {
     pub number: u64,
     /// Tags that a filter may name.
     pub tags: BTreeMap<String, String>,
+    /// The language its terms are stemmed in.
+    pub language: Language,
 }
 
 /// A document and its rows.
@@ -235,6 +238,11 @@ impl Index {
     /// The document in a slot; `None` when it has been deleted and its rows are dead.
     pub fn document(&self, slot: u32) -> Option<&IndexedDocument> {
         self.entries.get(slot as usize).filter(|entry| entry.live).map(|entry| &entry.document)
+    }
+
+    /// The languages of the documents, each once.
+    pub fn languages(&self) -> BTreeSet<Language> {
+        self.entries.iter().filter(|entry| entry.live).map(|entry| entry.document.language).collect()
     }
 
     /// The live rows of the documents that are `accept`ed.
