@@ -24,8 +24,8 @@ pub(super) enum Block {
     Text(Vec<Line>),
     /// Lines whose blanks count.
     Code(Vec<String>),
-    /// Cells by row, and whether the first row names the columns.
-    Table(Vec<Vec<String>>, bool),
+    /// Lines of cells by row, and whether the first row names the columns.
+    Table(Vec<Vec<Vec<String>>>, bool),
 }
 
 /// Cuts a flow into blocks. `mono_counts`: text in a font of even width is a listing, which it is unless all text is.
@@ -106,14 +106,20 @@ fn begins(paragraph: &[Line], before: &Line, line: &Line, leading: f32, right: f
     let apart = line.y - before.y;
     let styled =
         (before.size - line.size).abs() > 0.08 * size || before.bold != line.bold && (before.bold || is_capital(&line.text));
-    let item = line.text.split(' ').next().is_some_and(is_marker);
+    let item = line.text.split(' ').next().is_some_and(is_marker) && !before.text.ends_with('-');
     let hanging = paragraph.len() == 1 && paragraph[0].text.split(' ').next().is_some_and(is_marker);
     let indented = line.x0 > before.x0 + 0.9 * size && !hanging && (paragraph.len() > 1 || before.x1 < right - 2.0 * size);
     let outdented = line.x0 < before.x0 - 0.9 * size && (paragraph.len() > 1 || line.x0 < before.x0 - 4.0 * size);
+    // A heading in two lines may be set wide, a paragraph is not.
+    let wide = match (before.bold && line.bold, paragraph.len()) {
+        (true, ..4) => 1.7,
+        (false, ..4) => 1.38,
+        _ => 1.05,
+    };
     let ended = before.text.ends_with(['.', '!', '?', ':', ';']);
     let short = before.x1 < right - 0.3 * (right - before.x0);
     apart < 0.0
-        || apart > (1.3 * leading).max(1.05 * size)
+        || apart > (1.3 * leading).max(wide * size)
         || styled
         || item
         || indented

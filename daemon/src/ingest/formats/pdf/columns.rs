@@ -65,13 +65,14 @@ fn part(rows: Vec<Row>, rules: &[Rule], depth: usize, flows: &mut Vec<Vec<Row>>)
 
 /// The tallest gutter, if there is one.
 fn gutter(rows: &[Row], rules: &[Rule]) -> Option<Strip> {
-    let mut found = strips(rows, 0.8);
+    let mut found = strips(rows, 0.8, false);
     found.sort_by(|a, b| b.both.cmp(&a.both).then((b.x1 - b.x0).total_cmp(&(a.x1 - a.x0))));
     found.into_iter().find(|strip| is_gutter(rows, strip, rules))
 }
 
-/// All strips at least `ems` wide that at least three rows have words on both sides of, each over as many rows as it reaches.
-pub(super) fn strips(rows: &[Row], ems: f32) -> Vec<Strip> {
+/// All strips at least `ems` wide that at least three rows have words on both sides of, each over as many rows as it reaches;
+/// with `even`, over rows of about one size only: a heading ends a table.
+pub(super) fn strips(rows: &[Row], ems: f32, even: bool) -> Vec<Strip> {
     let mut found: Vec<Strip> = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         let least = ems * row.size();
@@ -86,7 +87,7 @@ pub(super) fn strips(rows: &[Row], ems: f32) -> Vec<Strip> {
                 .iter()
                 .any(|strip| (strip.first..=strip.last).contains(&index) && strip.x0 < gap.1 - 1.0 && strip.x1 > gap.0 + 1.0);
             if !known {
-                let strip = follow(rows, index, gap, least);
+                let strip = follow(rows, index, gap, least, even);
                 if strip.both >= 3 {
                     found.push(strip);
                 }
@@ -97,16 +98,18 @@ pub(super) fn strips(rows: &[Row], ems: f32) -> Vec<Strip> {
 }
 
 /// Follows a gap upwards and downwards as long as `least` of it is free.
-fn follow(rows: &[Row], index: usize, gap: (f32, f32), least: f32) -> Strip {
+fn follow(rows: &[Row], index: usize, gap: (f32, f32), least: f32, even: bool) -> Strip {
+    let size = rows[index].size();
+    let uneven = |row: &Row| even && (row.size() > 1.12 * size || row.size() < 0.8 * size);
     let mut strip = Strip { x0: gap.0, x1: gap.1, first: index, last: index, both: 1 };
     for next in index + 1..rows.len() {
-        if !strip.narrow(&rows[next], least) {
+        if uneven(&rows[next]) || !strip.narrow(&rows[next], least) {
             break;
         }
         strip.last = next;
     }
     for next in (0..index).rev() {
-        if !strip.narrow(&rows[next], least) {
+        if uneven(&rows[next]) || !strip.narrow(&rows[next], least) {
             break;
         }
         strip.first = next;

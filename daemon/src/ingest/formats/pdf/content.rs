@@ -62,8 +62,7 @@ pub(super) struct Rule {
 pub(super) struct Canvas {
     pub glyphs: Vec<Glyph>,
     pub rules: Vec<Rule>,
-    /// Width and height in points, turned as the text is read.
-    pub width: f32,
+    /// Height of the page in points, turned as the text is read.
     pub height: f32,
     /// Images that cover a good part of the page.
     pub images: usize,
@@ -570,8 +569,8 @@ impl<'a> Drawing<'_, 'a> {
             let (a, b) = (rotate((rule.x0.into(), rule.y0.into())), rotate((rule.x1.into(), rule.y1.into())));
             Rule { x0: a.0.min(b.0), y0: a.1.min(b.1), x1: a.0.max(b.0), y1: a.1.max(b.1) }
         });
-        let (width, height) = if turn % 2 == 0 { (width, height) } else { (height, width) };
-        Canvas { glyphs: glyphs.collect(), rules: rules.collect(), width, height, images: self.images, unknown: self.unknown }
+        let height = if turn % 2 == 0 { height } else { width };
+        Canvas { glyphs: glyphs.collect(), rules: rules.collect(), height, images: self.images, unknown: self.unknown }
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Sheet {
     text: String,
     pub rows: Vec<Row>,
     pub rules: Vec<Rule>,
-    pub width: f32,
+    /// In points.
     pub height: f32,
     pub images: usize,
     pub unknown: usize,
@@ -37,8 +37,8 @@ pub(super) struct Sheet {
 
 impl Sheet {
     pub(super) fn new(canvas: Canvas) -> Self {
-        let Canvas { glyphs, rules, width, height, images, unknown } = canvas;
-        let mut sheet = Self { rules, width, height, images, unknown, ..Self::default() };
+        let Canvas { glyphs, rules, height, images, unknown } = canvas;
+        let mut sheet = Self { rules, height, images, unknown, ..Self::default() };
         let mut rows: Vec<Row> = baselines(glyphs).into_iter().map(|line| sheet.words(line)).collect();
         rows.retain(|row| !row.words.is_empty());
         sheet.rows = merge(rows);
@@ -186,7 +186,8 @@ fn merge(rows: Vec<Row>) -> Vec<Row> {
         let lowered = lower < 0.85 * upper && apart < 0.45 * upper && touches(&row, above, upper);
         let level = apart < 0.3 * upper.min(lower) && !overlaps(above, &row);
         if raised || lowered || level {
-            let y = if raised { row.y } else { above.y };
+            let length = |row: &Row| row.words.iter().map(Word::length).sum::<usize>();
+            let y = if raised || (level && length(above) < length(&row)) { row.y } else { above.y };
             above.words.extend(row.words);
             above.words.sort_by(|a, b| a.x0.total_cmp(&b.x0));
             above.y = y;

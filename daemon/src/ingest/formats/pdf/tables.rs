@@ -20,8 +20,8 @@ const MAX_COLUMNS: usize = 24;
 pub(super) struct Table {
     pub first: usize,
     pub last: usize,
-    /// Cells by logical row; the texts are one line each.
-    pub cells: Vec<Vec<String>>,
+    /// Cells by logical row, each as its lines on the page.
+    pub cells: Vec<Vec<Vec<String>>>,
     /// The first row names the columns.
     pub heads: bool,
 }
@@ -30,6 +30,8 @@ pub(super) struct Table {
 struct Frame {
     first: usize,
     last: usize,
+    /// Upright rules part its columns.
+    walled: bool,
     /// Where one column ends and the next begins.
     edges: Vec<f32>,
     /// Heights of level rules, from the top.
@@ -63,10 +65,13 @@ fn ruled(rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
         let inside = |row: &Row| row.y > top && row.y < bottom + 2.0 && row.x0() > left - 6.0 && row.x1() < right + 6.0;
         let Some(first) = rows.iter().position(inside) else { continue };
         let last = first + rows[first..].iter().take_while(|row| inside(row)).count() - 1;
-        let edges = if walls.len() >= 3 {
-            walls[1..walls.len() - 1].to_vec()
-        } else if walls.len() <= 2 && levels.len() >= 2 && last > first {
-            let mut found = strips(&rows[first..=last], 0.7);
+        // The outermost uprights frame the table, where it has them.
+        let inner: Vec<f32> = walls.into_iter().filter(|&x| x > left + SAME && x < right - SAME).collect();
+        let walled = !inner.is_empty();
+        let edges = if walled {
+            inner
+        } else if levels.len() >= 2 && last > first {
+            let mut found = strips(&rows[first..=last], 0.7, false);
             found.retain(|strip| strip.both * 2 > last - first);
             distinct(found.iter().map(|strip| f32::midpoint(strip.x0, strip.x1)))
         } else {
@@ -74,7 +79,7 @@ fn ruled(rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
         };
         let free = frames.iter().all(|other| other.last < first || other.first > last);
         if !edges.is_empty() && edges.len() < MAX_COLUMNS && levels.len() >= 2 && free {
-            frames.push(Frame { first, last, edges, levels });
+            frames.push(Frame { first, last, walled, edges, levels });
         }
     }
     frames
@@ -118,7 +123,7 @@ fn groups(rules: &[Rule]) -> Vec<Vec<Rule>> {
 
 /// Tables without a grid: at least three rows with the same columns of white, lined up.
 fn aligned(sheet: &Sheet, rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
-    let mut found = strips(rows, 1.0);
+    let mut found = strips(rows, 1.0, true);
     found.sort_by_key(|strip| std::cmp::Reverse(strip.both));
     let mut frames: Vec<Frame> = Vec::new();
     for strip in &found {
@@ -139,7 +144,7 @@ fn aligned(sheet: &Sheet, rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
             let (top, bottom) = (rows[strip.first].y, rows[strip.last].y);
             let levels = rules.iter().filter(|rule| rule.y1 - rule.y0 < 1.0 && rule.x1 - rule.x0 > 30.0).map(|rule| rule.y0);
             let levels = distinct(levels.filter(|&y| y > top && y < bottom));
-            frames.push(Frame { first: strip.first, last: strip.last, edges, levels });
+            frames.push(Frame { first: strip.first, last: strip.last, walled: false, edges, levels });
         }
     }
     frames
@@ -148,7 +153,7 @@ fn aligned(sheet: &Sheet, rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
 fn is_table(sheet: &Sheet, rows: &[Row], strip: &Strip, columns: &[&Strip]) -> bool {
     let rows = &rows[strip.first..=strip.last];
     let both: Vec<&Row> = rows.iter().filter(|row| strip.sides(row) == (true, true)).collect();
-    let least = if columns.len() >= 2 { 3 } else { 4 };
+    let least = if columns.len() >= 2 || both.len() == rows.len() { 3 } else { 4 };
     if both.len() < least || both.len() * 3 < rows.len() {
         return false;
     }
@@ -184,15 +189,19 @@ fn is_table(sheet: &Sheet, rows: &[Row], strip: &Strip, columns: &[&Strip]) -> b
 fn fill(sheet: &Sheet, rows: &[Row], frame: &Frame) -> Option<Table> {
     let lines = &rows[frame.first..=frame.last];
     let breaks = breaks(lines, frame);
-    let mut cells: Vec<Vec<Vec<Word>>> = Vec::new();
+    let mut cells: Vec<Vec<Vec<Vec<Word>>>> = Vec::new();
     for (index, row) in lines.iter().enumerate() {
         if index == 0 || breaks[index] {
             cells.push(vec![Vec::new(); frame.edges.len() + 1]);
         }
         let of_row = cells.last_mut()?;
+        let mut line = vec![Vec::new(); frame.edges.len() + 1];
         for word in &row.words {
             let middle = f32::midpoint(word.x0, word.x1);
-            of_row[frame.edges.partition_point(|&edge| edge < middle)].push(*word);
+            line[frame.edges.partition_point(|&edge| edge < middle)].push(*word);
+        }
+        for (cell, words) in of_row.iter_mut().zip(line).filter(|(_, words)| !words.is_empty()) {
+            cell.push(words);
         }
     }
     let filled = cells.iter().filter(|row| row.iter().filter(|cell| !cell.is_empty()).count() >= 2).count();
@@ -200,7 +209,7 @@ fn fill(sheet: &Sheet, rows: &[Row], frame: &Frame) -> Option<Table> {
         return None;
     }
     let heads = heads(&cells, lines, frame);
-    let text = |cell: &Vec<Word>| sheet.line(cell).replace('\u{AD}', "");
+    let text = |cell: &Vec<Vec<Word>>| cell.iter().map(|line| sheet.line(line)).collect();
     let cells = cells.iter().map(|row| row.iter().map(text).collect()).collect();
     Some(Table { first: frame.first, last: frame.last, cells, heads })
 }
@@ -213,7 +222,8 @@ fn breaks(lines: &[Row], frame: &Frame) -> Vec<bool> {
         frame.levels.iter().any(|&y| y > above.y - 0.3 * above.size() && y < below.y - 0.3 * below.size())
     };
     let ruled: Vec<bool> = (0..lines.len()).map(|index| index > 0 && between(index)).collect();
-    if ruled.iter().filter(|&&at| at).count() >= 3.min(lines.len() - 1).max(1) && frame.levels.len() > 3 {
+    let rules = ruled.iter().filter(|&&at| at).count();
+    if rules >= 2 && rules * if frame.walled { 5 } else { 3 } >= lines.len() {
         return ruled;
     }
     let gaps: Vec<f32> = lines.windows(2).map(|pair| pair[1].y - pair[0].y).collect();
@@ -230,9 +240,9 @@ fn breaks(lines: &[Row], frame: &Frame) -> Vec<bool> {
 
 /// Whether the first row is a head: bold where the rest is not, or parted from the rest by a rule of its own, or on top of a
 /// full grid.
-fn heads(cells: &[Vec<Vec<Word>>], lines: &[Row], frame: &Frame) -> bool {
-    let bold = |row: &Vec<Vec<Word>>| {
-        let mut words = row.iter().flatten().peekable();
+fn heads(cells: &[Vec<Vec<Vec<Word>>>], lines: &[Row], frame: &Frame) -> bool {
+    let bold = |row: &Vec<Vec<Vec<Word>>>| {
+        let mut words = row.iter().flatten().flatten().peekable();
         words.peek().is_some() && words.all(|word| word.style.bold)
     };
     let full = cells[0].iter().filter(|cell| !cell.is_empty()).count() * 2 > cells[0].len();

@@ -55,16 +55,19 @@ pub(super) struct Writer {
     /// Ends of pages since the open block.
     breaks: usize,
     words: Words,
+    /// `Warning` or the like on a line of its own: it belongs to the paragraph that follows.
+    label: Option<String>,
     /// Whether the last thing written was an item, which the next one follows without a gap.
     in_list: bool,
 }
 
 impl Writer {
     pub(super) fn new(words: Words) -> Self {
-        Self { text: String::new(), open: Open::Nothing, breaks: 0, words, in_list: false }
+        Self { text: String::new(), open: Open::Nothing, breaks: 0, words, label: None, in_list: false }
     }
 
     pub(super) fn finish(mut self) -> String {
+        self.put_label();
         self.close();
         self.text
     }
@@ -82,6 +85,7 @@ impl Writer {
         {
             return;
         }
+        self.put_label();
         self.close();
         self.gap();
         self.text.push_str(&"#".repeat(level));
@@ -91,13 +95,20 @@ impl Writer {
     }
 
     pub(super) fn text(&mut self, lines: &[Line]) {
+        if lines.len() == 1 && is_label(&lines[0].text) {
+            self.put_label();
+            self.label = Some(lines[0].text.clone());
+            return;
+        }
         let (mark, rest) = lines[0].text.split_once(' ').unwrap_or((&lines[0].text, ""));
         let item = is_marker(mark) && !(rest.is_empty() && lines.len() == 1);
         let first = match (item, bullet(mark)) {
             (true, true) => format!("- {}", rest.trim_start()),
             _ => lines[0].text.clone(),
         };
+        let label = self.label.take();
         let goes_on = !item
+            && label.is_none()
             && self.breaks > 0
             && starts_inside(&lines[0].text)
             && matches!(&self.open, Open::Paragraph(text) | Open::Item(text) if ends_inside(text));
@@ -107,6 +118,10 @@ impl Writer {
             block = if item { Open::Item(String::new()) } else { Open::Paragraph(String::new()) };
         }
         if let Open::Paragraph(text) | Open::Item(text) = &mut block {
+            if let Some(label) = label {
+                text.push_str(label.trim_end_matches(':'));
+                text.push(':');
+            }
             for line in std::iter::once(first.as_str()).chain(lines[1..].iter().map(|line| line.text.as_str())) {
                 self.append(text, line);
             }
@@ -115,6 +130,7 @@ impl Writer {
     }
 
     pub(super) fn code(&mut self, mut lines: Vec<String>) {
+        self.put_label();
         if let (Open::Code(before), 1..) = (&mut self.open, self.breaks) {
             if let Some(last) = before.last_mut() {
                 last.extend(std::iter::repeat_n('\u{0C}', self.breaks));
@@ -127,7 +143,14 @@ impl Writer {
         self.open = Open::Code(lines);
     }
 
-    pub(super) fn table(&mut self, mut cells: Vec<Vec<String>>, heads: bool) {
+    pub(super) fn table(&mut self, cells: Vec<Vec<Vec<String>>>, heads: bool) {
+        self.put_label();
+        let join = |lines: &Vec<String>| {
+            let mut cell = String::new();
+            lines.iter().for_each(|line| self.append(&mut cell, line));
+            cell
+        };
+        let mut cells: Vec<Vec<String>> = cells.iter().map(|row| row.iter().map(join).collect()).collect();
         if let (Open::Table(before, _), 1..) = (&mut self.open, self.breaks)
             && before.first().map(Vec::len) == cells.first().map(Vec::len)
         {
@@ -144,6 +167,14 @@ impl Writer {
         }
         self.close();
         self.open = Open::Table(cells, heads);
+    }
+
+    /// Writes a label that nothing followed.
+    fn put_label(&mut self) {
+        if let Some(label) = self.label.take() {
+            self.close();
+            self.open = Open::Paragraph(label);
+        }
     }
 
     /// The open block, with the ends of pages behind it.
@@ -228,6 +259,13 @@ impl Writer {
             self.in_list = false;
         }
     }
+}
+
+/// `Warning`, `NOTE:` and the like.
+fn is_label(line: &str) -> bool {
+    const LABELS: [&str; 11] =
+        ["note", "notes", "warning", "caution", "danger", "important", "tip", "notice", "attention", "hinweis", "achtung"];
+    LABELS.contains(&line.trim_end_matches([':', '!']).to_lowercase().as_str())
 }
 
 /// Whether a paragraph seems to go on.
