@@ -13,6 +13,8 @@ pub enum MediaType {
     Html,
     /// `application/pdf`.
     Pdf,
+    /// `application/epub+zip`.
+    Epub,
 }
 
 impl MediaType {
@@ -28,6 +30,7 @@ impl MediaType {
             Self::Markdown => "text/markdown",
             Self::Html => "text/html",
             Self::Pdf => "application/pdf",
+            Self::Epub => "application/epub+zip",
         }
     }
 }
@@ -63,7 +66,7 @@ pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
 /// First bytes that leave no doubt.
 fn signature(bytes: &[u8]) -> Option<Kind> {
     const SIGNATURES: &[(&[u8], &str)] = &[
-        (b"PK\x03\x04", "a ZIP archive (also DOCX, XLSX, ODT, EPUB)"),
+        (b"PK\x03\x04", "a ZIP archive (also DOCX, XLSX, ODT)"),
         (b"\xD0\xCF\x11\xE0", "an old Microsoft Office file"),
         (b"\x89PNG", "a PNG image"),
         (b"\xFF\xD8\xFF", "a JPEG image"),
@@ -79,6 +82,10 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
     if bytes.starts_with(b"%PDF") {
         return Some(Kind::Readable(MediaType::Pdf));
     }
+    // An EPUB's first file, stored as it is, says what the archive is.
+    if bytes.get(30..58) == Some(b"mimetypeapplication/epub+zip") {
+        return Some(Kind::Readable(MediaType::Epub));
+    }
     SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
 }
 
@@ -89,6 +96,7 @@ fn from_given(given: &str) -> Option<Kind> {
         "text/markdown" | "text/x-markdown" => Some(Kind::Readable(MediaType::Markdown)),
         "text/html" | "application/xhtml+xml" => Some(Kind::Readable(MediaType::Html)),
         "application/pdf" => Some(Kind::Readable(MediaType::Pdf)),
+        "application/epub+zip" => Some(Kind::Readable(MediaType::Epub)),
         other if other.starts_with("text/") => Some(Kind::Readable(MediaType::PlainText)),
         other if other.starts_with("image/") => Some(Kind::Binary("an image")),
         other if other.starts_with("audio/") => Some(Kind::Binary("a sound recording")),

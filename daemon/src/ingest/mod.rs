@@ -90,7 +90,7 @@ pub enum IngestError {
         pages: usize,
     },
     /// Bytes that no reader understands.
-    #[error("{id}: {kind} cannot be read; give text, Markdown, HTML or PDF")]
+    #[error("{id}: {kind} cannot be read; give text, Markdown, HTML, PDF or EPUB")]
     Binary {
         /// The document.
         id: String,

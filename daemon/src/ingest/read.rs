@@ -41,13 +41,14 @@ pub struct Reading {
 /// Reads a document: media type, decoding, conversion, title.
 ///
 /// # Errors
-/// [`IngestError::Binary`], [`IngestError::Empty`], and what the readers of HTML and PDF find wrong.
+/// [`IngestError::Binary`], [`IngestError::Empty`], and what the readers of HTML, PDF and EPUB find wrong.
 pub fn read(source: &Source) -> Result<Reading, IngestError> {
     let media_type = media_type(source)?;
     let (own_title, text, form, note) = match media_type {
         MediaType::PlainText | MediaType::Markdown | MediaType::Html => read_text(source, media_type)?,
-        MediaType::Pdf => {
-            let Parsed { title, text, note } = child::read(&source.id, Format::Pdf, &source.bytes)?;
+        MediaType::Pdf | MediaType::Epub => {
+            let format = if media_type == MediaType::Pdf { Format::Pdf } else { Format::Epub };
+            let Parsed { title, text, note } = child::read(&source.id, format, &source.bytes)?;
             (title, text, Form::Markdown, note)
         }
     };

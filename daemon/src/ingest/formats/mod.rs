@@ -3,6 +3,7 @@
 //! They know of nothing but bytes and text, so that they can run in a process of their own (`child`) and be fuzzed without
 //! the rest of the program.
 
+mod epub;
 pub(super) mod html;
 mod markdown;
 mod pdf;
@@ -43,6 +44,8 @@ pub(crate) enum Fault {
 pub(crate) enum Format {
     /// Portable Document Format.
     Pdf,
+    /// EPUB, a book as an archive of pages.
+    Epub,
 }
 
 impl Format {
@@ -50,12 +53,13 @@ impl Format {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Pdf => "pdf",
+            Self::Epub => "epub",
         }
     }
 
     /// The format of that name.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        [Self::Pdf].into_iter().find(|format| format.name() == name)
+        [Self::Pdf, Self::Epub].into_iter().find(|format| format.name() == name)
     }
 }
 
@@ -63,6 +67,7 @@ impl Format {
 pub(crate) fn parse(format: Format, bytes: Vec<u8>) -> Result<Parsed, Fault> {
     match format {
         Format::Pdf => pdf::parse(bytes),
+        Format::Epub => epub::parse(&bytes),
     }
 }
 
