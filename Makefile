@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test lint fmt deny bench doc models-dir tools clean
+.PHONY: help setup demo run test lint fmt deny bench fuzz doc models-dir tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ deny: tools ## Check licences, sources and duplicates, and advisories where a da
 
 bench: setup build ## Measure (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench main-job $(ARGS)
+
+fuzz: ## Fuzz the readers (make fuzz SECONDS=600: so long for each target; needs nightly Rust and cargo-fuzz)
+	@for target in pdf pdf_page epub html; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(SECONDS),60); done
 
 doc: ## Build the documentation of the crate and its rooms
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use vademecum_tests::{
@@ -85,11 +86,77 @@ fn one_bad_file_does_not_stop_the_rest() {
         let summary = ingest(&data, &[&pdf, &binary, &missing, &good]).exits(1).json();
         assert_eq!(counts(&summary), [1, 0, 0, 3], "{summary}");
         let failed = summary["failed"].to_string();
-        assert!(failed.contains("pdftotext") && failed.contains("skip.bin") && failed.contains("nowhere.md"), "{failed}");
+        assert!(failed.contains("it is not a PDF") && failed.contains("skip.bin") && failed.contains("nowhere.md"), "{failed}");
         assert_eq!(listed(&data).len(), 1);
     }
     let nothing = run(on(&dir.path().join("direct"), &["ingest"]).arg(source.join("nowhere"))).exits(1);
     assert!((nothing.stdout + &nothing.stderr).contains("nowhere"));
+}
+
+/// A PDF of these objects, the first of which is the catalog.
+fn pdf(objects: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = b"%PDF-1.4\n".to_vec();
+    for (number, object) in objects.iter().enumerate() {
+        file.extend([format!("{} 0 obj\n", number + 1).as_bytes(), object, b"\nendobj\n"].concat());
+    }
+    file.extend_from_slice(b"trailer\n<< /Root 1 0 R >>\n%%EOF\n");
+    file
+}
+
+/// A PDF with a line of text on each page.
+fn paged(lines: &[&str]) -> Vec<u8> {
+    let kids: String = (0..lines.len()).map(|page| format!("{} 0 R ", 4 + 2 * page)).collect();
+    let mut objects = vec![
+        b"<< /Type /Catalog /Pages 2 0 R >>".to_vec(),
+        format!("<< /Type /Pages /Count {} /Kids [{kids}] >>", lines.len()).into_bytes(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_vec(),
+    ];
+    for (page, line) in lines.iter().enumerate() {
+        let content = 5 + 2 * page;
+        let program = format!("BT /F 11 Tf 50 600 Td ({line}) Tj ET");
+        let resources = "/Resources << /Font << /F 3 0 R >> >>";
+        objects
+            .push(format!("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {content} 0 R {resources} >>").into());
+        objects.push(format!("<< /Length {} >>\nstream\n{program}\nendstream", program.len()).into());
+    }
+    pdf(&objects)
+}
+
+/// A PDF of less than a megabyte whose page unfolds into a gigabyte.
+fn bomb() -> Vec<u8> {
+    let mut packer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    let blanks = vec![b' '; 1 << 20];
+    (0..1024).for_each(|_| packer.write_all(&blanks).expect("packed"));
+    let packed = packer.finish().expect("packed");
+    let head = format!("<< /Filter /FlateDecode /Length {} >>\nstream\n", packed.len());
+    pdf(&[
+        b"<< /Type /Catalog /Pages 2 0 R >>".to_vec(),
+        b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>".to_vec(),
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R >>".to_vec(),
+        [head.as_bytes(), &packed, b"\nendstream"].concat(),
+    ])
+}
+
+#[test]
+fn a_hostile_pdf_costs_only_itself_and_a_good_one_is_cited_by_page() {
+    let dir = temp_dir();
+    let source = dir.path().join("source");
+    fs::create_dir_all(&source).expect("made");
+    fs::write(source.join("bomb.pdf"), bomb()).expect("written");
+    fs::write(source.join("blank.pdf"), paged(&[""])).expect("written");
+    let lines = ["The pump stands in the cellar of the house.", "The filter of the pump is cleaned every three months."];
+    fs::write(source.join("good.pdf"), paged(&lines)).expect("written");
+    let broker = Broker::start();
+    let daemon = Setup::with(&broker).start();
+    for data in [dir.path().join("direct"), daemon.data().to_owned()] {
+        let summary = ingest(&data, &[&source]).exits(1).json();
+        assert_eq!(counts(&summary), [1, 0, 0, 2], "{summary}");
+        let failed = summary["failed"].to_string();
+        assert!(failed.contains("MiB of memory") && failed.contains("needs OCR"), "{failed}");
+        let question = ["search", "How often is the filter cleaned?", "--json", "--set", "answer.threshold=0"];
+        let found = run(&mut on(&data, &question)).exits(0).json();
+        assert_eq!(found["passages"][0]["page"], json!(2), "{found}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod search;
 mod tune;
 
 use crate::config::{Config, ConfigError, Flags, Loaded, load};
+use crate::ingest::child;
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
@@ -116,7 +117,11 @@ type Outcome = Result<ExitCode, Failure>;
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    if let Some(format) = child::asked_for() {
+        return read(&format);
+    }
     let cli = Cli::parse();
+    child::use_own_process();
     wait_briefly_for_threads();
     limit_arenas();
     let level = |loaded: &Loaded| match (cli.common.verbose, loaded.config.log.level.parse()) {
@@ -135,6 +140,17 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             report(&failure, &cli.common);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The process that reads one document: no configuration, no log, no models.
+fn read(format: &str) -> ExitCode {
+    match child::run(format) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
             ExitCode::FAILURE
         }
     }

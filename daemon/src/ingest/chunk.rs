@@ -10,7 +10,7 @@ use std::{cell::RefCell, collections::HashMap, ops::Range};
 use text_splitter::{ChunkConfig, ChunkSizer, MarkdownSplitter, TextSplitter};
 
 use super::{
-    floor_char_boundary,
+    MediaType, floor_char_boundary,
     outline::{self, Block, Kind, Section},
     read::{Form, Reading},
 };
@@ -289,7 +289,8 @@ impl Chunker<'_> {
         let text = match &draft.header {
             Some(header) => format!("{}\n{body}", self.text(header).trim_end()),
             None => body.to_owned(),
-        };
+        }
+        .replace('\u{0C}', "");
         let tokens = (self.meter.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
         let page = pages.of(draft.range.start);
         TextChunk { heading: draft.path, page, text, offset: draft.range.start as u64, tokens }
@@ -383,7 +384,7 @@ struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     fn new(reading: &'a Reading) -> Self {
-        let paged = reading.form == Form::Plain && reading.text.contains('\u{0C}');
+        let paged = (reading.form == Form::Plain || reading.media_type == MediaType::Pdf) && reading.text.contains('\u{0C}');
         Self { text: &reading.text, counted: 0, page: paged.then_some(1) }
     }
 

@@ -1,6 +1,6 @@
 //! What a document is (its media type), and its bytes as text.
 
-use super::{IngestError, Source};
+use super::{IngestError, Source, formats::decode};
 
 /// The kinds of document that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,15 +11,26 @@ pub enum MediaType {
     Markdown,
     /// `text/html` and `application/xhtml+xml`.
     Html,
+    /// `application/pdf`.
+    Pdf,
+    /// `application/epub+zip`.
+    Epub,
 }
 
 impl MediaType {
+    /// Whether its bytes are text as they stand.
+    fn is_text(self) -> bool {
+        matches!(self, Self::PlainText | Self::Markdown | Self::Html)
+    }
+
     /// The IANA name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PlainText => "text/plain",
             Self::Markdown => "text/markdown",
             Self::Html => "text/html",
+            Self::Pdf => "application/pdf",
+            Self::Epub => "application/epub+zip",
         }
     }
 }
@@ -28,7 +39,6 @@ impl MediaType {
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Readable(MediaType),
-    Pdf,
     Binary(&'static str),
 }
 
@@ -36,7 +46,7 @@ enum Kind {
 /// name (or else of the id), and by the text itself.
 ///
 /// # Errors
-/// [`IngestError::Pdf`] and [`IngestError::Binary`] for what has no reader.
+/// [`IngestError::Binary`] for what has no reader.
 pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
     let id = || source.id.clone();
     let kind = signature(&source.bytes)
@@ -45,9 +55,10 @@ pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
         .or_else(|| from_extension(&source.id))
         .unwrap_or_else(|| Kind::Readable(from_content(&source.bytes)));
     match kind {
-        Kind::Readable(_) if looks_binary(&source.bytes) => Err(IngestError::Binary { id: id(), kind: "binary data".into() }),
+        Kind::Readable(media_type) if media_type.is_text() && looks_binary(&source.bytes) => {
+            Err(IngestError::Binary { id: id(), kind: "binary data".into() })
+        }
         Kind::Readable(media_type) => Ok(media_type),
-        Kind::Pdf => Err(IngestError::Pdf { id: id() }),
         Kind::Binary(kind) => Err(IngestError::Binary { id: id(), kind: kind.into() }),
     }
 }
@@ -55,7 +66,7 @@ pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
 /// First bytes that leave no doubt.
 fn signature(bytes: &[u8]) -> Option<Kind> {
     const SIGNATURES: &[(&[u8], &str)] = &[
-        (b"PK\x03\x04", "a ZIP archive (also DOCX, XLSX, ODT, EPUB)"),
+        (b"PK\x03\x04", "a ZIP archive (also DOCX, XLSX, ODT)"),
         (b"\xD0\xCF\x11\xE0", "an old Microsoft Office file"),
         (b"\x89PNG", "a PNG image"),
         (b"\xFF\xD8\xFF", "a JPEG image"),
@@ -69,7 +80,11 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
         (b"{\\rtf", "an RTF file"),
     ];
     if bytes.starts_with(b"%PDF") {
-        return Some(Kind::Pdf);
+        return Some(Kind::Readable(MediaType::Pdf));
+    }
+    // An EPUB's first file, stored as it is, says what the archive is.
+    if bytes.get(30..58) == Some(b"mimetypeapplication/epub+zip") {
+        return Some(Kind::Readable(MediaType::Epub));
     }
     SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
 }
@@ -80,7 +95,8 @@ fn from_given(given: &str) -> Option<Kind> {
     match essence.as_str() {
         "text/markdown" | "text/x-markdown" => Some(Kind::Readable(MediaType::Markdown)),
         "text/html" | "application/xhtml+xml" => Some(Kind::Readable(MediaType::Html)),
-        "application/pdf" => Some(Kind::Pdf),
+        "application/pdf" => Some(Kind::Readable(MediaType::Pdf)),
+        "application/epub+zip" => Some(Kind::Readable(MediaType::Epub)),
         other if other.starts_with("text/") => Some(Kind::Readable(MediaType::PlainText)),
         other if other.starts_with("image/") => Some(Kind::Binary("an image")),
         other if other.starts_with("audio/") => Some(Kind::Binary("a sound recording")),
@@ -99,7 +115,7 @@ fn from_extension(name: &str) -> Option<Kind> {
         "html" | "htm" | "xhtml" => Kind::Readable(MediaType::Html),
         "txt" | "text" | "log" | "rst" | "adoc" | "org" | "csv" | "tsv" | "json" | "yaml" | "yml" | "toml" | "xml" | "ini"
         | "conf" => Kind::Readable(MediaType::PlainText),
-        "pdf" => Kind::Pdf,
+        "pdf" => Kind::Readable(MediaType::Pdf),
         _ => return None,
     })
 }
@@ -131,54 +147,6 @@ fn looks_binary(bytes: &[u8]) -> bool {
     let head = &bytes[..bytes.len().min(8192)];
     let control = head.iter().filter(|&&byte| byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0C | 0x1B)).count();
     head.contains(&0) || control * 20 > head.len()
-}
-
-/// Text from bytes: UTF-8 and UTF-16 by their byte order mark, else UTF-8, else Windows-1252 (the superset of Latin-1
-/// that files so labelled are written in). The second part says so when that last guess had to be made, or when
-/// UTF-16 had broken pairs.
-pub(crate) fn decode(bytes: &[u8]) -> (String, Option<String>) {
-    if let Some(rest) = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]) {
-        return decode(rest);
-    }
-    if let Some(rest) = bytes.strip_prefix(&[0xFF, 0xFE]) {
-        return decode_utf16(rest, u16::from_le_bytes);
-    }
-    if let Some(rest) = bytes.strip_prefix(&[0xFE, 0xFF]) {
-        return decode_utf16(rest, u16::from_be_bytes);
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (text.to_owned(), None),
-        Err(_) => (
-            bytes.iter().map(|&byte| windows_1252(byte)).collect(),
-            Some("not UTF-8: read as Latin-1 (Windows-1252); save it as UTF-8 if letters look wrong".into()),
-        ),
-    }
-}
-
-fn decode_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> (String, Option<String>) {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let mut broken = !rest.is_empty();
-    let text = char::decode_utf16(pairs.iter().map(|&pair| unit(pair)))
-        .map(|unit| {
-            unit.unwrap_or_else(|_| {
-                broken = true;
-                char::REPLACEMENT_CHARACTER
-            })
-        })
-        .collect();
-    (text, broken.then(|| "UTF-16 with broken characters, which were replaced".into()))
-}
-
-/// Windows-1252: Latin-1 but for 0x80 to 0x9F (table: <https://encoding.spec.whatwg.org/index-windows-1252.txt>).
-fn windows_1252(byte: u8) -> char {
-    const HIGH: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8D}', 'Ž', '\u{8F}', '\u{90}', '‘', '’', '“',
-        '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9D}', 'ž', 'Ÿ',
-    ];
-    match byte {
-        0x80..=0x9F => HIGH[usize::from(byte - 0x80)],
-        _ => char::from(byte),
-    }
 }
 
 #[cfg(test)]
@@ -213,11 +181,9 @@ mod tests {
     #[test]
     fn pdf_is_told_by_extension_type_and_magic() {
         for (name, given, bytes) in
-            [("a.pdf", None, &b"x"[..]), ("a.txt", None, b"%PDF-1.7"), ("a", Some("application/pdf"), b"x")]
+            [("a.pdf", None, &b"x\0"[..]), ("a.txt", None, b"%PDF-1.7"), ("a", Some("application/pdf"), b"x")]
         {
-            let error = told(name, given, bytes).unwrap_err();
-            assert!(matches!(error, IngestError::Pdf { .. }), "{name}");
-            assert!(error.to_string().contains("pdftotext -layout"));
+            assert_eq!(told(name, given, bytes).unwrap(), MediaType::Pdf, "{name}");
         }
     }
 
@@ -229,18 +195,5 @@ mod tests {
             let error = told("a.txt", None, bytes).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-    }
-
-    #[test]
-    fn byte_order_marks_and_latin_1_are_decoded() {
-        assert_eq!(decode("\u{FEFF}für".as_bytes()), ("für".into(), None));
-        let little: Vec<u8> = [0xFF, 0xFE].into_iter().chain("für€".encode_utf16().flat_map(u16::to_le_bytes)).collect();
-        let big: Vec<u8> = [0xFE, 0xFF].into_iter().chain("für€".encode_utf16().flat_map(u16::to_be_bytes)).collect();
-        assert_eq!(decode(&little), ("für€".into(), None));
-        assert_eq!(decode(&big), ("für€".into(), None));
-        let (text, note) = decode(b"f\xFCr 5 \x80");
-        assert_eq!(text, "für 5 €");
-        assert!(note.unwrap().contains("Latin-1"));
-        assert!(decode(&[0xFF, 0xFE, 0x00, 0xD8]).1.is_some());
     }
 }

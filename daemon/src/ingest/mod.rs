@@ -10,8 +10,9 @@
 //! What comes in was written by strangers: sizes, counts and times are bounded here, and a document that
 //! cannot be read costs that document only.
 
+pub(crate) mod child;
 mod chunk;
-mod html;
+mod formats;
 mod media;
 mod outline;
 mod pipeline;
@@ -20,6 +21,8 @@ mod walk;
 pub mod watch;
 
 use std::{collections::BTreeMap, path::PathBuf};
+
+pub(crate) use formats::{floor_char_boundary, one_line};
 
 use crate::store::SourceFile;
 
@@ -67,14 +70,32 @@ pub struct Source {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IngestError {
-    /// A PDF, by its extension, its type or its first bytes.
-    #[error("{id}: PDF reading comes with a later release; convert it with `pdftotext -layout FILE.pdf FILE.txt`")]
-    Pdf {
+    /// A document that breaks the rules of its format.
+    #[error("{id}: it cannot be read: {reason}; save it again with the program that made it, or convert it to text")]
+    Damaged {
+        /// The document.
+        id: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A document that asks for a password.
+    #[error(
+        "{id}: it is encrypted and asks for a password; save it without one (for example `qpdf --decrypt --password=… IN OUT`)"
+    )]
+    Locked {
         /// The document.
         id: String,
     },
+    /// Scanned pages, or letters without meaning.
+    #[error("{id}: no text layer on its {pages} pages, needs OCR (for example `ocrmypdf IN.pdf OUT.pdf`)")]
+    NoText {
+        /// The document.
+        id: String,
+        /// Its number of pages.
+        pages: usize,
+    },
     /// Bytes that no reader understands.
-    #[error("{id}: {kind} cannot be read; give text, Markdown or HTML")]
+    #[error("{id}: {kind} cannot be read; give text, Markdown, HTML, PDF or EPUB")]
     Binary {
         /// The document.
         id: String,
@@ -105,13 +126,37 @@ pub enum IngestError {
         /// The limit.
         limit: usize,
     },
-    /// HTML that keeps the parser busy beyond reason.
-    #[error("{id}: the HTML takes longer than {seconds} s to parse; simplify it or convert it to text")]
+    /// A document that keeps its reader busy beyond reason.
+    #[error("{id}: it takes longer than {seconds} s to read; simplify it, split it or convert it to text")]
     TooSlow {
         /// The document.
         id: String,
         /// The limit in seconds.
         seconds: u64,
+    },
+    /// A document whose reader wants more memory than it may have.
+    #[error("{id}: reading it takes more than {} MiB of memory; split it or convert it to text", limit >> 20)]
+    TooMuchMemory {
+        /// The document.
+        id: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A document that unfolds into too much text.
+    #[error("{id}: more than {} MiB of text; split it", limit >> 20)]
+    TooMuchText {
+        /// The document.
+        id: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The process that reads documents of this kind could not be started.
+    #[error("{id}: cannot start the process that reads it: {reason}; check /proc and the limits on processes and memory")]
+    NoReader {
+        /// The document.
+        id: String,
+        /// What the system said.
+        reason: String,
     },
     /// A reader panicked: a fault of ours, kept to this document.
     #[error("{id}: the reader failed on this document ({message}); please report it")]
@@ -215,17 +260,6 @@ pub(crate) fn shortened(text: &str, max_chars: usize) -> std::borrow::Cow<'_, st
         None => text.into(),
         Some((end, _)) => format!("{}…", text[..end].trim_end()).into(),
     }
-}
-
-/// The largest character boundary of `text` not after `at`.
-pub(crate) fn floor_char_boundary(text: &str, at: usize) -> usize {
-    let boundary = |&at: &usize| text.is_char_boundary(at);
-    if at >= text.len() { text.len() } else { (0..=at).rev().find(boundary).unwrap_or(0) }
-}
-
-/// `text` with every run of white space as one blank, none at the ends.
-pub(crate) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -515,7 +515,7 @@ mod tests {
         let shown = summary.to_string();
         for part in [
             "2 added, 1 unchanged, 0 replaced, 4 failed; 2 chunks",
-            "failed: paper.pdf: PDF reading",
+            "failed: paper.pdf: it cannot be read",
             "note: latin.txt: not UTF-8",
             "1 chunks are longer",
         ] {

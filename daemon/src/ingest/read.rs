@@ -1,8 +1,10 @@
 //! Readers: every kind of document becomes one form, a title and text.
 
 use super::{
-    IngestError, Source, html,
-    media::{MediaType, decode, media_type},
+    IngestError, Source,
+    child::{self, refused},
+    formats::{Format, Parsed, decode, html},
+    media::{MediaType, media_type},
     one_line, outline, shortened,
 };
 
@@ -15,7 +17,7 @@ const MAX_FRONT_MATTER_BYTES: usize = 64 * 1024;
 /// How the text of a [`Reading`] is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// CommonMark with tables: headings make sections.
+    /// CommonMark with tables: headings make sections. From a PDF, form feeds part pages.
     Markdown,
     /// Paragraphs between blank lines; form feeds part pages, as `pdftotext` writes them.
     Plain,
@@ -39,20 +41,15 @@ pub struct Reading {
 /// Reads a document: media type, decoding, conversion, title.
 ///
 /// # Errors
-/// [`IngestError::Pdf`], [`IngestError::Binary`], [`IngestError::Empty`], [`IngestError::TooSlow`].
+/// [`IngestError::Binary`], [`IngestError::Empty`], and what the readers of HTML, PDF and EPUB find wrong.
 pub fn read(source: &Source) -> Result<Reading, IngestError> {
     let media_type = media_type(source)?;
-    let (decoded, note) = decode(&source.bytes);
-    let decoded = unix_lines(&decoded);
-    let (own_title, text, form) = match media_type {
-        MediaType::PlainText => (None, decoded, Form::Plain),
-        MediaType::Markdown => {
-            let (title, body) = front_matter(&decoded);
-            (title, body.to_owned(), Form::Markdown)
-        }
-        MediaType::Html => {
-            let page = html::to_markdown(&source.id, &decoded)?;
-            (page.title, page.text, Form::Markdown)
+    let (own_title, text, form, note) = match media_type {
+        MediaType::PlainText | MediaType::Markdown | MediaType::Html => read_text(source, media_type)?,
+        MediaType::Pdf | MediaType::Epub => {
+            let format = if media_type == MediaType::Pdf { Format::Pdf } else { Format::Epub };
+            let Parsed { title, text, note } = child::read(&source.id, format, &source.bytes)?;
+            (title, text, Form::Markdown, note)
         }
     };
     if text.trim().is_empty() {
@@ -69,6 +66,23 @@ pub fn read(source: &Source) -> Result<Reading, IngestError> {
 pub(super) fn given_title(source: &Source) -> Option<String> {
     let title = one_line(source.title.as_deref()?);
     (!title.is_empty()).then(|| shortened(&title, MAX_TITLE_CHARS).into_owned())
+}
+
+/// What is text as it stands: title, text, form and note.
+fn read_text(source: &Source, media_type: MediaType) -> Result<(Option<String>, String, Form, Option<String>), IngestError> {
+    let (decoded, note) = decode(&source.bytes);
+    let decoded = unix_lines(&decoded);
+    Ok(match media_type {
+        MediaType::Markdown => {
+            let (title, body) = front_matter(&decoded);
+            (title, body.to_owned(), Form::Markdown, note)
+        }
+        MediaType::Html => {
+            let page = html::to_markdown(&decoded).map_err(|fault| refused(&source.id, fault))?;
+            (page.title, page.text, Form::Markdown, note)
+        }
+        _ => (None, decoded, Form::Plain, note),
+    })
 }
 
 /// One kind of line end, and no zero characters.

@@ -13,9 +13,9 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::{IngestError, Source, check_id};
 
-/// What is taken from a folder when no globs are given. PDF is among them so that it is refused aloud, not passed over.
+/// What is taken from a folder when no globs are given.
 pub const DEFAULT_GLOBS: &[&str] =
-    &["*.md", "*.markdown", "*.mkd", "*.html", "*.htm", "*.xhtml", "*.txt", "*.text", "*.rst", "*.adoc", "*.pdf"];
+    &["*.md", "*.markdown", "*.mkd", "*.html", "*.htm", "*.xhtml", "*.txt", "*.text", "*.rst", "*.adoc", "*.pdf", "*.epub"];
 
 /// The path that stands for standard input.
 const STDIN: &str = "-";

@@ -19,7 +19,7 @@ use html5ever::{
     },
 };
 
-use super::{IngestError, floor_char_boundary, one_line};
+use super::{Fault, Parsed, floor_char_boundary, markdown, one_line};
 
 /// The tokenizer is fed in pieces of this size, and the clock read between them: an element with a hundred thousand
 /// attributes takes time by their square.
@@ -34,22 +34,13 @@ const MAX_LIST_DEPTH: usize = 8;
 /// Most columns of a table, and most columns or rows that one cell may span.
 const MAX_SPAN: usize = 64;
 
-/// A page as text.
-#[derive(Debug)]
-pub(crate) struct Page {
-    /// What `<title>` says.
-    pub title: Option<String>,
-    /// Markdown.
-    pub text: String,
-}
-
-/// Converts a page. `id` names it in errors.
-pub(crate) fn to_markdown(id: &str, html: &str) -> Result<Page, IngestError> {
-    convert(html, TIME_LIMIT).ok_or_else(|| IngestError::TooSlow { id: id.into(), seconds: TIME_LIMIT.as_secs() })
+/// Converts a page; its title is what `<title>` says.
+pub(crate) fn to_markdown(html: &str) -> Result<Parsed, Fault> {
+    convert(html, TIME_LIMIT).ok_or(Fault::TooSlow(TIME_LIMIT))
 }
 
 /// `None` when the time is up.
-fn convert(html: &str, time_limit: Duration) -> Option<Page> {
+fn convert(html: &str, time_limit: Duration) -> Option<Parsed> {
     let begun = Instant::now();
     let tokenizer = Tokenizer::new(Sink(RefCell::default()), TokenizerOpts::default());
     let input = BufferQueue::default();
@@ -196,11 +187,11 @@ struct List {
 }
 
 impl Writer {
-    fn finish(mut self) -> Page {
+    fn finish(mut self) -> Parsed {
         self.end_table();
         self.end_block();
         let title = self.title.map(|title| one_line(&title)).filter(|title| !title.is_empty());
-        Page { title, text: self.text.trim_end().to_owned() + "\n" }
+        Parsed { title, text: self.text.trim_end().to_owned() + "\n", note: None }
     }
 
     fn words(&mut self, words: &str) {
@@ -392,7 +383,7 @@ impl Writer {
         let marker = std::mem::take(&mut self.marker);
         if self.preformatted {
             self.blank_line();
-            let fence = fence_for(&block);
+            let fence = markdown::fence_for(&block);
             for part in [&fence, "\n", block.trim_matches('\n'), "\n", &fence, "\n"] {
                 self.text.push_str(part);
             }
@@ -420,7 +411,7 @@ impl Writer {
             if index > 0 {
                 self.text.push_str(indentation);
             }
-            if reads_as_markup(line) {
+            if markdown::reads_as_markup(line) {
                 self.text.push('\\');
             }
             self.text.push_str(line);
@@ -546,21 +537,6 @@ fn attribute(tag: &Tag, name: &str) -> Option<String> {
     tag.attrs.iter().find(|attribute| &*attribute.name.local == name).map(|attribute| attribute.value.to_string())
 }
 
-/// Whether Markdown would take a line of plain words for a heading, a fence, raw HTML or an underline.
-fn reads_as_markup(line: &str) -> bool {
-    line.starts_with(['#', '<'])
-        || line.starts_with("```")
-        || line.starts_with("~~~")
-        || line.chars().all(|char| char == '=')
-        || line.chars().all(|char| char == '-')
-}
-
-/// A fence longer than any run of backticks inside.
-fn fence_for(code: &str) -> String {
-    let longest = code.split(|char| char != '`').map(str::len).max().unwrap_or(0);
-    "`".repeat(3.max(longest + 1))
-}
-
 #[derive(Default)]
 struct Table {
     caption: String,
@@ -617,33 +593,8 @@ impl Table {
             text.push_str(self.caption.trim_end_matches(':'));
             text.push_str(":\n\n");
         }
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        if columns == 0 {
-            return;
-        }
-        let (head, rows) = match self.rows.split_first() {
-            Some((head, rows)) if self.heads => (head.as_slice(), rows),
-            _ => (&[][..], self.rows.as_slice()),
-        };
-        write_row(head, columns, text);
-        text.push('|');
-        text.push_str(&"---|".repeat(columns));
-        text.push('\n');
-        for row in rows {
-            write_row(row, columns, text);
-        }
+        markdown::write_table(&self.rows, self.heads, text);
     }
-}
-
-fn write_row(cells: &[String], columns: usize, text: &mut String) {
-    text.push('|');
-    for column in 0..columns {
-        let cell = cells.get(column).map_or("", String::as_str);
-        text.push(' ');
-        text.push_str(&cell.replace('|', "\\|"));
-        text.push_str(" |");
-    }
-    text.push('\n');
 }
 
 #[cfg(test)]
@@ -651,13 +602,12 @@ mod tests {
     use super::*;
 
     fn markdown(html: &str) -> String {
-        to_markdown("doc", html).unwrap().text
+        to_markdown(html).unwrap().text
     }
 
     #[test]
     fn structure_is_kept_and_clutter_is_not() {
         let page = to_markdown(
-            "doc",
             "<!DOCTYPE html><html><head><title>Pump &amp; tank</title><style>p{}</style></head><body>
              <nav><ul><li>Home</li></ul></nav><h1>The <em>pump</em></h1>
              <p>First   <b>bold</b> <a href=x>link</a>,<br>next line: 10<sup>-3</sup> &lt; 5&nbsp;K.

@@ -1,0 +1,179 @@
+//! PDF becomes Markdown.
+//!
+//! A PDF says where characters stand, not what they are to each other. On the way from one to the other:
+//!
+//! ```text
+//! content   the page's program -> characters with places (fonts and objects are read by hayro-font and hayro-syntax)
+//! rows      characters -> words -> rows on one baseline
+//! furniture running heads, feet and page numbers go
+//! columns   rows -> flows in the order of reading
+//! tables, blocks   a flow -> paragraphs, items, listings, tables
+//! bookmarks, headings   which paragraphs are headings, and of which level
+//! write     Markdown, with a form feed at the end of each page
+//! ```
+//!
+//! Nothing here is safe from a hostile file by itself: time and memory are bounded by the process it runs in (`child`).
+
+mod blocks;
+mod bookmarks;
+mod columns;
+mod content;
+mod furniture;
+mod headings;
+mod rows;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::HashMap;
+
+use hayro_syntax::{DecryptionError, LoadPdfError, Pdf};
+
+use super::{Fault, Parsed, one_line};
+use blocks::Block;
+use headings::Headings;
+use rows::Sheet;
+use write::Writer;
+
+/// Most pages read.
+const MAX_PAGES: usize = 20_000;
+
+/// Reads a PDF.
+pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
+    let pdf = Pdf::new(bytes).map_err(|error| match error {
+        LoadPdfError::Decryption(DecryptionError::PasswordProtected) => Fault::Locked,
+        LoadPdfError::Decryption(_) => Fault::Damaged("its encryption is damaged or of an unknown kind".into()),
+        LoadPdfError::Invalid => Fault::Damaged("it is not a PDF, or too damaged to be read as one".into()),
+    })?;
+    let count = pdf.pages().len();
+    if count == 0 {
+        return Err(Fault::Damaged("it has no pages".into()));
+    }
+    if count > MAX_PAGES {
+        return Err(Fault::Damaged(format!("it has {count} pages, more than the {MAX_PAGES} that are read; split it")));
+    }
+    let mut fonts = content::Fonts::new();
+    let mut sheets: Vec<Sheet> = pdf.pages().iter().map(|page| Sheet::new(content::draw(page, &mut fonts))).collect();
+    let note = note(&sheets)?;
+    furniture::remove(&mut sheets);
+    let look = Look::new(&sheets);
+    let mut headings = Headings::new(&sheets, bookmarks::bookmarks(&pdf), look.size);
+    let title = title(&pdf).or_else(|| title_by_size(&sheets, look.size));
+    let mut writer = Writer::new(words(&sheets));
+    for (page, sheet) in sheets.into_iter().enumerate() {
+        if page > 0 {
+            writer.page_break();
+        }
+        for block in page_blocks(sheet, look.mono_counts) {
+            match block {
+                Block::Text(lines) => headings.split(page, lines, &mut writer),
+                Block::Code(lines) => writer.code(lines),
+                Block::Table(cells, heads) => writer.table(cells, heads),
+            }
+        }
+    }
+    Ok(Parsed { title, text: writer.finish(), note })
+}
+
+fn page_blocks(mut sheet: Sheet, mono_counts: bool) -> Vec<Block> {
+    let rows = std::mem::take(&mut sheet.rows);
+    let flows = columns::flows(rows, &sheet.rules);
+    flows.iter().flat_map(|flow| blocks::blocks(&sheet, flow, mono_counts)).collect()
+}
+
+/// What the owner should know of pages that have no text, or text that cannot be told.
+fn note(sheets: &[Sheet]) -> Result<Option<String>, Fault> {
+    let empty = sheets.iter().filter(|sheet| sheet.rows.is_empty()).count();
+    let images = sheets.iter().filter(|sheet| sheet.rows.is_empty() && sheet.images > 0).count();
+    let words: usize = sheets.iter().flat_map(|sheet| &sheet.rows).map(|row| row.words.len()).sum();
+    if empty == sheets.len() || (words < 3 * sheets.len() && images * 2 > sheets.len()) {
+        return Err(Fault::NoText { pages: sheets.len() });
+    }
+    let unknown: usize = sheets.iter().map(|sheet| sheet.unknown).sum();
+    let chars: usize = sheets.iter().map(Sheet::chars).sum();
+    if unknown * 2 > chars {
+        return Err(Fault::NoText { pages: sheets.len() });
+    }
+    let mut notes = Vec::new();
+    if images > 0 {
+        notes.push(format!("{images} of {} pages are images without text and were left out; ocrmypdf adds it", sheets.len()));
+    }
+    if unknown * 50 > chars {
+        notes.push(format!("{unknown} of {chars} characters are in fonts that do not say what they are"));
+    }
+    Ok((!notes.is_empty()).then(|| notes.join("; ")))
+}
+
+/// How most of the text looks.
+struct Look {
+    /// Its font size.
+    size: f32,
+    /// Whether text in a font of even width is something special.
+    mono_counts: bool,
+}
+
+impl Look {
+    fn new(sheets: &[Sheet]) -> Self {
+        let mut sizes: HashMap<i32, usize> = HashMap::new();
+        let (mut mono, mut all) = (0, 0);
+        for word in sheets.iter().flat_map(|sheet| &sheet.rows).flat_map(|row| &row.words) {
+            let length = word.length();
+            *sizes.entry((word.size * 4.0).round() as i32).or_default() += length;
+            mono += if word.style.mono { length } else { 0 };
+            all += length;
+        }
+        let size = sizes.iter().max_by_key(|&(&size, &count)| (count, size)).map_or(10.0, |(&size, _)| size as f32 / 4.0);
+        Self { size, mono_counts: mono * 10 < all * 7 }
+    }
+}
+
+/// Words of the text, to tell by which hyphens are part of a word.
+fn words(sheets: &[Sheet]) -> write::Words {
+    let mut words = write::Words::default();
+    for sheet in sheets {
+        for row in &sheet.rows {
+            row.words.iter().for_each(|word| words.add(sheet.word(word)));
+        }
+    }
+    words
+}
+
+/// The title that the document's information gives, unless a program made it up.
+fn title(pdf: &Pdf) -> Option<String> {
+    let title = one_line(&text_string(pdf.metadata().title.as_deref()?));
+    let lower = title.to_lowercase();
+    let made_up = ["untitled", "microsoft word", "unknown", "slide 1", "powerpoint"].iter().any(|name| lower.starts_with(name))
+        || [".doc", ".docx", ".dvi", ".tex", ".qxd", ".indd", ".fm", ".pdf", ".ps", ".odt", ".xls", ".ppt"]
+            .iter()
+            .any(|end| lower.ends_with(end));
+    (title.chars().filter(|char| char.is_alphabetic()).count() >= 3 && !made_up).then_some(title)
+}
+
+/// The largest text on the first page that has any, if it is large.
+fn title_by_size(sheets: &[Sheet], body: f32) -> Option<String> {
+    let sheet = sheets.iter().take(3).find(|sheet| !sheet.rows.is_empty())?;
+    let largest = sheet.rows.iter().map(rows::Row::size).fold(0.0, f32::max);
+    let first = sheet.rows.iter().position(|row| row.size() > largest - 0.5)?;
+    let lines = sheet.rows[first..].iter().take(3).take_while(|row| row.size() > largest - 0.5);
+    let title = one_line(&lines.map(|row| sheet.line(&row.words)).collect::<Vec<_>>().join(" "));
+    let letters = title.chars().filter(|char| char.is_alphabetic()).count();
+    (largest > 1.25 * body && letters >= 3 && title.chars().count() <= 120).then_some(title)
+}
+
+/// A text string (ISO 32000-2, 7.9.2.2): UTF-16 or UTF-8 by its byte order mark, else `PDFDocEncoding`.
+fn text_string(bytes: &[u8]) -> String {
+    const HIGH: [char; 33] = [
+        '•', '†', '‡', '…', '—', '–', 'ƒ', '⁄', '‹', '›', '−', '‰', '„', '“', '”', '‘', '’', '‚', '™', 'ﬁ', 'ﬂ', 'Ł', 'Œ', 'Š',
+        'Ÿ', 'Ž', 'ı', 'ł', 'œ', 'š', 'ž', '\u{9F}', '€',
+    ];
+    let marked = [&[0xFE, 0xFF][..], &[0xFF, 0xFE], &[0xEF, 0xBB, 0xBF]].iter().any(|mark| bytes.starts_with(mark));
+    if marked {
+        return super::decode(bytes).0;
+    }
+    let char = |&byte: &u8| match byte {
+        0x80..=0xA0 => HIGH[usize::from(byte - 0x80)],
+        _ => char::from(byte),
+    };
+    bytes.iter().map(char).collect()
+}

@@ -1,0 +1,270 @@
+//! Tables: by their rules where they have a grid, else by columns of white that several rows share.
+
+use super::{
+    columns::{Strip, strips},
+    content::Rule,
+    rows::{Row, Sheet, Word},
+};
+
+/// Places this close, in points, are the same.
+const SAME: f32 = 3.0;
+
+/// Most rules of a page that are looked at: beyond, it is a drawing.
+const MAX_RULES: usize = 1500;
+
+/// Most columns of a table.
+const MAX_COLUMNS: usize = 24;
+
+/// Rows `first..=last` of a flow, as cells.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub first: usize,
+    pub last: usize,
+    /// Cells by logical row, each as its lines on the page.
+    pub cells: Vec<Vec<Vec<String>>>,
+    /// The first row names the columns.
+    pub heads: bool,
+}
+
+/// Where the columns of a table part, and the rules between its rows.
+struct Frame {
+    first: usize,
+    last: usize,
+    /// Upright rules part its columns.
+    walled: bool,
+    /// Where one column ends and the next begins.
+    edges: Vec<f32>,
+    /// Heights of level rules, from the top.
+    levels: Vec<f32>,
+}
+
+/// Finds the tables of a flow, from the top; no two share a row.
+pub(super) fn tables(sheet: &Sheet, rows: &[Row]) -> Vec<Table> {
+    let mut frames = ruled(rows, &sheet.rules);
+    for frame in aligned(sheet, rows, &sheet.rules) {
+        if frames.iter().all(|other| other.last < frame.first || other.first > frame.last) {
+            frames.push(frame);
+        }
+    }
+    frames.sort_by_key(|frame| frame.first);
+    frames.iter().filter_map(|frame| fill(sheet, rows, frame)).collect()
+}
+
+/// Tables with rules: boxes of rules that touch each other, with columns parted by upright ones, or else by white.
+fn ruled(rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
+    if rules.len() < 2 || rules.len() > MAX_RULES {
+        return Vec::new();
+    }
+    let mut frames: Vec<Frame> = Vec::new();
+    for group in groups(rules) {
+        let (level, upright): (Vec<&Rule>, Vec<&Rule>) = group.iter().partition(|rule| rule.x1 - rule.x0 > rule.y1 - rule.y0);
+        let levels = distinct(level.iter().map(|rule| rule.y0));
+        let walls = distinct(upright.iter().map(|rule| rule.x0));
+        let (top, bottom) = (extent(&group, |rule| rule.y0).0, extent(&group, |rule| rule.y1).1);
+        let (left, right) = (extent(&group, |rule| rule.x0).0, extent(&group, |rule| rule.x1).1);
+        let inside = |row: &Row| row.y > top && row.y < bottom + 2.0 && row.x0() > left - 6.0 && row.x1() < right + 6.0;
+        let Some(first) = rows.iter().position(inside) else { continue };
+        let last = first + rows[first..].iter().take_while(|row| inside(row)).count() - 1;
+        // The outermost uprights frame the table, where it has them.
+        let inner: Vec<f32> = walls.into_iter().filter(|&x| x > left + SAME && x < right - SAME).collect();
+        let walled = !inner.is_empty();
+        let edges = if walled {
+            inner
+        } else if levels.len() >= 2 && last > first {
+            let mut found = strips(&rows[first..=last], 0.7, false);
+            found.retain(|strip| strip.both * 2 > last - first);
+            distinct(found.iter().map(|strip| f32::midpoint(strip.x0, strip.x1)))
+        } else {
+            Vec::new()
+        };
+        let free = frames.iter().all(|other| other.last < first || other.first > last);
+        if !edges.is_empty() && edges.len() < MAX_COLUMNS && levels.len() >= 2 && free {
+            frames.push(Frame { first, last, walled, edges, levels });
+        }
+    }
+    frames
+}
+
+/// Rules that touch, directly or through others. Level rules of the same width above each other touch as well: they are the
+/// rules of a table without uprights.
+fn groups(rules: &[Rule]) -> Vec<Vec<Rule>> {
+    let mut group: Vec<usize> = (0..rules.len()).collect();
+    fn root(group: &mut [usize], mut at: usize) -> usize {
+        while group[at] != at {
+            group[at] = group[group[at]];
+            at = group[at];
+        }
+        at
+    }
+    let level = |rule: &Rule| rule.y1 - rule.y0 < 1.0;
+    let touch = |a: &Rule, b: &Rule| {
+        let meet = a.x0 <= b.x1 + 2.0 && b.x0 <= a.x1 + 2.0 && a.y0 <= b.y1 + 2.0 && b.y0 <= a.y1 + 2.0;
+        let twins = level(a) && level(b) && (a.x0 - b.x0).abs() < SAME && (a.x1 - b.x1).abs() < SAME;
+        meet || (twins && (a.y0 - b.y0).abs() < 260.0)
+    };
+    for a in 0..rules.len() {
+        for b in a + 1..rules.len() {
+            if touch(&rules[a], &rules[b]) {
+                let (a, b) = (root(&mut group, a), root(&mut group, b));
+                group[b] = a;
+            }
+        }
+    }
+    let mut found: Vec<(usize, Vec<Rule>)> = Vec::new();
+    for (at, &rule) in rules.iter().enumerate() {
+        let root = root(&mut group, at);
+        match found.iter_mut().find(|(of, _)| *of == root) {
+            Some((_, rules)) => rules.push(rule),
+            None => found.push((root, vec![rule])),
+        }
+    }
+    found.into_iter().map(|(_, rules)| rules).filter(|rules| rules.len() >= 2).collect()
+}
+
+/// Tables without a grid: at least three rows with the same columns of white, lined up.
+fn aligned(sheet: &Sheet, rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
+    let mut found = strips(rows, 1.0, true);
+    found.sort_by_key(|strip| std::cmp::Reverse(strip.both));
+    let mut frames: Vec<Frame> = Vec::new();
+    for strip in &found {
+        if frames.iter().any(|frame| frame.first <= strip.last && strip.first <= frame.last) {
+            continue;
+        }
+        let mut columns: Vec<&Strip> = found
+            .iter()
+            .filter(|other| {
+                let common = other.last.min(strip.last) as f32 - other.first.max(strip.first) as f32 + 1.0;
+                common >= 0.6 * (strip.last - strip.first + 1) as f32
+            })
+            .collect();
+        columns.sort_by(|a, b| a.x0.total_cmp(&b.x0));
+        columns.dedup_by(|b, a| b.x0 < a.x1);
+        if columns.len() < MAX_COLUMNS && is_table(sheet, rows, strip, &columns) {
+            let edges = columns.iter().map(|strip| f32::midpoint(strip.x0, strip.x1)).collect();
+            let (top, bottom) = (rows[strip.first].y, rows[strip.last].y);
+            let levels = rules.iter().filter(|rule| rule.y1 - rule.y0 < 1.0 && rule.x1 - rule.x0 > 30.0).map(|rule| rule.y0);
+            let levels = distinct(levels.filter(|&y| y > top && y < bottom));
+            frames.push(Frame { first: strip.first, last: strip.last, walled: false, edges, levels });
+        }
+    }
+    frames
+}
+
+fn is_table(sheet: &Sheet, rows: &[Row], strip: &Strip, columns: &[&Strip]) -> bool {
+    let rows = &rows[strip.first..=strip.last];
+    let both: Vec<&Row> = rows.iter().filter(|row| strip.sides(row) == (true, true)).collect();
+    let least = if columns.len() >= 2 || both.len() == rows.len() { 3 } else { 4 };
+    if both.len() < least || both.len() * 3 < rows.len() {
+        return false;
+    }
+    let middle = f32::midpoint(strip.x0, strip.x1);
+    let split = |row: &Row| row.words.partition_point(|word| word.x0 < middle);
+    // A list hangs its text beside its marks.
+    let marks = both.iter().filter(|row| {
+        let left = &row.words[..split(row)];
+        left.len() == 1 && super::blocks::is_marker(sheet.word(&left[0]))
+    });
+    if marks.count() * 2 > both.len() {
+        return false;
+    }
+    // A listing lines things up as well.
+    let (mono, words) =
+        both.iter().flat_map(|row| &row.words).fold((0, 0), |(mono, all), word| (mono + usize::from(word.style.mono), all + 1));
+    if mono * 10 > words * 8 {
+        return false;
+    }
+    let lined_up = |place: &dyn Fn(&Row) -> f32| {
+        let mut places: Vec<f32> = both.iter().map(|row| place(row)).collect();
+        places.sort_by(f32::total_cmp);
+        let common = places[places.len() / 2];
+        places.iter().filter(|&&at| (at - common).abs() < SAME).count() * 10 >= places.len() * 6
+    };
+    let word = |row: &Row, at: usize| row.words.get(at).copied().unwrap_or(row.words[0]);
+    lined_up(&|row| word(row, split(row)).x0)
+        || lined_up(&|row| row.words.last().map_or(0.0, |word| word.x1))
+        || lined_up(&|row| f32::midpoint(word(row, split(row)).x0, row.x1()))
+}
+
+/// Puts the words of a table's rows into its cells.
+fn fill(sheet: &Sheet, rows: &[Row], frame: &Frame) -> Option<Table> {
+    let lines = &rows[frame.first..=frame.last];
+    let breaks = breaks(lines, frame);
+    let mut cells: Vec<Vec<Vec<Vec<Word>>>> = Vec::new();
+    for (index, row) in lines.iter().enumerate() {
+        if index == 0 || breaks[index] {
+            cells.push(vec![Vec::new(); frame.edges.len() + 1]);
+        }
+        let of_row = cells.last_mut()?;
+        let mut line = vec![Vec::new(); frame.edges.len() + 1];
+        for word in &row.words {
+            let middle = f32::midpoint(word.x0, word.x1);
+            line[frame.edges.partition_point(|&edge| edge < middle)].push(*word);
+        }
+        for (cell, words) in of_row.iter_mut().zip(line).filter(|(_, words)| !words.is_empty()) {
+            cell.push(words);
+        }
+    }
+    let filled = cells.iter().filter(|row| row.iter().filter(|cell| !cell.is_empty()).count() >= 2).count();
+    if filled < 2 || filled * 3 < cells.len() {
+        return None;
+    }
+    let heads = heads(&cells, lines, frame);
+    let text = |cell: &Vec<Vec<Word>>| cell.iter().map(|line| sheet.line(line)).collect();
+    let cells = cells.iter().map(|row| row.iter().map(text).collect()).collect();
+    Some(Table { first: frame.first, last: frame.last, cells, heads })
+}
+
+/// Before which lines a new row of the table begins: at rules if there are about as many as rows, else where lines stand
+/// further apart, else where the first column says something.
+fn breaks(lines: &[Row], frame: &Frame) -> Vec<bool> {
+    let between = |index: usize| {
+        let (above, below) = (&lines[index - 1], &lines[index]);
+        frame.levels.iter().any(|&y| y > above.y - 0.3 * above.size() && y < below.y - 0.3 * below.size())
+    };
+    let ruled: Vec<bool> = (0..lines.len()).map(|index| index > 0 && between(index)).collect();
+    let rules = ruled.iter().filter(|&&at| at).count();
+    if rules >= 2 && rules * if frame.walled { 5 } else { 3 } >= lines.len() {
+        return ruled;
+    }
+    let gaps: Vec<f32> = lines.windows(2).map(|pair| pair[1].y - pair[0].y).collect();
+    let mut sorted = gaps.clone();
+    sorted.sort_by(f32::total_cmp);
+    let narrow = sorted.get(sorted.len() / 10).copied().unwrap_or(0.0);
+    let wide = |index: usize| index > 0 && gaps[index - 1] > 1.2 * narrow;
+    let wides = (1..lines.len()).filter(|&index| wide(index)).count();
+    let by_space = wides >= 2 && wides * 4 >= gaps.len() && wides < gaps.len();
+    let first_edge = frame.edges[0];
+    let speaks = |row: &Row| row.words.iter().any(|word| f32::midpoint(word.x0, word.x1) < first_edge);
+    (0..lines.len()).map(|index| ruled[index] || if by_space { wide(index) } else { speaks(&lines[index]) }).collect()
+}
+
+/// Whether the first row is a head: bold where the rest is not, or parted from the rest by a rule of its own, or on top of a
+/// full grid.
+fn heads(cells: &[Vec<Vec<Vec<Word>>>], lines: &[Row], frame: &Frame) -> bool {
+    let bold = |row: &Vec<Vec<Vec<Word>>>| {
+        let mut words = row.iter().flatten().flatten().peekable();
+        words.peek().is_some() && words.all(|word| word.style.bold)
+    };
+    let full = cells[0].iter().filter(|cell| !cell.is_empty()).count() * 2 > cells[0].len();
+    let bold_rest = cells[1..].iter().filter(|row| bold(row)).count();
+    if !full || cells.len() < 2 {
+        return false;
+    }
+    if bold(&cells[0]) {
+        return bold_rest * 2 < cells.len() - 1 || !frame.levels.is_empty();
+    }
+    let top = lines[0].y;
+    frame.levels.iter().any(|&y| y > top - 1.0 && lines.get(1).is_none_or(|next| y < next.y)) && bold_rest == 0
+}
+
+/// Sorted, with those that are the same counted once.
+fn distinct(places: impl Iterator<Item = f32>) -> Vec<f32> {
+    let mut places: Vec<f32> = places.collect();
+    places.sort_by(f32::total_cmp);
+    places.dedup_by(|b, a| *b - *a < SAME);
+    places
+}
+
+fn extent(rules: &[Rule], of: impl Fn(&Rule) -> f32) -> (f32, f32) {
+    rules.iter().map(of).fold((f32::MAX, f32::MIN), |(low, high), at| (low.min(at), high.max(at)))
+}
