@@ -484,3 +484,7 @@ fn write_signs<'a>(writer: &mut Writer, mean: &[f32], rows: impl Iterator<Item =
     factors.resize(factors.len().next_multiple_of(BLOCK), 0.0);
     writer.whole(Kind::Factors, &factors)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

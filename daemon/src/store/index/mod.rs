@@ -299,3 +299,7 @@ impl Index {
         base.into_iter().flatten().chain(self.tail.postings(term, self.base_rows()).1)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
