@@ -49,7 +49,7 @@ pub(super) fn weigh(index: &Index, question: &str) -> Weighed {
 pub(super) fn hits(index: &Index, vector: &[f32], question: &Weighed, selected: &RoaringBitmap) -> Vec<Hit> {
     let lexical = lexical(index, question);
     let query = Query::new(vector);
-    let mut dense = index.nearest(&query, KEPT, selected).best;
+    let mut dense = index.nearest(&query, KEPT, selected);
     let near: RoaringBitmap = dense.iter().map(|(row, _)| *row).collect();
     let others = highest(&lexical, selected).into_iter().filter(|row| !near.contains(*row));
     dense.extend(others.map(|row| (row, index.cosine(&query, row))));

@@ -37,8 +37,6 @@ pub const EXACT_ROWS: u64 = 32_768;
 /// Rows the first pass hands on at least, and per row asked for.
 const CANDIDATES: usize = 400;
 const CANDIDATES_PER_ROW: usize = 2;
-/// How many rows of the lowest estimates are scored exactly to find the lowest score.
-const LOWEST: usize = 16;
 /// Rows that are worth a thread of their own in the first pass: starting one costs some 30 microseconds.
 const ROWS_PER_THREAD: usize = 1 << 17;
 
@@ -113,27 +111,6 @@ fn best_first(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-/// What a scan found.
-#[derive(Debug)]
-pub(super) struct Nearest {
-    /// The best rows so far.
-    pub(super) best: Best,
-    /// The lowest score of any row; above [`EXACT_ROWS`] that of the rows with the lowest estimates.
-    pub(super) lowest: f32,
-}
-
-impl Nearest {
-    pub(super) fn new(count: usize) -> Nearest {
-        Nearest { best: Best::new(count), lowest: f32::INFINITY }
-    }
-
-    #[inline]
-    pub(super) fn offer(&mut self, row: u32, score: f32) {
-        self.lowest = self.lowest.min(score);
-        self.best.offer(row, score);
-    }
-}
-
 /// Exact scores of int8 rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scorer<'a> {
@@ -147,7 +124,7 @@ impl<'a> Scorer<'a> {
     }
 
     /// The products of up to 32 rows of codes with the query; `scales` has one number per row.
-    pub(super) fn block(&self, codes: &[i8], scales: &[f32], out: &mut [f32]) {
+    pub(super) fn block(self, codes: &[i8], scales: &[f32], out: &mut [f32]) {
         let mut sums = [0; BLOCK];
         let sums = &mut sums[..scales.len()];
         self.kernel.dots(codes, &self.query.codes, sums);
@@ -157,7 +134,7 @@ impl<'a> Scorer<'a> {
     }
 
     /// The product of one row.
-    pub(super) fn one(&self, codes: &[i8], scale: f32) -> f32 {
+    pub(super) fn one(self, codes: &[i8], scale: f32) -> f32 {
         let mut score = [0.0];
         self.block(codes, &[scale], &mut score);
         score[0]
@@ -265,29 +242,27 @@ impl DenseIndex {
                 &all
             }
         };
-        let mut nearest = Nearest::new(count);
-        self.nearest(&Query::new(vector), rows, threads, &mut nearest);
-        nearest.best.into_sorted()
+        let mut best = Best::new(count);
+        self.nearest(&Query::new(vector), rows, threads, &mut best);
+        best.into_sorted()
     }
 
-    /// Offers to `nearest` the best of the file's rows in `rows`, which may hold others.
-    pub(super) fn nearest(&self, query: &Query, rows: &RoaringBitmap, threads: usize, nearest: &mut Nearest) {
+    /// Offers to `best` the best of the file's rows in `rows`, which may hold others.
+    pub(super) fn nearest(&self, query: &Query, rows: &RoaringBitmap, threads: usize, best: &mut Best) {
         let scorer = Scorer::new(query);
         let own = rows.range_cardinality(0..self.rows as u32);
         if own <= EXACT_ROWS {
-            self.scan(scorer, rows.range(0..self.rows as u32), nearest);
+            self.scan(scorer, rows.range(0..self.rows as u32), best);
             return;
         }
-        let count = CANDIDATES.max(nearest.best.count * CANDIDATES_PER_ROW);
-        let (best, lowest) = self.first_pass(query, rows, count, threads);
-        let mut candidates: Vec<u32> = best.found.iter().chain(&lowest.found).map(|(row, _)| *row).collect();
+        let count = CANDIDATES.max(best.count * CANDIDATES_PER_ROW);
+        let mut candidates: Vec<u32> = self.first_pass(query, rows, count, threads).found.iter().map(|(row, _)| *row).collect();
         candidates.sort_unstable();
-        candidates.dedup();
-        self.scan(scorer, candidates.into_iter(), nearest);
+        self.scan(scorer, candidates.into_iter(), best);
     }
 
     /// Scores rows exactly, given in ascending order.
-    fn scan(&self, scorer: Scorer<'_>, rows: impl Iterator<Item = u32>, nearest: &mut Nearest) {
+    fn scan(&self, scorer: Scorer<'_>, rows: impl Iterator<Item = u32>, best: &mut Best) {
         let mut rows = rows.peekable();
         while let Some(&row) = rows.peek() {
             let block = row as usize / BLOCK;
@@ -295,17 +270,17 @@ impl DenseIndex {
             while let Some(row) = rows.next_if(|&row| row as usize / BLOCK == block) {
                 wanted |= 1 << (row as usize % BLOCK);
             }
-            self.scan_block(scorer, block, wanted, nearest);
+            self.scan_block(scorer, block, wanted, best);
         }
     }
 
     /// Scores those rows of a block whose bit is set in `wanted`.
-    fn scan_block(&self, scorer: Scorer<'_>, block: usize, wanted: u32, nearest: &mut Nearest) {
+    fn scan_block(&self, scorer: Scorer<'_>, block: usize, wanted: u32, best: &mut Best) {
         let first = block * BLOCK;
         let range = first..(first + BLOCK).min(self.rows);
         let scales = &self.file.get::<f32>(Kind::Scales)[range.clone()];
         let Some(codes) = self.block_codes(block) else {
-            range.for_each(|row| nearest.offer(row as u32, 0.0));
+            range.for_each(|row| best.offer(row as u32, 0.0));
             return;
         };
         let mut scores = [0.0; BLOCK];
@@ -316,7 +291,7 @@ impl DenseIndex {
             if (wanted.count_ones() as usize) < scales.len() {
                 scores[at] = scorer.one(&codes[at * self.dimensions..][..self.dimensions], scales[at]);
             }
-            nearest.offer((first + at) as u32, scores[at]);
+            best.offer((first + at) as u32, scores[at]);
         }
     }
 
@@ -357,14 +332,14 @@ impl DenseIndex {
         Some(codes)
     }
 
-    /// The rows of the highest and of the lowest estimates.
-    fn first_pass(&self, query: &Query, rows: &RoaringBitmap, count: usize, threads: usize) -> (Best, Best) {
+    /// The rows of the highest estimates.
+    fn first_pass(&self, query: &Query, rows: &RoaringBitmap, count: usize, threads: usize) -> Best {
         let blocks = self.rows.div_ceil(BLOCK);
         let threads = threads.min(self.rows / ROWS_PER_THREAD).max(1);
         let share = blocks.div_ceil(threads);
         let part = |number: usize| {
             let blocks = (number * share).min(blocks)..((number + 1) * share).min(blocks);
-            self.estimate(query, rows, blocks, Best::new(count), Best::new(LOWEST))
+            self.estimate(query, rows, blocks, Best::new(count))
         };
         let part = &part;
         std::thread::scope(|scope| {
@@ -374,25 +349,16 @@ impl DenseIndex {
             let mut found = part(0);
             for (number, other) in others {
                 // Without a thread to be had, the work is done here.
-                let (best, lowest) = other.ok().and_then(|other| other.join().ok()).unwrap_or_else(|| part(number));
-                best.found.into_iter().for_each(|(row, estimate)| found.0.offer(row, estimate));
-                lowest.found.into_iter().for_each(|(row, estimate)| found.1.offer(row, estimate));
+                let best = other.ok().and_then(|other| other.join().ok()).unwrap_or_else(|| part(number));
+                best.found.into_iter().for_each(|(row, estimate)| found.offer(row, estimate));
             }
-            found.0.shrink();
-            found.1.shrink();
+            found.shrink();
             found
         })
     }
 
     /// Estimates the products of some blocks of rows, but for a constant that all rows share.
-    fn estimate(
-        &self,
-        query: &Query,
-        rows: &RoaringBitmap,
-        blocks: Range<usize>,
-        mut best: Best,
-        mut lowest: Best,
-    ) -> (Best, Best) {
+    fn estimate(&self, query: &Query, rows: &RoaringBitmap, blocks: Range<usize>, mut best: Best) -> Best {
         let kernel = Kernel::detect();
         let bytes = kernel::block_bytes(self.dimensions);
         let signs = self.file.get::<u8>(Kind::Signs);
@@ -401,25 +367,23 @@ impl DenseIndex {
             let sums = kernel.sign_sums(&signs[block * bytes..][..bytes], &query.tables);
             let mut estimates = [0.0f32; BLOCK];
             let factors = &factors[block * BLOCK..][..BLOCK];
-            let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
+            let mut high = f32::NEG_INFINITY;
             for at in 0..BLOCK {
                 let estimate = (f32::from(sums[at]) * query.sum_scale + query.sum_offset) * factors[at];
                 estimates[at] = estimate;
-                low = if estimate < low { estimate } else { low };
                 high = if estimate > high { estimate } else { high };
             }
-            if high <= best.threshold && -low <= lowest.threshold {
+            if high <= best.threshold {
                 continue;
             }
             for (row, estimate) in (block * BLOCK..).zip(estimates) {
                 let row = row as u32;
-                if (estimate > best.threshold || -estimate > lowest.threshold) && rows.contains(row) {
+                if estimate > best.threshold && rows.contains(row) {
                     best.offer(row, estimate);
-                    lowest.offer(row, -estimate);
                 }
             }
         }
-        (best, lowest)
+        best
     }
 }
 
@@ -484,3 +448,7 @@ fn write_signs<'a>(writer: &mut Writer, mean: &[f32], rows: impl Iterator<Item =
     factors.resize(factors.len().next_multiple_of(BLOCK), 0.0);
     writer.whole(Kind::Factors, &factors)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

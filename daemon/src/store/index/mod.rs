@@ -15,11 +15,11 @@ use std::path::Path;
 
 use roaring::RoaringBitmap;
 
-use super::dense::{Nearest, Query, Scorer};
+use super::dense::{Best, Query, Scorer};
 use super::row::Row;
 use super::sections::Unusable;
 use super::terms::Language;
-use base::Base;
+use base::{Base, Opened};
 use tail::Tail;
 
 pub(super) use base::Origin;
@@ -77,15 +77,6 @@ struct Entry {
     live: bool,
 }
 
-/// The rows nearest to a question, see [`Index::nearest`].
-#[derive(Clone, Debug)]
-pub struct Neighbours {
-    /// Rows and their cosines, best first.
-    pub best: Vec<(u32, f32)>,
-    /// The lowest cosine of any row asked for; in a large collection that of the rows that seemed to have the lowest.
-    pub lowest: f32,
-}
-
 impl Index {
     pub(super) fn new(dimensions: usize, threads: usize) -> Index {
         Index {
@@ -102,7 +93,7 @@ impl Index {
 
     /// Opens an index file. It has to stem from `origin`, of this version or an older one; which, is returned.
     pub(super) fn open(path: &Path, origin: &Origin, threads: usize) -> Result<(Index, u64), Unusable> {
-        let (base, found, documents) = Base::open(path)?;
+        let Opened { base, origin: found, documents } = Base::open(path)?;
         if (found.store, &found.embedder) != (origin.store, &origin.embedder) || found.version > origin.version {
             return Err(Unusable::Unfit("it stems from another database or another embedder"));
         }
@@ -131,6 +122,12 @@ impl Index {
     pub(super) fn is_worn(&self) -> bool {
         let bound = (CHANGED_ROWS + u64::from(self.base_rows()) / 4).min(MOST_CHANGED_ROWS);
         self.changed_rows() > bound.max(self.postponed)
+    }
+
+    /// Whether as much has changed as may at most be held in memory: while an index is made anew nobody searches yet, and
+    /// fewer bases are written on the way.
+    pub(super) fn is_full(&self) -> bool {
+        self.changed_rows() > MOST_CHANGED_ROWS.max(self.postponed)
     }
 
     /// Whether so much has changed that reading it again at the next start would take longer than writing it now.
@@ -261,16 +258,16 @@ impl Index {
         rows
     }
 
-    /// The `count` rows out of `rows` whose cosine with the question is highest.
-    pub fn nearest(&self, query: &Query, count: usize, rows: &RoaringBitmap) -> Neighbours {
-        let mut nearest = Nearest::new(count);
+    /// The `count` rows out of `rows` whose cosine with the question is highest, with it, best first.
+    pub fn nearest(&self, query: &Query, count: usize, rows: &RoaringBitmap) -> Vec<(u32, f32)> {
+        let mut best = Best::new(count);
         if query.dimensions() == self.dimensions() {
             if let Some(base) = &self.base {
-                base.vectors().nearest(query, rows, self.threads, &mut nearest);
+                base.vectors().nearest(query, rows, self.threads, &mut best);
             }
-            self.tail.nearest(query, rows, self.base_rows(), &mut nearest);
+            self.tail.nearest(query, rows, self.base_rows(), &mut best);
         }
-        Neighbours { best: nearest.best.into_sorted(), lowest: nearest.lowest }
+        best.into_sorted()
     }
 
     /// The cosine of one row with the question.
@@ -313,3 +310,7 @@ impl Index {
         base.into_iter().flatten().chain(self.tail.postings(term, self.base_rows()).1)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

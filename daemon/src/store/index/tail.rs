@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use roaring::RoaringBitmap;
 
-use super::super::dense::{BLOCK, Nearest, Query, Scorer};
+use super::super::dense::{BLOCK, Best, Query, Scorer};
 use super::super::row::Row;
 use super::postings::{Packed, Unpacked};
 
@@ -70,8 +70,8 @@ impl Tail {
         self.scales[row as usize]
     }
 
-    /// Scores all rows and offers those in `rows` to `nearest`; both number them from `offset`.
-    pub(super) fn nearest(&self, query: &Query, rows: &RoaringBitmap, offset: u32, nearest: &mut Nearest) {
+    /// Scores all rows and offers those in `rows` to `best`; both number them from `offset`.
+    pub(super) fn nearest(&self, query: &Query, rows: &RoaringBitmap, offset: u32, best: &mut Best) {
         let scorer = Scorer::new(query);
         let blocks = self.codes.chunks(BLOCK * self.dimensions.max(1)).zip(self.scales.chunks(BLOCK));
         for (block, (codes, scales)) in blocks.enumerate() {
@@ -80,7 +80,7 @@ impl Tail {
             let first = offset + (block * BLOCK) as u32;
             for (row, score) in (first..).zip(&scores[..scales.len()]) {
                 if rows.contains(row) {
-                    nearest.offer(row, *score);
+                    best.offer(row, *score);
                 }
             }
         }
