@@ -131,7 +131,8 @@ pub fn from_library(
     let nothing = BTreeSet::new();
     for (at, chunk) in spread(store, collection)?.into_iter().enumerate() {
         let Some((sentence, rest)) = cloze(&chunk.text) else { continue };
-        let found = if at % 2 == 0 {
+        // By pairs, so that both kinds are in either half that `judge` makes.
+        let found = if at % 4 < 2 {
             let title = store.document(collection, &chunk.document)?.map(|document| document.title).unwrap_or_default();
             let vector =
                 embedder.embed(&[embedded_text(&title, &chunk.heading, &rest)]).map_err(EvalError::Embed)?.remove(0).vector;
@@ -284,7 +285,8 @@ pub fn fit(positives: &[Features], negatives: &[Features]) -> Calibration {
         }
         bias -= RATE * bias_slope;
         for feature in 0..3 {
-            weights[feature] -= RATE * slopes[feature];
+            // Each feature is evidence for an answer: more of it never lowers the confidence.
+            weights[feature] = (weights[feature] - RATE * slopes[feature]).max(0.0);
         }
     }
     let raw: [f64; 3] = std::array::from_fn(|at| weights[at] / deviation[at]);
