@@ -73,7 +73,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
             .map_err(|e| Failure::Other(format!("cannot write {}: {e}", file.display())))?;
     }
     let judged = eval::judge(&examples, &current, config.answer.threshold);
-    let better = judged.is_better();
+    let better = judged.is_better(args.labelled.is_empty());
     let keep = !args.dry_run && (better || args.force);
     if keep {
         let fitted = Fitted {
