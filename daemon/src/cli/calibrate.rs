@@ -18,8 +18,8 @@ const LEAST_EXAMPLES: usize = 30;
 pub(super) struct Args {
     /// A labelled set in BEIR form to fit to, instead of questions made from the library (repeatable: then the questions of
     /// one are the foreign ones of the others)
-    #[arg(long = "set", value_name = "DIR")]
-    sets: Vec<PathBuf>,
+    #[arg(long, value_name = "DIR")]
+    labelled: Vec<PathBuf>,
     /// Questions that the library does not answer, one a line [default: a list on many subjects]
     #[arg(long, value_name = "FILE")]
     foreign: Option<PathBuf>,
@@ -49,7 +49,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         None => eval::foreign_questions(),
     };
     let (_scratch, rooms) = open(config, args)?;
-    let examples = if args.sets.is_empty() {
+    let examples = if args.labelled.is_empty() {
         let bar = progress_bar(0, "{spinner} {pos} questions ({elapsed} gone)");
         let made = eval::from_library(&rooms.store, &rooms.embedder, &rooms.retriever, &config.collection, &foreign, &mut || {
             bar.inc(1);
@@ -63,7 +63,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         if count < LEAST_EXAMPLES {
             return Err(Failure::Other(format!(
                 "only {count} {kind} questions, at least {LEAST_EXAMPLES} are needed; the defaults stay in use \
-                 (ingest more documents, or give a labelled set with --set)"
+                 (ingest more documents, or give a labelled set with --labelled)"
             )));
         }
     }
@@ -73,7 +73,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
             .map_err(|e| Failure::Other(format!("cannot write {}: {e}", file.display())))?;
     }
     let judged = eval::judge(&examples, &current, config.answer.threshold);
-    let better = judged.is_better();
+    let better = judged.is_better(args.labelled.is_empty());
     let keep = !args.dry_run && (better || args.force);
     if keep {
         let fitted = Fitted {
@@ -101,7 +101,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
 
 /// The library whose constants are at stake; for a measurement on sets alone, an empty one that goes with it.
 fn open(config: &Config, args: &Args) -> Result<(Option<Scratch>, Rooms), Failure> {
-    if args.dry_run && !args.sets.is_empty() {
+    if args.dry_run && !args.labelled.is_empty() {
         let scratch = Scratch::new();
         let rooms = Rooms::open(&scratch.config(config))?;
         return Ok((Some(scratch), rooms));
@@ -124,7 +124,7 @@ fn questions(file: &Path) -> Result<Vec<String>, Failure> {
 /// Examples from labelled sets, each ingested into a collection of its own of a store that goes with the measurement.
 fn labelled(config: &Config, args: &Args, rooms: &Rooms, foreign: &[String]) -> Result<Examples, Failure> {
     let other = |e: eval::EvalError| Failure::Other(e.to_string());
-    let sets = args.sets.iter().map(|dir| Dataset::read(dir)).collect::<Result<Vec<_>, _>>().map_err(other)?;
+    let sets = args.labelled.iter().map(|dir| Dataset::read(dir)).collect::<Result<Vec<_>, _>>().map_err(other)?;
     let sets: Vec<(Dataset, String)> = sets.into_iter().zip(0..).map(|(set, at)| (set, format!("set-{at}"))).collect();
     let scratch = Scratch::new();
     let scratch_config = scratch.config(config);

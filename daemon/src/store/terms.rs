@@ -67,7 +67,7 @@ pub fn language_of<'a>(parts: impl Iterator<Item = &'a str>) -> Language {
 pub fn is_code(term: &str) -> bool {
     let digits = term.contains(char::is_numeric);
     let separators = term.chars().filter(|c| !c.is_alphanumeric() && *c != '\'').count();
-    (digits && term.contains(char::is_alphabetic)) || (digits && separators > 1) || term.contains(['/', '\\', '_', '@'])
+    (digits && (separators > 1 || term.contains(char::is_alphabetic))) || term.contains(['/', '\\', '_', '@'])
 }
 
 /// As much of a document as its language is told from.
