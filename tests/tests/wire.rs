@@ -11,6 +11,7 @@ use vademecum::api::wire::{
     AnswerReply, Ask, CancelRequest, Delete, DeleteReply, DeltaReply, Encoding, ErrorBody, ErrorCode, ErrorReply, EvidenceReply,
     List, ListReply, PassageReply, Put, PutReply, SearchReply,
 };
+use vademecum::ingest::watch::Listed;
 use vademecum::store::Document;
 use vademecum_tests::{python, run_with_input};
 
@@ -135,7 +136,7 @@ fn document() -> impl Strategy<Value = Document> {
     let tags = btree_map(text(), text(), 0..3);
     (vec(id(), 5), any::<u64>(), any::<u32>(), any::<u64>(), tags).prop_map(|(texts, bytes, chunks, added_unix, tags)| {
         let [id, collection, title, media_type, hash] = texts.try_into().expect("five");
-        Document { id, collection, title, media_type, hash, bytes, chunks, added_unix, tags }
+        Document { id, collection, title, media_type, hash, bytes, chunks, added_unix, tags, ..Document::default() }
     })
 }
 
@@ -183,7 +184,7 @@ proptest! {
     }
 
     #[test]
-    fn lists_cross(id in id(), documents in vec(document(), 0..4), total in any::<usize>()) {
+    fn lists_cross(id in id(), documents in vec(document().prop_map(Listed::from), 0..4), total in any::<usize>()) {
         let value = ListReply { id, documents, total };
         let ours = Encoding::Cbor.encode(&value).expect("we write");
         let read: ListReply = serde_cbor::from_slice(&ours).expect("the peer reads");

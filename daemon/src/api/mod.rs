@@ -5,14 +5,16 @@ pub mod wire;
 use crate::answer::{AnswerError, Answerer, Mode, Question, rounded};
 use crate::config::{COLLECTION_RULE, collection_name_is_valid};
 use crate::engine::{EngineError, Sampling};
+use crate::ingest::watch::Watched;
 use crate::ingest::{Change, IngestError, Outcome, Pipeline, Source};
 use crate::retrieve::{Query, RetrieveError};
 use crate::store::StoreError;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::Mutex;
 use wire::{ErrorCode, PassageReply};
 
 /// Largest `top_k` that a request may ask for.
@@ -79,21 +81,22 @@ pub struct Api {
     answerer: Answerer,
     pipeline: Arc<Pipeline>,
     counters: Arc<Counters>,
+    /// The files of watched folders.
+    watched: Watched,
     /// One document at a time: the encoder is shared with the questions.
-    ingesting: Arc<Semaphore>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Api {
     /// Joins the rooms.
-    pub fn new(limits: Limits, answerer: Answerer, pipeline: Pipeline) -> Self {
+    pub fn new(limits: Limits, answerer: Answerer, pipeline: Pipeline, watched: Watched) -> Self {
         let counters = Arc::new(Counters::default());
-        Self {
-            limits: Arc::new(limits),
-            answerer,
-            pipeline: Arc::new(pipeline),
-            counters,
-            ingesting: Arc::new(Semaphore::new(1)),
-        }
+        Self { limits: Arc::new(limits), answerer, pipeline: Arc::new(pipeline), counters, watched, turn: Arc::default() }
+    }
+
+    /// Held while a document is taken in.
+    pub fn turn(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.turn)
     }
 
     /// What requests may ask for.
@@ -202,10 +205,20 @@ impl Api {
             bytes,
             title: put.title,
             tags: put.tags,
+            origin: None,
         };
-        let _one = self.ingesting.acquire().await;
+        let turn = self.turn().lock_owned().await;
         let (pipeline, into) = (Arc::clone(&self.pipeline), collection.clone());
-        let outcome = blocking(move || pipeline.put(&into, source)).await?.map_err(|e| (code_of_ingest(&e), e.to_string()))?;
+        // A client that hangs up drops this future, and with it the guard.
+        let given_up = Arc::new(AtomicBool::new(false));
+        let _guard = SetOnDrop(Arc::clone(&given_up));
+        let put = move || {
+            let _turn = turn;
+            let mut go_on =
+                |_, _| if given_up.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+            pipeline.put_with_progress(&into, source, &mut go_on)
+        };
+        let outcome = blocking(put).await?.map_err(|e| (code_of_ingest(&e), e.to_string()))?;
         Ok((collection, outcome))
     }
 
@@ -219,15 +232,18 @@ impl Api {
         blocking(move || store.delete(&collection, &document)).await?.map_err(|e| (code_of_store(&e), e.to_string()))
     }
 
-    /// Lists documents, a page at a time.
+    /// Lists documents, and the files of watched folders on their way to become some, a page at a time.
     ///
     /// # Errors
-    /// A broken bound, or the store's trouble.
+    /// A broken bound, an unknown collection, or the store's trouble.
     pub async fn list(&self, id: String, list: &wire::List) -> Result<wire::ListReply, Problem> {
         let collection = list.collection.as_deref().map(|name| self.collection(Some(name))).transpose()?;
-        let store = self.pipeline.store().clone();
-        let documents =
-            blocking(move || store.documents(collection.as_deref())).await?.map_err(|e| (ErrorCode::Storage, e.to_string()))?;
+        let (store, watched) = (self.pipeline.store().clone(), self.watched.clone());
+        let read = move || {
+            let documents = store.known_documents(collection.as_deref())?;
+            Ok(watched.list(documents, collection.as_deref()))
+        };
+        let documents = blocking(read).await?.map_err(|e| (code_of_store(&e), e.to_string()))?;
         let total = documents.len();
         let (skip, limit) = (list.skip.unwrap_or(0), list.limit.unwrap_or(LIST_PAGE).min(LIST_PAGE));
         Ok(wire::ListReply { id, documents: documents.into_iter().skip(skip).take(limit).collect(), total })
@@ -252,6 +268,15 @@ impl Api {
             counters.last_ttft_us.store((answer.timings.ttft_ms * 1e3) as u64, Ordering::Relaxed);
             counters.last_milli_tokens_per_s.store((answer.timings.tokens_per_s * 1e3) as u64, Ordering::Relaxed);
         }
+    }
+}
+
+/// Tells, when dropped, that nobody waits any longer.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -324,6 +349,7 @@ fn code_of_retrieval(error: &RetrieveError) -> ErrorCode {
 /// A name or a document that the store does not take is the client's matter, everything else the storage's.
 fn code_of_store(error: &StoreError) -> ErrorCode {
     match error {
+        StoreError::UnknownCollection { .. } => ErrorCode::UnknownCollection,
         StoreError::CollectionName(_) | StoreError::DocumentId(_) | StoreError::Refused { .. } => ErrorCode::BadRequest,
         _ => ErrorCode::Storage,
     }

@@ -1,6 +1,7 @@
 //! What crosses the wire, and its two encodings: JSON (RFC 8259) and CBOR (RFC 8949).
 
 use crate::answer::{Answer, Citation, Mode};
+use crate::ingest::watch::Listed;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -293,7 +294,7 @@ pub struct ListReply {
     /// The request's id.
     pub id: String,
     /// Documents on this page.
-    pub documents: Vec<crate::store::Document>,
+    pub documents: Vec<Listed>,
     /// Documents in all.
     pub total: usize,
 }

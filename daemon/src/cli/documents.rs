@@ -4,7 +4,7 @@ use super::{Common, Failure, Outcome, print_json, print_line, runtime, visible};
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::Client;
-use crate::store::Document;
+use crate::ingest::watch::{FileState, Listed};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -37,16 +37,20 @@ fn list(config: &Config, common: &Common) -> Outcome {
     let documents = match documents {
         Some(documents) => documents,
         None => {
+            crate::service::check_library(config)?;
             let store = crate::service::open_store(config)?;
-            store.documents(common.collection.as_deref()).map_err(crate::service::ServiceError::from)?
+            let documents = store.known_documents(common.collection.as_deref()).map_err(crate::service::ServiceError::from)?;
+            documents.into_iter().map(Listed::from).collect()
         }
     };
     if common.json {
         print_json(&documents)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for d in &documents {
-        print_line(&visible(&format!("{}\t{}\t{} chunks\t{} bytes\t{}", d.collection, d.id, d.chunks, d.bytes, d.title)));
+    for listed in &documents {
+        let d = &listed.document;
+        let line = format!("{}\t{}\t{} chunks\t{} bytes\t{}\t{}", d.collection, d.id, d.chunks, d.bytes, d.title, state(listed));
+        print_line(&visible(&line));
     }
     if documents.is_empty() {
         eprintln!("no documents; add some with `vademecum ingest FILE…`");
@@ -54,8 +58,20 @@ fn list(config: &Config, common: &Common) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether the library has a document as it is, where it comes from, and what is the matter.
+fn state(listed: &Listed) -> String {
+    let word = match listed.state {
+        FileState::Ok => "ok",
+        FileState::Pending => "pending",
+        FileState::Failed => "failed",
+    };
+    let from = listed.document.origin.as_ref().map(|origin| format!(" from {}", origin.path));
+    let reason = listed.reason.as_ref().map(|reason| format!(": {reason}"));
+    [Some(word.to_owned()), from, reason].into_iter().flatten().collect()
+}
+
 /// Every page of the running daemon's list; `None` when none runs.
-async fn fetch(config: &Config, collection: Option<&str>) -> Result<Option<Vec<Document>>, Failure> {
+async fn fetch(config: &Config, collection: Option<&str>) -> Result<Option<Vec<Listed>>, Failure> {
     let Some(mut client) = Client::connect(&config.control_socket()).await? else { return Ok(None) };
     let mut documents = Vec::new();
     loop {
@@ -88,6 +104,7 @@ fn delete(config: &Config, common: &Common, ids: &[String]) -> Outcome {
     let deleted = match over_socket {
         Some(deleted) => deleted,
         None => {
+            crate::service::check_library(config)?;
             let store = crate::service::open_store(config)?;
             let delete = |id: &String| store.delete(&config.collection, id);
             ids.iter().map(delete).collect::<Result<_, _>>().map_err(crate::service::ServiceError::from)?

@@ -181,8 +181,9 @@ fn re_embed(config: &Config) -> Result<Summary, Failure> {
             name: document.id.clone(),
             media_type: Some(document.media_type),
             bytes: rooms.store.source(&document.hash).map_err(failed)?,
-            title: Some(document.title),
+            title: document.titled.then_some(document.title),
             tags: document.tags,
+            origin: document.origin,
         };
         summary.add(&document.id, &rooms.pipeline.put(&document.collection, source));
         bar.inc(1);

@@ -200,6 +200,17 @@ pub struct Ingest {
     pub exclude: Vec<String>,
     /// Largest document in bytes.
     pub max_document_bytes: u64,
+    /// Folders whose documents the library follows: `/path`, or `collection=/path`.
+    pub watch: Vec<String>,
+}
+
+/// An entry of `ingest.watch`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchedFolder {
+    /// The collection its documents go into.
+    pub collection: String,
+    /// Where it is: an absolute path.
+    pub path: PathBuf,
 }
 
 /// `[store]`
@@ -307,7 +318,7 @@ impl Default for Answer {
 
 impl Default for Ingest {
     fn default() -> Self {
-        Self { chunk_tokens: 176, include: vec![], exclude: vec![], max_document_bytes: 32 * 1024 * 1024 }
+        Self { chunk_tokens: 176, include: vec![], exclude: vec![], max_document_bytes: 32 * 1024 * 1024, watch: vec![] }
     }
 }
 
@@ -421,6 +432,40 @@ impl Config {
         }
     }
 
+    /// The watched folders.
+    ///
+    /// # Errors
+    /// What is wrong with an entry.
+    pub fn watched_folders(&self) -> Result<Vec<WatchedFolder>, String> {
+        let mut folders: Vec<WatchedFolder> = Vec::new();
+        for entry in &self.ingest.watch {
+            let (collection, path) = match entry.split_once('=') {
+                Some((collection, path)) if !collection.contains('/') => (collection, path),
+                _ => (self.collection.as_str(), entry.as_str()),
+            };
+            if !collection_name_is_valid(collection) {
+                return Err(format!("has `{entry}`; {COLLECTION_RULE}"));
+            }
+            // Without a slash at the end and without `.`.
+            let folder = WatchedFolder { collection: collection.into(), path: Path::new(path).components().collect() };
+            if !folder.path.is_absolute() || folder.path.file_name().is_none() {
+                return Err(format!("has `{entry}`; write /path/to/folder, or collection=/path/to/folder"));
+            }
+            let overlaps = |other: &&WatchedFolder| {
+                let inside = other.path.starts_with(&folder.path) || folder.path.starts_with(&other.path);
+                other.collection == folder.collection && (inside || other.path.file_name() == folder.path.file_name())
+            };
+            if let Some(other) = folders.iter().find(overlaps) {
+                return Err(format!(
+                    "has `{entry}` and `{}` in one collection; folders inside each other or of the same name need collections of their own (collection=/path)",
+                    other.path.display()
+                ));
+            }
+            folders.push(folder);
+        }
+        Ok(folders)
+    }
+
     /// The local control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.data_dir().join("control.sock")
@@ -522,6 +567,7 @@ impl Config {
                 return Err((key, format!("holds a pattern that does not parse: {error}")));
             }
         }
+        self.watched_folders().map_err(|problem| ("ingest.watch", problem))?;
         if self.log.level.parse::<log::LevelFilter>().is_err() {
             return Err(("log.level", format!("is `{}`; write error, warn, info, debug or trace", self.log.level)));
         }

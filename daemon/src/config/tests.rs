@@ -55,12 +55,25 @@ fn bad_values_are_refused_with_the_right_form() {
         ("collection = \"Ä\"\n", "a collection is named"),
         ("node = \n", "not valid TOML"),
         ("[ingest]\ninclude = [\"[\"]\n", "does not parse"),
+        ("[ingest]\nwatch = [\"manuals\"]\n", "write /path/to/folder"),
+        ("[ingest]\nwatch = [\"Ä=/srv\"]\n", "a collection is named"),
+        ("[ingest]\nwatch = [\"/srv/a\", \"/srv/a/b/\"]\n", "collections of their own"),
+        ("[ingest]\nwatch = [\"/srv/a\", \"/mnt/a\"]\n", "collections of their own"),
         ("[mqtt]\nreply_topics = [\"a/#/b\"]\n", "not a topic filter"),
     ] {
         let message = error_of(text);
         assert!(message.contains(expected), "{text:?} gave: {message}");
         assert!(message.contains("vademecum.toml"), "{message}");
     }
+}
+
+#[test]
+fn watched_folders_name_their_collection() {
+    let watch = ["/srv/manuals/", "heating=/srv/heating", "/srv/a=b"].map(String::from).to_vec();
+    let config = Config { ingest: Ingest { watch, ..Ingest::default() }, ..Config::default() };
+    let folders = config.watched_folders().expect("valid");
+    let shown: Vec<String> = folders.iter().map(|f| format!("{} {}", f.collection, f.path.display())).collect();
+    assert_eq!(shown, ["default /srv/manuals", "heating /srv/heating", "default /srv/a=b"]);
 }
 
 #[test]

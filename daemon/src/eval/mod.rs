@@ -198,7 +198,7 @@ mod tests {
                 bytes: 0,
                 chunks: 1,
                 added_unix: 0,
-                tags: BTreeMap::new(),
+                ..Document::default()
             };
             let vector = embedder.embed_query(&labelled.text).map_err(|error| error.to_string())?.vector;
             let put = store.put(&document, labelled.text.as_bytes(), &[chunk], &[vector]);

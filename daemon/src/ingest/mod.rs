@@ -17,8 +17,11 @@ mod outline;
 mod pipeline;
 mod read;
 mod walk;
+pub mod watch;
 
 use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::store::Origin;
 
 pub use chunk::{DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
 pub use media::MediaType;
@@ -56,6 +59,8 @@ pub struct Source {
     pub title: Option<String>,
     /// Metadata that questions can filter by.
     pub tags: BTreeMap<String, String>,
+    /// The file it follows, where it comes from a watched folder.
+    pub origin: Option<Origin>,
 }
 
 /// Why a document was not taken in.
@@ -155,6 +160,12 @@ pub enum IngestError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Whoever sent it has gone away.
+    #[error("{id}: given up; the library is as it was")]
+    Cancelled {
+        /// The document.
+        id: String,
     },
     /// The embedder could not embed.
     #[error(transparent)]

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -11,7 +12,8 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, check_bounds, chunk, embedded_text, read,
+    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, check_bounds, chunk, embedded_text,
+    media::media_type, read, read::given_title,
 };
 use crate::{
     embed::{EmbedError, Embedder, Embedding},
@@ -20,6 +22,10 @@ use crate::{
 
 /// Most chunks of one document: about a thousand printed pages.
 const MAX_CHUNKS: usize = 20_000;
+
+/// What the readers and the chunker make of a source. To be raised with every change of theirs that documents already in
+/// a library should get: they are read again when they are next put.
+const READER_VERSION: u32 = 1;
 
 /// Chunks embedded in one call, so that questions and progress get their turn.
 const BATCH_CHUNKS: usize = 32;
@@ -87,38 +93,43 @@ impl Pipeline {
         &self.store
     }
 
-    /// Takes in one document. One with the same bytes, title, type and tags as the one in the store costs no embedding.
+    /// Takes in one document. One with the same bytes, title, type and tags as the one in the store costs a hash only.
     ///
     /// Blocks while it embeds: call it from a thread of its own. Binds the store to the embedder if it has none.
     ///
     /// # Errors
     /// Any [`IngestError`]; the store is then as it was.
     pub fn put(&self, collection: &str, source: Source) -> Result<Outcome, IngestError> {
-        self.put_with_progress(collection, source, &mut |_, _| {})
+        self.put_with_progress(collection, source, &mut |_, _| ControlFlow::Continue(()))
     }
 
-    /// [`Pipeline::put`], telling after each batch how many chunks of how many are embedded.
+    /// [`Pipeline::put`], telling after each batch how many chunks of how many are embedded; a break gives the document up.
     pub fn put_with_progress(
         &self,
         collection: &str,
         source: Source,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Outcome, IngestError> {
         check_bounds(&source)?;
         if source.bytes.len() as u64 > self.options.max_document_bytes {
             return Err(IngestError::TooLarge { id: source.id, limit: self.options.max_document_bytes });
         }
         self.store.bind_embedder(&self.encoder.id())?;
+        let mut document = self.record(collection, &source);
+        if let Some(present) = self.store.document(collection, &source.id)?
+            && is_same(&present, &document, &source)?
+        {
+            if present.origin != source.origin {
+                self.store.set_origin(collection, &source.id, source.origin)?;
+            }
+            return Ok(outcome(Change::Unchanged, &present, 0, None));
+        }
         let reading = guarded(&source.id, || read(&source))??;
         if let Some(note) = &reading.note {
             log::warn!("{}: {note}", source.id);
         }
-        let mut document = record(collection, &source, &reading);
-        if let Some(present) = self.store.document(collection, &source.id)?
-            && is_same(&present, &document)
-        {
-            return Ok(outcome(Change::Unchanged, &present, 0, reading.note));
-        }
+        document.title.clone_from(&reading.title);
+        document.media_type = reading.media_type.as_str().into();
         let chunks = self.chunks(&document, &reading)?;
         document.chunks = chunks.len() as u32;
         let (vectors, truncated) = self.embed(&document, &chunks, progress)?;
@@ -129,10 +140,30 @@ impl Pipeline {
         Ok(outcome(change, &document, truncated, reading.note))
     }
 
+    /// Most tokens of a chunk.
+    fn limit(&self) -> usize {
+        self.options.max_tokens.min(self.encoder.max_tokens())
+    }
+
+    /// What is known of a document before it is read.
+    fn record(&self, collection: &str, source: &Source) -> Document {
+        Document {
+            id: source.id.clone(),
+            collection: collection.into(),
+            hash: sha256_hex(&source.bytes),
+            bytes: source.bytes.len() as u64,
+            added_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            tags: source.tags.clone(),
+            titled: given_title(source).is_some(),
+            recipe: format!("{READER_VERSION}/{}", self.limit()),
+            origin: source.origin.clone(),
+            ..Document::default()
+        }
+    }
+
     fn chunks(&self, document: &Document, reading: &Reading) -> Result<Vec<Chunk>, IngestError> {
-        let limit = self.options.max_tokens.min(self.encoder.max_tokens());
         let count = |text: &str| self.encoder.count_tokens(text);
-        let parts = guarded(&document.id, || chunk(reading, limit, &count))?;
+        let parts = guarded(&document.id, || chunk(reading, self.limit(), &count))?;
         match parts.len() {
             0 => {
                 return Err(IngestError::Empty { id: document.id.clone() });
@@ -161,7 +192,7 @@ impl Pipeline {
         &self,
         document: &Document,
         chunks: &[Chunk],
-        progress: &mut dyn FnMut(usize, usize),
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<(Vec<Vec<f32>>, u32), IngestError> {
         let mut vectors = Vec::with_capacity(chunks.len());
         let mut truncated = 0;
@@ -172,7 +203,9 @@ impl Pipeline {
                 truncated += u32::from(embedding.truncated);
                 vectors.push(embedding.vector);
             }
-            progress(vectors.len(), chunks.len());
+            if progress(vectors.len(), chunks.len()).is_break() {
+                return Err(IngestError::Cancelled { id: document.id.clone() });
+            }
         }
         if truncated > 0 {
             log::warn!("{}: {truncated} chunks are longer than the embedder reads", document.id);
@@ -216,23 +249,11 @@ fn guarded<T>(id: &str, work: impl FnOnce() -> T) -> Result<T, IngestError> {
     })
 }
 
-fn record(collection: &str, source: &Source, reading: &Reading) -> Document {
-    Document {
-        id: source.id.clone(),
-        collection: collection.into(),
-        title: reading.title.clone(),
-        media_type: reading.media_type.as_str().into(),
-        hash: sha256_hex(&source.bytes),
-        bytes: source.bytes.len() as u64,
-        chunks: 0,
-        added_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        tags: source.tags.clone(),
-    }
-}
-
-/// Whether putting `new` would change nothing but the time.
-fn is_same(present: &Document, new: &Document) -> bool {
-    present.hash == new.hash && present.title == new.title && present.media_type == new.media_type && present.tags == new.tags
+/// Whether putting `new`, which is not read yet, would change nothing of `present` but the time.
+fn is_same(present: &Document, new: &Document, source: &Source) -> Result<bool, IngestError> {
+    let like = |document: &Document| (document.hash.clone(), document.tags.clone(), document.titled, document.recipe.clone());
+    let same_title = given_title(source).is_none_or(|title| title == present.title);
+    Ok(like(present) == like(new) && same_title && media_type(source)?.as_str() == present.media_type)
 }
 
 fn outcome(change: Change, document: &Document, truncated: u32, note: Option<String>) -> Outcome {
@@ -332,7 +353,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::store::StoreOptions;
+    use crate::store::{Origin, StoreOptions};
 
     /// Counts what it is asked; the pipeline's own work is what is tested here.
     #[derive(Default)]
@@ -414,12 +435,45 @@ mod tests {
         let outcome = pipeline
             .put_with_progress("default", source("a.txt", &text), &mut |done, of| {
                 told.push((done, of));
+                ControlFlow::Continue(())
             })
             .unwrap();
         assert_eq!(outcome.chunks, 100);
         assert!(encoder.largest_batch.load(Ordering::Relaxed) <= BATCH_CHUNKS);
         assert_eq!(told.last(), Some(&(100, 100)));
         assert!(told.len() >= 3);
+    }
+
+    #[test]
+    fn a_document_given_up_leaves_the_store_as_it_was() {
+        let Bench { store, encoder, pipeline, _dir } = bench();
+        let text = format!("{}\n\n", "word ".repeat(60)).repeat(100);
+        let result = pipeline.put_with_progress("default", source("a.txt", &text), &mut |_, _| ControlFlow::Break(()));
+        assert!(matches!(result, Err(IngestError::Cancelled { .. })));
+        assert_eq!(encoder.embedded.load(Ordering::Relaxed), BATCH_CHUNKS);
+        assert!(store.documents(None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_origin_follows_without_reading() {
+        let Bench { store, encoder, pipeline, _dir } = bench();
+        let origin = |ms| Some(Origin { path: "/srv/a.md".into(), modified_ms: ms, mounted: false });
+        for origin in [origin(1), origin(2), None] {
+            let put = Source { origin: origin.clone(), ..source("a.md", "# Pump\n\nIt pumps.") };
+            pipeline.put("default", put).unwrap();
+            assert_eq!(store.document("default", "a.md").unwrap().unwrap().origin, origin);
+        }
+        assert_eq!(encoder.embedded.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn another_way_of_cutting_is_another_document() {
+        let Bench { pipeline, encoder, store, _dir } = bench();
+        pipeline.put("default", source("a.md", "# Pump\n\nIt pumps.")).unwrap();
+        let options = IngestOptions { max_tokens: 50, ..IngestOptions::default() };
+        let other = Pipeline { store, encoder: encoder.clone(), options };
+        assert_eq!(other.put("default", source("a.md", "# Pump\n\nIt pumps.")).unwrap().change, Change::Replaced);
+        assert_eq!(other.put("default", source("a.md", "# Pump\n\nIt pumps.")).unwrap().change, Change::Unchanged);
     }
 
     #[test]

@@ -58,14 +58,17 @@ pub fn read(source: &Source) -> Result<Reading, IngestError> {
     if text.trim().is_empty() {
         return Err(IngestError::Empty { id: source.id.clone() });
     }
-    let title = [source.title.clone(), own_title]
-        .into_iter()
-        .flatten()
-        .map(|title| one_line(&title))
-        .find(|title| !title.is_empty())
+    let title = given_title(source)
+        .or_else(|| own_title.map(|title| one_line(&title)).filter(|title| !title.is_empty()))
         .or_else(|| (form == Form::Markdown).then(|| outline::first_heading(&text)).flatten())
         .unwrap_or_else(|| name_of(source));
     Ok(Reading { title: shortened(&title, MAX_TITLE_CHARS).into_owned(), text, form, media_type, note })
+}
+
+/// The title that the sender gave, as it is kept.
+pub(super) fn given_title(source: &Source) -> Option<String> {
+    let title = one_line(source.title.as_deref()?);
+    (!title.is_empty()).then(|| shortened(&title, MAX_TITLE_CHARS).into_owned())
 }
 
 /// One kind of line end, and no zero characters.

@@ -1,10 +1,11 @@
 //! From paths on a command line to documents: files, folders, standard input.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    fs::File,
+    collections::HashSet,
+    fs::{File, Metadata},
     io::Read,
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -28,6 +29,10 @@ pub struct Entry {
     pub id: String,
     /// Size in bytes when it was found; 0 for standard input.
     pub bytes: u64,
+    /// When it was last written, in milliseconds since 1970; 0 for standard input.
+    pub modified_ms: u64,
+    /// Whether `path` is a symbolic link.
+    pub link: bool,
 }
 
 /// What a walk found.
@@ -37,32 +42,69 @@ pub struct Walk {
     pub entries: Vec<Entry>,
     /// Paths that could not be looked at, or that would have the id of another: path and reason.
     pub failed: Vec<(String, String)>,
+    /// Folders that were searched.
+    pub folders: Vec<PathBuf>,
+}
+
+/// Which files of a folder are documents.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    include: GlobSet,
+    exclude: GlobSet,
+}
+
+impl Wanted {
+    /// Files that match `include` ([`DEFAULT_GLOBS`] when empty) and not `exclude`. A glob without `/` is about names at
+    /// any depth, one with `/` about the path below the folder; case is ignored.
+    ///
+    /// # Errors
+    /// [`IngestError::BadGlob`].
+    pub(super) fn new(include: &[String], exclude: &[String]) -> Result<Self, IngestError> {
+        let default: Vec<String> = DEFAULT_GLOBS.iter().map(|&glob| glob.into()).collect();
+        let include = globs(if include.is_empty() { &default } else { include })?;
+        Ok(Self { include, exclude: globs(exclude)? })
+    }
+
+    /// Finds the documents at or below `from`, a path in the folder `root`, on the folder's own file system.
+    pub(super) fn below(&self, root: &Path, from: &Path) -> Walk {
+        let mut walk = Walk::default();
+        let passed = |path: &Path| path == root || self.passes(root, path);
+        // Gone is no failure, and what lies in a folder that is passed over is passed over too.
+        if from.symlink_metadata().is_ok() && from.ancestors().take_while(|path| path.starts_with(root)).all(passed) {
+            let tree = WalkDir::new(from).same_file_system(true).follow_root_links(from == root);
+            walk.add_folder(tree, root, self, &mut HashSet::new());
+        }
+        walk
+    }
+
+    /// Whether neither the last part of the path is hidden nor the path excluded.
+    fn passes(&self, root: &Path, path: &Path) -> bool {
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        !hidden && !self.exclude.is_match(below(root, path))
+    }
 }
 
 /// Finds documents. A file is taken whatever its name; a folder is searched with all below it for files that match
-/// `include` ([`DEFAULT_GLOBS`] when empty) and not `exclude`. Hidden files and links to folders are passed over.
-/// A glob without `/` is about names at any depth, one with `/` about the path below the folder; case is ignored.
+/// `include` and not `exclude` (see [`Wanted::new`]). Hidden files and links to folders are passed over.
 ///
 /// # Errors
 /// [`IngestError::BadGlob`]. A path that cannot be read is in [`Walk::failed`].
 pub fn walk(paths: &[PathBuf], include: &[String], exclude: &[String]) -> Result<Walk, IngestError> {
-    let default: Vec<String> = DEFAULT_GLOBS.iter().map(|&glob| glob.into()).collect();
-    let include = globs(if include.is_empty() { &default } else { include })?;
-    let exclude = globs(exclude)?;
+    let wanted = Wanted::new(include, exclude)?;
     let mut walk = Walk::default();
     let mut ids = HashSet::new();
     for path in paths {
         if path.as_os_str() == STDIN {
-            walk.add(Entry { path: path.clone(), id: "stdin".into(), bytes: 0 }, &mut ids);
+            walk.add(Entry { path: path.clone(), id: "stdin".into(), bytes: 0, modified_ms: 0, link: false }, &mut ids);
             continue;
         }
         match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
-                walk.add_folder(path, &include, &exclude, &mut ids);
+                walk.add_folder(WalkDir::new(path), path, &wanted, &mut ids);
             }
             Ok(metadata) => {
                 let id = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-                walk.add(Entry { path: path.clone(), id, bytes: metadata.len() }, &mut ids);
+                walk.add(entry(path.clone(), id, &metadata, false), &mut ids);
             }
             Err(error) => walk.failed.push((path.display().to_string(), error.to_string())),
         }
@@ -82,21 +124,21 @@ impl Walk {
         }
     }
 
-    fn add_folder(&mut self, root: &Path, include: &GlobSet, exclude: &GlobSet, ids: &mut HashSet<String>) {
-        let wanted = |found: &DirEntry| {
-            let hidden = found.depth() > 0 && found.file_name().as_encoded_bytes().starts_with(b".");
-            !hidden && (found.depth() == 0 || !exclude.is_match(below(root, found.path())))
-        };
-        for found in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(wanted) {
+    /// Adds what lies in `tree`, a part of the folder `root`.
+    fn add_folder(&mut self, tree: WalkDir, root: &Path, wanted: &Wanted, ids: &mut HashSet<String>) {
+        let passes = |found: &DirEntry| found.depth() == 0 || wanted.passes(root, found.path());
+        for found in tree.sort_by_file_name().into_iter().filter_entry(passes) {
             match found {
+                Ok(found) if found.file_type().is_dir() => self.folders.push(found.into_path()),
                 Ok(found) => {
                     let id = below(root, found.path());
                     // Follows a link to a file; a pipe or a device would block.
                     if let Ok(metadata) = std::fs::metadata(found.path())
                         && metadata.is_file()
-                        && include.is_match(&id)
+                        && wanted.include.is_match(&id)
                     {
-                        self.add(Entry { path: found.into_path(), id, bytes: metadata.len() }, ids);
+                        let link = found.path_is_symlink();
+                        self.add(entry(found.into_path(), id, &metadata, link), ids);
                     }
                 }
                 Err(error) => {
@@ -106,6 +148,16 @@ impl Walk {
             }
         }
     }
+}
+
+fn entry(path: PathBuf, id: String, metadata: &Metadata, link: bool) -> Entry {
+    Entry { path, id, bytes: metadata.len(), modified_ms: modified_ms(metadata), link }
+}
+
+/// When a file was last written, in milliseconds since 1970.
+pub(super) fn modified_ms(metadata: &Metadata) -> u64 {
+    let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Reads one document, at most `max_bytes` of it.
@@ -125,7 +177,7 @@ pub fn load(entry: &Entry, max_bytes: u64) -> Result<Source, IngestError> {
         return Err(IngestError::TooLarge { id: entry.id.clone(), limit: max_bytes });
     }
     let name = if from_stdin { String::new() } else { entry.id.clone() };
-    Ok(Source { id: entry.id.clone(), name, media_type: None, bytes, title: None, tags: BTreeMap::new() })
+    Ok(Source { id: entry.id.clone(), name, bytes, ..Source::default() })
 }
 
 /// `path` below `root`, parted by `/`.
@@ -222,7 +274,7 @@ mod tests {
     #[test]
     fn size_is_bounded() {
         let folder = folder();
-        let entry = Entry { path: folder.path().join("a.TXT"), id: "a.TXT".into(), bytes: 2 };
+        let entry = Entry { path: folder.path().join("a.TXT"), id: "a.TXT".into(), bytes: 2, modified_ms: 0, link: false };
         assert_eq!(load(&entry, 2).unwrap().bytes, b"aa");
         assert!(matches!(load(&entry, 1), Err(IngestError::TooLarge { limit: 1, .. })));
         let gone = Entry { path: folder.path().join("gone"), ..entry };

@@ -28,6 +28,7 @@ fn put(store: &Store, id: &str, tags: &[(&str, &str)], texts: &[&str], vectors: 
         chunks: 0,
         added_unix: 0,
         tags: tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..Document::default()
     };
     let chunk = |(text, ordinal): (&&str, u32)| Chunk {
         document: id.to_owned(),

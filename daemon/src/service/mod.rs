@@ -10,6 +10,7 @@ use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
 use crate::engine::{Engine, EngineOptions, Sampling};
+use crate::ingest::watch::{Folder, WatchOptions, Watched};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mqtt::Server;
 use crate::mqtt::connection::{Connection, ConnectionOptions};
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot};
 
 /// Room that v5 packets get beyond the largest payload, so that a larger one gets an error instead of silence.
 const PACKET_HEADROOM: usize = 16 * 1024 * 1024;
@@ -125,6 +126,21 @@ pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
     })?;
     let options = StoreOptions { cache_bytes: config.store.cache_bytes, ..StoreOptions::default() };
     Ok(Store::open(&dir, &options)?)
+}
+
+/// Checks that there is a library to read, for commands that would otherwise make an empty one.
+///
+/// # Errors
+/// Nothing was ever put there.
+pub fn check_library(config: &Config) -> Result<(), ServiceError> {
+    let dir = config.data_dir();
+    if dir.join("db").is_dir() {
+        return Ok(());
+    }
+    Err(ServiceError::System(format!(
+        "there is no library in {}; put documents there with `vademecum ingest`, or name another place with --data-dir",
+        dir.display()
+    )))
 }
 
 /// What identifies an embedder in the store.
@@ -294,7 +310,8 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let embedder_name = rooms.embedder.name().to_owned();
     let (socket, data_dir) = (config.control_socket(), config.data_dir());
     let answerer = answerer(&config, &rooms, engine.clone());
-    let api = Api::new(limits(&config, info.context), answerer, rooms.pipeline);
+    let watched = Watched::default();
+    let api = Api::new(limits(&config, info.context), answerer, rooms.pipeline.clone(), watched.clone());
 
     let topics = Topics::new(config.topic_base(), &config.mqtt.base, &config.mqtt.fleet, config.mqtt.reply_topics.clone());
     let mut options = connection_options(&config)?;
@@ -313,11 +330,14 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let server = Server::new(topics, api.clone(), sender, info_fn);
 
     let changed = Arc::new(Notify::new());
+    let turn = api.turn();
     let listener = crate::http::bind(&socket)?;
     let for_status = (report.clone(), Arc::clone(&server));
     let status: ReportFn = Arc::new(move || for_status.0.status(for_status.1.depth()));
     let control =
         tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
+
+    start_watch(&config, rooms.pipeline, watched, turn, changed.clone())?;
 
     let (ready_tx, mut ready_rx) = oneshot::channel();
     let (stop_tx, stop_rx) = oneshot::channel();
@@ -360,6 +380,38 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     rooms.store.flush()?;
     log::info!("stopped");
     Ok(())
+}
+
+/// Follows the configured folders, if there are any.
+fn start_watch(
+    config: &Config,
+    pipeline: Pipeline,
+    watched: Watched,
+    turn: Arc<Mutex<()>>,
+    changed: Arc<Notify>,
+) -> Result<(), ServiceError> {
+    let configured = config.watched_folders().map_err(|problem| ServiceError::System(format!("ingest.watch {problem}")))?;
+    if configured.is_empty() {
+        return Ok(());
+    }
+    let mut folders: Vec<Folder> = Vec::new();
+    for folder in configured {
+        // The first folder of a collection names its documents as `vademecum ingest` does, further ones put their name in front.
+        let first = !folders.iter().any(|other| other.collection == folder.collection);
+        let name = folder.path.file_name().unwrap_or_default().to_string_lossy();
+        let prefix = if first { String::new() } else { format!("{name}/") };
+        log::info!("watching {} for the collection {}", folder.path.display(), folder.collection);
+        folders.push(Folder { root: folder.path, collection: folder.collection, prefix });
+    }
+    let ingest = &config.ingest;
+    let options = WatchOptions {
+        folders,
+        include: ingest.include.clone(),
+        exclude: ingest.exclude.clone(),
+        max_document_bytes: ingest.max_document_bytes,
+    };
+    let started = crate::ingest::watch::start(pipeline, &options, watched, turn, move || changed.notify_one());
+    started.map_err(|error| ServiceError::System(format!("ingest.watch: {error}")))
 }
 
 fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, ServiceError> {

@@ -56,6 +56,14 @@ pub enum StoreError {
     /// A collection name outside `[a-z0-9][a-z0-9_-]{0,63}`.
     #[error("{0:?} is not a collection name: use 1 to 64 of a-z 0-9 _ -, beginning with a letter or digit")]
     CollectionName(String),
+    /// No document was ever put into the collection.
+    #[error("there is no collection {name:?}; {}", others(known))]
+    UnknownCollection {
+        /// The name asked for.
+        name: String,
+        /// The names of those there are.
+        known: Vec<String>,
+    },
     /// A document id that is empty, longer than 512 bytes or holds control characters.
     #[error("{0:?} is not a document id: use 1 to 512 bytes without control characters")]
     DocumentId(String),
@@ -93,6 +101,10 @@ impl StoreError {
             other => StoreError::Damaged { dir: dir.to_owned(), detail: other.to_string() },
         }
     }
+}
+
+fn others(known: &[String]) -> String {
+    if known.is_empty() { "the library is empty".to_owned() } else { format!("there are {}", known.join(", ")) }
 }
 
 fn holder(pid: Option<u32>) -> String {

@@ -72,7 +72,7 @@ pub struct EmbedderId {
 }
 
 /// A document as the library lists it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// The owner's name for it, unique within the collection; 1 to 512 bytes without control characters.
     pub id: String,
@@ -92,6 +92,27 @@ pub struct Document {
     pub added_unix: u64,
     /// Metadata that a filter may name.
     pub tags: BTreeMap<String, String>,
+    /// Whether the title was given with it, rather than found in it.
+    #[serde(default)]
+    pub titled: bool,
+    /// How it was read and cut: another way makes other chunks of the same bytes.
+    #[serde(default)]
+    pub recipe: String,
+    /// The file it follows, where it comes from a watched folder; `None` where it was put by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// The file in a watched folder that a document follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its path.
+    pub path: String,
+    /// When it was last written before it was read, in milliseconds since 1970.
+    pub modified_ms: u64,
+    /// Whether the watched folder was a mount point then.
+    #[serde(default)]
+    pub mounted: bool,
 }
 
 /// A piece of a document's text, as long as the embedder reads well.
@@ -330,6 +351,36 @@ impl Store {
             self.forget_source(old, old.document.hash != record.document.hash);
         }
         Ok(if old.is_some() { Put::Replaced } else { Put::Added })
+    }
+
+    /// [`Store::documents`] of a collection that must be known.
+    pub fn known_documents(&self, collection: Option<&str>) -> Result<Vec<Document>, StoreError> {
+        let documents = self.documents(collection)?;
+        match collection {
+            Some(name) if documents.is_empty() && self.version(name)? == 0 => {
+                let known = self.collections()?.into_iter().map(|collection| collection.name).collect();
+                Err(StoreError::UnknownCollection { name: name.to_owned(), known })
+            }
+            _ => Ok(documents),
+        }
+    }
+
+    /// Records which file a document follows from now on, and leaves the rest as it is. Returns whether it was there.
+    /// Durable when this returns.
+    pub fn set_origin(&self, collection: &str, id: &str, origin: Option<Origin>) -> Result<bool, StoreError> {
+        check_collection(collection)?;
+        check_id(id)?;
+        let _writer = self.writer();
+        let key = keys::document(collection, id);
+        let Some(mut record) = self.get::<DocumentRecord>(&key)? else {
+            return Ok(false);
+        };
+        record.document.origin = origin;
+        self.inner.sources.keep_record(&record)?;
+        let mut batch = sled::Batch::default();
+        batch.insert(key, self.encode(&record)?);
+        self.commit(batch)?;
+        Ok(true)
     }
 
     /// A document's record.

@@ -66,10 +66,16 @@ impl Sources {
         if !there {
             write_file(&path, bytes)?;
         }
+        self.keep_record(record)
+    }
+
+    /// Writes the document's record anew beside its source; on disk when this returns.
+    pub(super) fn keep_record(&self, record: &DocumentRecord) -> Result<(), StoreError> {
         let json = serde_json::to_vec_pretty(record)
             .map_err(|error| StoreError::Refused { id: record.document.id.clone(), reason: error.to_string() })?;
-        write_file(&self.record_path(record), &json)?;
-        sync_folder(&folder)
+        let path = self.record_path(record);
+        write_file(&path, &json)?;
+        path.parent().map_or(Ok(()), sync_folder)
     }
 
     /// Removes a document's record, on disk when this returns. The source itself stays until [`Sources::drop_source`].

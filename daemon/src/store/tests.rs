@@ -24,7 +24,7 @@ fn put(store: &Store, collection: &str, id: &str, texts: &[&str]) -> Result<Put,
         bytes: 0,
         chunks: 0,
         added_unix: 1,
-        tags: BTreeMap::new(),
+        ..Document::default()
     };
     let chunks: Vec<Chunk> = texts.iter().zip(0..).map(|(text, ordinal)| chunk(id, ordinal, text)).collect();
     let vectors = vec![vec![0.5; DIMENSIONS]; chunks.len()];
