@@ -1,0 +1,248 @@
+//! Watched folders: what is in them is in the library, and what was put by hand stays.
+
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use vademecum_tests::{Daemon, MANUAL, Run, Setup, free_port, run, temp_dir, vademecum, wait_for};
+
+/// A folder and a data directory that outlive the daemons of a test.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: temp_dir() };
+        fs::create_dir(place.root()).expect("made");
+        place
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("manuals")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.root().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+
+    /// A daemon that watches `watch`.
+    fn watching(&self, watch: &str) -> Daemon {
+        let listen = format!("127.0.0.1:{}", free_port());
+        Setup::new().data_dir(&self.data()).set("broker.listen", &listen).set("ingest.watch", watch).start()
+    }
+
+    fn start(&self) -> Daemon {
+        self.watching(&self.root().to_string_lossy())
+    }
+
+    fn command(&self, args: &[&str]) -> Run {
+        run(vademecum(args).arg("--data-dir").arg(self.data()))
+    }
+
+    fn list(&self) -> Vec<Value> {
+        let Value::Array(rows) = self.command(&["documents", "list", "--json"]).exits(0).json() else { panic!("a list") };
+        rows
+    }
+
+    /// Waits until the list is this: ids with states.
+    fn wait_list(&self, wanted: &[(&str, &str)]) -> Vec<Value> {
+        wait_for(&format!("the list {wanted:?}"), || {
+            let rows = self.list();
+            let text = |row: &Value, key: &str| row[key].as_str().expect("a text").to_owned();
+            let found: Vec<(String, String)> = rows.iter().map(|row| (text(row, "id"), text(row, "state"))).collect();
+            let same = found.iter().map(|(id, state)| (id.as_str(), state.as_str())).eq(wanted.iter().copied());
+            same.then_some(rows)
+        })
+    }
+}
+
+fn manual(of: &str) -> String {
+    MANUAL.replace("Harbour pump P-200", of)
+}
+
+fn title(rows: &[Value], id: &str) -> String {
+    let row = rows.iter().find(|row| row["id"] == id).expect("a row");
+    row["title"].as_str().expect("a title").to_owned()
+}
+
+#[test]
+fn files_are_followed_while_they_come_change_move_and_go() {
+    let place = Place::new();
+    place.write("pump.md", MANUAL);
+    let daemon = place.start();
+    let rows = place.wait_list(&[("pump.md", "ok")]);
+    let path = place.root().join("pump.md");
+    assert_eq!(rows[0]["origin"]["path"], json!(path.to_string_lossy()));
+    assert!(place.command(&["search", "What does error E-7 mean?", "--json"]).json()["passages"][0]["document"] == "pump.md");
+
+    // New ones, in a folder that was not there, beside what is passed over.
+    place.write("deep/er/boiler.md", &manual("Boiler"));
+    place.write(".hidden.md", "hidden");
+    place.write("deep/er/.boiler.md.swp", "an editor's");
+    place.write("deep/photo.png", "no document");
+    place.wait_list(&[("deep/er/boiler.md", "ok"), ("pump.md", "ok")]);
+    place.write("deep/er/fan.md", &manual("Fan"));
+    place.wait_list(&[("deep/er/boiler.md", "ok"), ("deep/er/fan.md", "ok"), ("pump.md", "ok")]);
+
+    // A change, in place and by a file that takes its place, as editors do it.
+    place.write("pump.md", &manual("Mended pump"));
+    wait_for("the change", || (title(&place.list(), "pump.md") == "Mended pump").then_some(()));
+    place.write(".new", &manual("Mended fan"));
+    fs::rename(place.root().join(".new"), place.root().join("deep/er/fan.md")).expect("moved");
+    wait_for("the exchange", || (title(&place.list(), "deep/er/fan.md") == "Mended fan").then_some(()));
+
+    // A folder that moves, and later changes at the new place.
+    fs::rename(place.root().join("deep/er"), place.root().join("flat")).expect("moved");
+    place.wait_list(&[("flat/boiler.md", "ok"), ("flat/fan.md", "ok"), ("pump.md", "ok")]);
+    place.write("flat/fan.md", &manual("Fan again"));
+    wait_for("the change", || (title(&place.list(), "flat/fan.md") == "Fan again").then_some(()));
+
+    fs::remove_dir_all(place.root().join("flat")).expect("removed");
+    place.wait_list(&[("pump.md", "ok")]);
+    fs::remove_file(place.root().join("pump.md")).expect("removed");
+    place.wait_list(&[]);
+    daemon.stop();
+}
+
+#[test]
+fn a_restart_finds_what_has_changed_and_reads_nothing_else() {
+    let place = Place::new();
+    for name in ["a", "b", "c"] {
+        place.write(&format!("{name}.md"), &manual(name));
+    }
+    let daemon = place.start();
+    place.wait_list(&[("a.md", "ok"), ("b.md", "ok"), ("c.md", "ok")]);
+    daemon.stop();
+    fs::remove_file(place.root().join("a.md")).expect("removed");
+    place.write("b.md", &manual("b, revised"));
+    place.write("d.md", &manual("d"));
+    let daemon = place.start();
+    let rows = wait_for("the changes", || {
+        let rows = place.list();
+        (rows.len() == 3 && rows[0]["title"] == "b, revised" && rows[2]["state"] == "ok").then_some(rows)
+    });
+    assert_eq!([&rows[1]["id"], &rows[2]["id"]], ["c.md", "d.md"]);
+    assert!(!daemon.log().contains("c.md: "), "it was left alone");
+    // The same folder by hand: the same ids, nothing to do.
+    let summary = place.command(&["ingest", "--json", &place.root().to_string_lossy()]).exits(0).json();
+    assert_eq!([&summary["added"], &summary["unchanged"], &summary["replaced"]], [0, 3, 0]);
+    daemon.stop();
+}
+
+#[test]
+fn a_file_that_fails_says_why_and_is_read_again_when_it_is_mended() {
+    let place = Place::new();
+    place.write("bad.md", "\n\n");
+    let daemon = place.start();
+    let rows = place.wait_list(&[("bad.md", "failed")]);
+    assert!(rows[0]["reason"].as_str().expect("a reason").contains("no text"), "{rows:?}");
+    let shown = place.command(&["documents", "list"]).exits(0).stdout;
+    assert!(shown.contains("failed from ") && shown.contains("no text"), "{shown}");
+    place.write("bad.md", MANUAL);
+    place.wait_list(&[("bad.md", "ok")]);
+    // The old version stays in use when the new one fails.
+    place.write("bad.md", "\n\n\n");
+    let rows = place.wait_list(&[("bad.md", "failed")]);
+    assert_eq!(rows[0]["title"], "Harbour pump P-200");
+    daemon.stop();
+}
+
+#[test]
+fn a_folder_that_is_away_keeps_its_documents() {
+    let place = Place::new();
+    place.write("pump.md", MANUAL);
+    let daemon = place.start();
+    place.wait_list(&[("pump.md", "ok")]);
+    let aside = place.dir.path().join("aside");
+    fs::rename(place.root(), &aside).expect("moved");
+    let away = |part: &str| {
+        wait_for(part, || {
+            let rows = place.list();
+            let told = rows.first().and_then(|row| row["reason"].as_str()).is_some_and(|reason| reason.contains(part));
+            (rows.len() == 1 && told).then_some(())
+        });
+    };
+    away("No such file");
+    // An empty folder in its place, as a mount point without its card: now, and found at the start.
+    fs::create_dir(place.root()).expect("made");
+    away("empty");
+    daemon.stop();
+    let daemon = place.start();
+    away("empty");
+    // It is back, with a change.
+    fs::remove_dir(place.root()).expect("removed");
+    fs::rename(&aside, place.root()).expect("moved");
+    place.write("pump.md", &manual("Mended pump"));
+    wait_for("the change", || (title(&place.list(), "pump.md") == "Mended pump").then_some(()));
+    assert!(place.list()[0]["reason"].is_null());
+    daemon.stop();
+}
+
+#[test]
+fn what_was_put_by_hand_stays() {
+    let place = Place::new();
+    let by_hand = place.dir.path().join("by-hand.md");
+    fs::write(&by_hand, manual("By hand")).expect("written");
+    let put = |id: &str| place.command(&["ingest", "--id", id, &by_hand.to_string_lossy()]).exits(0);
+    put("same.md");
+    put("other.md");
+    place.write("same.md", &manual("By hand"));
+    place.write("other.md", MANUAL);
+    place.write("third.md", MANUAL);
+    let daemon = place.start();
+    // Another text under an id that is taken: the folder's file has to wait.
+    let rows = place.wait_list(&[("other.md", "ok"), ("other.md", "failed"), ("same.md", "ok"), ("third.md", "ok")]);
+    assert!(rows[1]["reason"].as_str().expect("a reason").contains("by hand"), "{rows:?}");
+    // What is put by hand over a watched document is by hand from then on.
+    let _ = place.command(&["ingest", "--id", "third.md", &place.root().join("third.md").to_string_lossy()]).exits(0);
+    for name in ["same.md", "other.md", "third.md"] {
+        fs::remove_file(place.root().join(name)).expect("removed");
+    }
+    place.write("last.md", &manual("Last"));
+    let rows = place.wait_list(&[("last.md", "ok"), ("other.md", "ok"), ("same.md", "ok"), ("third.md", "ok")]);
+    assert_eq!(title(&rows, "other.md"), "By hand");
+    daemon.stop();
+}
+
+#[test]
+fn folders_have_collections_and_do_not_collide() {
+    let place = Place::new();
+    place.write("pump.md", MANUAL);
+    let more = place.dir.path().join("more");
+    fs::create_dir(&more).expect("made");
+    fs::write(more.join("pump.md"), manual("Another pump")).expect("written");
+    // A link leads out of the folder: it is not followed.
+    std::os::unix::fs::symlink(place.dir.path().join("data"), more.join("link")).expect("linked");
+    std::os::unix::fs::symlink(place.root().join("pump.md"), more.join("link.md")).expect("linked");
+    let (root, more) = (place.root(), more.as_path());
+    let daemon = place.watching(&format!("{},{},third={}", root.display(), more.display(), more.display()));
+    let rows = wait_for("three documents", || {
+        let rows = place.list();
+        (rows.len() == 3 && rows.iter().all(|row| row["state"] == "ok")).then_some(rows)
+    });
+    let named: Vec<String> = rows.iter().map(|row| format!("{} {} {}", row["collection"], row["id"], row["title"])).collect();
+    let expected = [
+        "\"default\" \"more/pump.md\" \"Another pump\"",
+        "\"default\" \"pump.md\" \"Harbour pump P-200\"",
+        "\"third\" \"pump.md\" \"Another pump\"",
+    ];
+    assert_eq!(named, expected);
+    let unknown = place.command(&["documents", "--collection", "zz"]).exits(1);
+    assert!(unknown.stderr.contains("there is no collection \"zz\"; there are default, third"), "{unknown:?}");
+    daemon.stop();
+}
+
+#[test]
+fn a_wrong_data_directory_is_told_and_not_made() {
+    let dir = temp_dir();
+    let nowhere = dir.path().join("nowhere");
+    let listed = run(vademecum(["documents", "list"]).arg("--data-dir").arg::<&Path>(&nowhere)).exits(1);
+    assert!(listed.stderr.contains("there is no library in"), "{listed:?}");
+    assert!(!nowhere.exists());
+}
