@@ -291,7 +291,7 @@ impl Default for Model {
 
 impl Default for Embedder {
     fn default() -> Self {
-        Self { path: PathBuf::new(), tokenizer: PathBuf::new(), threads: 0, batch_tokens: 512 }
+        Self { path: PathBuf::new(), tokenizer: PathBuf::new(), threads: 0, batch_tokens: 256 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Text to unit vectors: Hugging Face `tokenizers` makes the token ids, llama.cpp runs the encoder.
 //!
-//! One thread owns the llama.cpp context. Callers tokenise on their own threads and hand packs of sequences to it through
-//! a bounded queue in which queries overtake waiting batches, so that a question waits for one forward pass at most
+//! Some threads own a llama.cpp context each. Callers tokenise on their own threads and hand packs of sequences to them
+//! through a bounded queue in which queries overtake waiting batches, so that a question waits for one forward pass at most
 //! while documents are being read in.
 
 mod tokens;
@@ -18,7 +18,7 @@ use worker::{Limits, Worker};
 /// How an embedder is run.
 #[derive(Debug, Clone)]
 pub struct EmbedOptions {
-    /// CPU threads of a forward pass.
+    /// Forward passes that run beside each other, each on one CPU thread and with working memory of its own.
     pub threads: usize,
     /// Tokens of one forward pass. At least the longest input is always allowed for. Attention within a pass grows with
     /// the square of this, and a query waits for one pass at most: larger is not better.

@@ -1,4 +1,7 @@
-//! The thread that owns the llama.cpp context, and the queue before it.
+//! The threads that own llama.cpp contexts, and the queue before them.
+//!
+//! Each context computes on one thread, and a pass goes to whichever is free. Several threads in one pass meet at some
+//! hundred barriers, where they burn time or sleep whenever other work has a core; passes beside each other never wait.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -56,7 +59,7 @@ struct Job {
     reply: Sender<(usize, Result<Vectors, EmbedError>)>,
 }
 
-/// Handle of the thread; dropping it ends the thread after the pass that runs.
+/// Handle of the threads; dropping it ends them after the passes that run.
 pub(super) struct Worker {
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
@@ -70,9 +73,9 @@ impl Worker {
         let body = move || {
             // Should the thread end for any reason, nobody may wait for it.
             let _closes = CloseOnDrop(Arc::clone(&of_thread));
-            own_context(&path, limits, threads, dimensions, &of_thread, &ready);
+            own_model(&path, limits, threads, dimensions, &of_thread, &ready);
         };
-        let thread = std::thread::Builder::new().name("embed".into()).spawn(body);
+        let thread = std::thread::Builder::new().name("embedder".into()).spawn(body);
         let thread = thread.map_err(|error| EmbedError::Run(format!("cannot start a thread: {error}")))?;
         let worker = Worker { queue, thread: Some(thread) };
         loaded.recv().unwrap_or(Err(EmbedError::Stopped))?;
@@ -206,20 +209,20 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// The life of the thread: load, report, serve until the queue is closed.
-fn own_context(
+/// The life of the model: load, report, serve until the queue is closed.
+fn own_model(
     path: &Path,
     limits: Limits,
     threads: usize,
     dimensions: usize,
-    queue: &Queue,
+    queue: &Arc<Queue>,
     ready: &Sender<Result<(), EmbedError>>,
 ) {
     let loaded = load_model(path);
-    let encoder = loaded.as_ref().map_err(Clone::clone);
-    let encoder = encoder.and_then(|model| Encoder::new(model, limits, threads, dimensions));
-    let mut encoder = match encoder {
-        Ok(encoder) => encoder,
+    let model = loaded.as_ref().map_err(Clone::clone);
+    let contexts = model.and_then(|model| (0..threads).map(|_| new_context(model, limits)).collect::<Result<Vec<_>, _>>());
+    let contexts = match contexts {
+        Ok(contexts) => contexts,
         Err(error) => {
             // Nobody listens only when the caller is gone, and then nobody needs to know.
             let _ = ready.send(Err(EmbedError::Run(error)));
@@ -227,10 +230,24 @@ fn own_context(
         }
     };
     let _ = ready.send(Ok(()));
-    while let Some(job) = queue.pop() {
-        let vectors = encoder.forward(&job.sequences);
-        let _ = job.reply.send((job.tag, vectors));
-    }
+    std::thread::scope(|scope| {
+        for context in contexts {
+            let queue = Arc::clone(queue);
+            let serve = move || {
+                // Should one thread end for any reason, nobody may wait for it.
+                let _closes = CloseOnDrop(Arc::clone(&queue));
+                let mut encoder = Encoder::new(context, limits, dimensions);
+                while let Some(job) = queue.pop() {
+                    let vectors = encoder.forward(&job.sequences);
+                    let _ = job.reply.send((job.tag, vectors));
+                }
+            };
+            // One thread fewer is slower, not wrong; without any, the queue is closed below.
+            if let Err(error) = std::thread::Builder::new().name("embed".into()).spawn_scoped(scope, serve) {
+                log::warn!("an embedder thread cannot be started: {error}");
+            }
+        }
+    });
 }
 
 fn load_model(path: &Path) -> Result<LlamaModel, String> {
@@ -249,24 +266,27 @@ struct Encoder<'model> {
     largest: usize,
 }
 
+fn new_context(model: &LlamaModel, limits: Limits) -> Result<LlamaContext<'_>, String> {
+    let backend = llama::backend().map_err(|error| error.to_string())?;
+    let tokens = limits.batch_tokens as u32;
+    // An encoder takes a batch in one piece: n_ubatch below the batch's tokens aborts.
+    let params = LlamaContextParams::default()
+        .with_n_ctx(NonZeroU32::new(tokens))
+        .with_n_batch(tokens)
+        .with_n_ubatch(tokens)
+        .with_n_seq_max(limits.sequences as u32)
+        .with_kv_unified(true)
+        .with_n_threads(1)
+        .with_n_threads_batch(1)
+        .with_flash_attention_policy(LLAMA_FLASH_ATTN_TYPE_ENABLED)
+        .with_no_perf(true)
+        .with_embeddings(true);
+    model.new_context(backend, params).map_err(|error| format!("no context: {error}"))
+}
+
 impl<'model> Encoder<'model> {
-    fn new(model: &'model LlamaModel, limits: Limits, threads: usize, dimensions: usize) -> Result<Encoder<'model>, String> {
-        let backend = llama::backend().map_err(|error| error.to_string())?;
-        let tokens = limits.batch_tokens as u32;
-        // An encoder takes a batch in one piece: n_ubatch below the batch's tokens aborts.
-        let params = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(tokens))
-            .with_n_batch(tokens)
-            .with_n_ubatch(tokens)
-            .with_n_seq_max(limits.sequences as u32)
-            .with_kv_unified(true)
-            .with_n_threads(threads as i32)
-            .with_n_threads_batch(threads as i32)
-            .with_flash_attention_policy(LLAMA_FLASH_ATTN_TYPE_ENABLED)
-            .with_no_perf(true)
-            .with_embeddings(true);
-        let context = model.new_context(backend, params).map_err(|error| format!("no context: {error}"))?;
-        Ok(Encoder { context, batch: LlamaBatch::new(limits.batch_tokens, 1), limits, dimensions, largest: 0 })
+    fn new(context: LlamaContext<'model>, limits: Limits, dimensions: usize) -> Encoder<'model> {
+        Encoder { context, batch: LlamaBatch::new(limits.batch_tokens, 1), limits, dimensions, largest: 0 }
     }
 
     /// One pass: a unit vector for each sequence.

@@ -84,11 +84,11 @@ async fn get_status(State(control): State<Control>) -> Response {
 }
 
 async fn search(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {
-    respond(&headers, &body, async |ask: wire::Ask| control.api.search(ask.id.clone().unwrap_or_else(new_id), &ask).await).await
+    respond(&headers, body, async |ask: wire::Ask| control.api.search(ask.id.clone().unwrap_or_else(new_id), &ask).await).await
 }
 
 async fn put(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {
-    respond(&headers, &body, async |put: wire::Put| {
+    respond(&headers, body, async |put: wire::Put| {
         let id = put.id.clone().unwrap_or_else(new_id);
         let (collection, outcome) = control.api.put(put).await?;
         control.changed.notify_one();
@@ -100,7 +100,7 @@ async fn put(State(control): State<Control>, headers: HeaderMap, body: Bytes) ->
 }
 
 async fn delete(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {
-    respond(&headers, &body, async |delete: wire::Delete| {
+    respond(&headers, body, async |delete: wire::Delete| {
         let deleted = control.api.delete(&delete).await?;
         control.changed.notify_one();
         Ok(wire::DeleteReply { id: delete.id.unwrap_or_else(new_id), document: delete.document, deleted })
@@ -109,7 +109,7 @@ async fn delete(State(control): State<Control>, headers: HeaderMap, body: Bytes)
 }
 
 async fn list(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {
-    respond(&headers, &body, async |list: wire::List| control.api.list(list.id.clone().unwrap_or_else(new_id), &list).await).await
+    respond(&headers, body, async |list: wire::List| control.api.list(list.id.clone().unwrap_or_else(new_id), &list).await).await
 }
 
 /// A put's reply with what the command line's summary wants besides.
@@ -128,12 +128,15 @@ pub struct PutOutcome {
 
 async fn respond<T: DeserializeOwned, R: Serialize>(
     headers: &HeaderMap,
-    body: &[u8],
+    body: Bytes,
     work: impl AsyncFnOnce(T) -> Result<R, Problem>,
 ) -> Response {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let encoding = Encoding::of(body, content_type).unwrap_or(Encoding::Json);
-    let result = match encoding.decode::<T>(body) {
+    let encoding = Encoding::of(&body, content_type).unwrap_or(Encoding::Json);
+    let request = encoding.decode::<T>(&body);
+    // A document need not be held twice while it is worked on.
+    drop(body);
+    let result = match request {
         Ok(request) => work(request).await,
         Err(problem) => Err((ErrorCode::BadRequest, problem)),
     };

@@ -21,7 +21,7 @@ pub mod watch;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::store::Origin;
+use crate::store::SourceFile;
 
 pub use chunk::{DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
 pub use media::MediaType;
@@ -60,7 +60,7 @@ pub struct Source {
     /// Metadata that questions can filter by.
     pub tags: BTreeMap<String, String>,
     /// The file it follows, where it comes from a watched folder.
-    pub origin: Option<Origin>,
+    pub origin: Option<SourceFile>,
 }
 
 /// Why a document was not taken in.

@@ -12,16 +12,16 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, check_bounds, chunk, embedded_text,
+    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds, chunk, embedded_text,
     media::media_type, read, read::given_title,
 };
 use crate::{
     embed::{EmbedError, Embedder, Embedding},
-    store::{Chunk, Document, EmbedderId, Put, Store, sha256_hex},
+    store::{Chunk, Document, EmbedderId, Incoming, Put, Store, sha256_hex},
 };
 
-/// Most chunks of one document: about a thousand printed pages.
-const MAX_CHUNKS: usize = 20_000;
+/// Most chunks of one document: what the 32 MiB of text come to that a document may have.
+const MAX_CHUNKS: usize = 65_536;
 
 /// What the readers and the chunker make of a source. To be raised with every change of theirs that documents already in
 /// a library should get: they are read again when they are next put.
@@ -130,14 +130,18 @@ impl Pipeline {
         }
         document.title.clone_from(&reading.title);
         document.media_type = reading.media_type.as_str().into();
-        let chunks = self.chunks(&document, &reading)?;
-        document.chunks = chunks.len() as u32;
-        let (vectors, truncated) = self.embed(&document, &chunks, progress)?;
-        let change = match self.store.put(&document, &source.bytes, &chunks, &vectors)? {
+        let parts = self.parts(&document, &reading)?;
+        document.chunks = parts.len() as u32;
+        let note = reading.note.clone();
+        // A long document's text need not be there twice while it is embedded.
+        drop(reading);
+        let mut incoming = self.store.begin_put(&document)?;
+        let truncated = self.embed(&document, parts, &mut incoming, progress)?;
+        let change = match incoming.commit(&source.bytes)? {
             Put::Added => Change::Added,
             Put::Replaced => Change::Replaced,
         };
-        Ok(outcome(change, &document, truncated, reading.note))
+        Ok(outcome(change, &document, truncated, note))
     }
 
     /// Most tokens of a chunk.
@@ -161,56 +165,58 @@ impl Pipeline {
         }
     }
 
-    fn chunks(&self, document: &Document, reading: &Reading) -> Result<Vec<Chunk>, IngestError> {
+    fn parts(&self, document: &Document, reading: &Reading) -> Result<Vec<TextChunk>, IngestError> {
         let count = |text: &str| self.encoder.count_tokens(text);
         let parts = guarded(&document.id, || chunk(reading, self.limit(), &count))?;
         match parts.len() {
-            0 => {
-                return Err(IngestError::Empty { id: document.id.clone() });
-            }
-            1..=MAX_CHUNKS => {}
-            chunks => {
-                return Err(IngestError::TooManyChunks { id: document.id.clone(), chunks, limit: MAX_CHUNKS });
-            }
+            0 => Err(IngestError::Empty { id: document.id.clone() }),
+            1..=MAX_CHUNKS => Ok(parts),
+            chunks => Err(IngestError::TooManyChunks { id: document.id.clone(), chunks, limit: MAX_CHUNKS }),
         }
-        let numbered = parts.into_iter().zip(0..);
-        Ok(numbered
-            .map(|(part, ordinal)| Chunk {
-                document: document.id.clone(),
-                ordinal,
-                heading: part.heading,
-                page: part.page,
-                text: part.text,
-                offset: part.offset,
-                tokens: part.tokens,
-            })
-            .collect())
     }
 
-    /// Vectors of the chunks, and how many chunks were truncated.
+    /// Embeds the parts and hands them over, a batch at a time; returns how many were truncated.
     fn embed(
         &self,
         document: &Document,
-        chunks: &[Chunk],
+        parts: Vec<TextChunk>,
+        incoming: &mut Incoming<'_>,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<(Vec<Vec<f32>>, u32), IngestError> {
-        let mut vectors = Vec::with_capacity(chunks.len());
-        let mut truncated = 0;
-        for batch in chunks.chunks(BATCH_CHUNKS) {
-            let texts: Vec<String> =
-                batch.iter().map(|chunk| embedded_text(&document.title, &chunk.heading, &chunk.text)).collect();
-            for embedding in self.encoder.embed(&texts)? {
-                truncated += u32::from(embedding.truncated);
-                vectors.push(embedding.vector);
+    ) -> Result<u32, IngestError> {
+        let (mut truncated, mut ordinals) = (0, 0..);
+        let mut parts = parts.into_iter();
+        loop {
+            let batch: Vec<TextChunk> = parts.by_ref().take(BATCH_CHUNKS).collect();
+            if batch.is_empty() {
+                break;
             }
-            if progress(vectors.len(), chunks.len()).is_break() {
+            let texts: Vec<String> = batch.iter().map(|part| embedded_text(&document.title, &part.heading, &part.text)).collect();
+            let embeddings = self.encoder.embed(&texts)?;
+            truncated += embeddings.iter().filter(|embedding| embedding.truncated).count() as u32;
+            let vectors: Vec<Vec<f32>> = embeddings.into_iter().map(|embedding| embedding.vector).collect();
+            let chunks: Vec<Chunk> =
+                batch.into_iter().zip(ordinals.by_ref()).map(|(part, ordinal)| numbered(document, part, ordinal)).collect();
+            incoming.append(&chunks, &vectors)?;
+            if progress(document.chunks as usize - parts.len(), document.chunks as usize).is_break() {
                 return Err(IngestError::Cancelled { id: document.id.clone() });
             }
         }
         if truncated > 0 {
             log::warn!("{}: {truncated} chunks are longer than the embedder reads", document.id);
         }
-        Ok((vectors, truncated))
+        Ok(truncated)
+    }
+}
+
+fn numbered(document: &Document, part: TextChunk, ordinal: u32) -> Chunk {
+    Chunk {
+        document: document.id.clone(),
+        ordinal,
+        heading: part.heading,
+        page: part.page,
+        text: part.text,
+        offset: part.offset,
+        tokens: part.tokens,
     }
 }
 
@@ -348,23 +354,29 @@ pub fn parse_tags<'a>(tags: impl IntoIterator<Item = &'a str>) -> Result<BTreeMa
 }
 
 #[cfg(test)]
-#[allow(clippy::format_collect)]
+#[allow(clippy::format_collect, clippy::format_push_string)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::store::{Origin, StoreOptions};
+    use crate::store::{SourceFile, StoreOptions};
 
     /// Counts what it is asked; the pipeline's own work is what is tested here.
-    #[derive(Default)]
     struct Counting {
+        dimensions: usize,
         embedded: AtomicUsize,
         largest_batch: AtomicUsize,
     }
 
+    impl Default for Counting {
+        fn default() -> Self {
+            Self { dimensions: 2, embedded: AtomicUsize::new(0), largest_batch: AtomicUsize::new(0) }
+        }
+    }
+
     impl Encoder for Counting {
         fn id(&self) -> EmbedderId {
-            EmbedderId { name: "counting".into(), fingerprint: "f".into(), dimensions: 2 }
+            EmbedderId { name: "counting".into(), fingerprint: "f".into(), dimensions: self.dimensions }
         }
 
         fn max_tokens(&self) -> usize {
@@ -380,7 +392,7 @@ mod tests {
             self.embedded.fetch_add(texts.len(), Ordering::Relaxed);
             self.largest_batch.fetch_max(texts.len(), Ordering::Relaxed);
             let embedding = |text: &String| Embedding {
-                vector: vec![0.6, 0.8],
+                vector: vec![1.0 / (self.dimensions as f32).sqrt(); self.dimensions],
                 tokens: self.count_tokens(text),
                 truncated: text.contains("LONG"),
             };
@@ -457,7 +469,7 @@ mod tests {
     #[test]
     fn the_origin_follows_without_reading() {
         let Bench { store, encoder, pipeline, _dir } = bench();
-        let origin = |ms| Some(Origin { path: "/srv/a.md".into(), modified_ms: ms, mounted: false });
+        let origin = |ms| Some(SourceFile { path: "/srv/a.md".into(), modified_ms: ms, mounted: false });
         for origin in [origin(1), origin(2), None] {
             let put = Source { origin: origin.clone(), ..source("a.md", "# Pump\n\nIt pumps.") };
             pipeline.put("default", put).unwrap();
@@ -526,6 +538,42 @@ mod tests {
         assert_eq!(parse_tags(["site = north", "kind=a=b"]).unwrap()["kind"], "a=b");
         assert!(parse_tags(["site"]).is_err());
         assert!(parse_tags(["a=1", "a=2"]).is_err());
+    }
+
+    /// Anonymous memory of this process in MiB.
+    fn anonymous_mib() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
+    }
+
+    /// The largest document that the configuration allows by default, without the encoder's own memory.
+    #[test]
+    #[ignore = "takes half a minute; run it with --run-ignored all"]
+    fn memory_does_not_grow_with_the_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        let encoder = Arc::new(Counting { dimensions: 384, ..Counting::default() });
+        let pipeline = Pipeline { store, encoder, options: IngestOptions::default() };
+        let mut text = String::new();
+        for n in 0.. {
+            if text.len() > 30 << 20 {
+                break;
+            }
+            text += &format!("Paragraph {n} says that valve V-{n} opens at {} bar and closes again after a while.\n\n", n % 7);
+        }
+        let before = anonymous_mib();
+        let mut peak = 0;
+        let mut watch = |done: usize, of: usize| {
+            peak = peak.max(anonymous_mib());
+            if done == of {
+                println!("{of} chunks");
+            }
+            ControlFlow::Continue(())
+        };
+        pipeline.put_with_progress("default", source("a.txt", &text), &mut watch).unwrap();
+        println!("{before} MiB before, {peak} MiB while it was embedded, {} MiB after", anonymous_mib());
+        assert!(peak - before < 100);
     }
 
     /// A part of the demo's manual through the real encoder.

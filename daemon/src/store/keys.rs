@@ -6,6 +6,7 @@
 //! | `c` collection | [`super::CollectionRecord`] (CBOR) |
 //! | `d` collection NUL id | [`super::DocumentRecord`] (CBOR) |
 //! | `k` number ordinal | [`super::Chunk`] (CBOR) |
+//! | `u` number | nothing: chunks and rows under this number are being written, no document names it yet |
 //! | `r` number ordinal | search row, see [`super::row`] |
 //!
 //! `number` (u64, big-endian) is given to each version of a document once and never again; `ordinal` (u32, big-endian)
@@ -16,6 +17,7 @@ pub(super) const EMBEDDER: &[u8] = b"membedder";
 pub(super) const SEQUENCE: &[u8] = b"msequence";
 pub(super) const COLLECTIONS: &[u8] = b"c";
 pub(super) const DOCUMENTS: &[u8] = b"d";
+pub(super) const UNFINISHED: &[u8] = b"u";
 
 pub(super) fn collection(name: &str) -> Vec<u8> {
     [b"c", name.as_bytes()].concat()
@@ -31,6 +33,14 @@ pub(super) fn document(collection: &str, id: &str) -> Vec<u8> {
 
 pub(super) fn chunk(number: u64, ordinal: u32) -> Vec<u8> {
     [&b"k"[..], &number.to_be_bytes(), &ordinal.to_be_bytes()].concat()
+}
+
+pub(super) fn chunks_of(number: u64) -> Vec<u8> {
+    [&b"k"[..], &number.to_be_bytes()].concat()
+}
+
+pub(super) fn unfinished(number: u64) -> Vec<u8> {
+    [UNFINISHED, &number.to_be_bytes()].concat()
 }
 
 pub(super) fn row(number: u64, ordinal: u32) -> Vec<u8> {

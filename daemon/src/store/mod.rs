@@ -6,11 +6,12 @@
 //! <dir>/sources/  the bytes of every document, content-addressed (see `sources`)
 //! ```
 //!
-//! One version of a document is one atomic batch: after a crash all of it is there or nothing. A version's chunks and rows
-//! carry a number that is never given again, so a reader that still holds an old number finds nothing rather than another
+//! One version of a document becomes visible by one atomic batch (see `incoming`): after a crash all of it is there or
+//! nothing. A version's chunks and rows carry a number that is never given again, so a reader that still holds an old number finds nothing rather than another
 //! text. Searching reads [`Index`], derived from the rows per collection on first use and kept current.
 
 mod error;
+mod incoming;
 mod index;
 mod keys;
 mod row;
@@ -28,6 +29,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use error::StoreError;
+pub use incoming::Incoming;
 pub use index::{Index, IndexedDocument, Place, Posting};
 pub use sources::sha256_hex;
 
@@ -100,12 +102,12 @@ pub struct Document {
     pub recipe: String,
     /// The file it follows, where it comes from a watched folder; `None` where it was put by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<Origin>,
+    pub origin: Option<SourceFile>,
 }
 
 /// The file in a watched folder that a document follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct SourceFile {
     /// Its path.
     pub path: String,
     /// When it was last written before it was read, in milliseconds since 1970.
@@ -234,6 +236,7 @@ impl Store {
         };
         let store = Store { inner: Arc::new(inner) };
         store.check_schema()?;
+        store.sweep_unfinished()?;
         store.inner.sources.sweep(&store.records(keys::DOCUMENTS)?)?;
         Ok(store)
     }
@@ -302,55 +305,25 @@ impl Store {
         self.commit(batch)
     }
 
-    /// Stores a document with its chunks and their unit vectors, in place of an older version with the same id.
-    ///
-    /// Atomic and durable: when this returns the document survives a power cut; when it does not, the store is as before.
-    /// `document.chunks` and `document.bytes` are taken from what is given.
+    /// Stores a document with its chunks and their unit vectors at once, as [`Store::begin_put`] does in pieces.
     pub fn put(&self, document: &Document, source: &[u8], chunks: &[Chunk], vectors: &[Vec<f32>]) -> Result<Put, StoreError> {
-        let dimensions = self.embedder()?.ok_or(StoreError::NoEmbedder)?.dimensions;
-        check_document(document, source, chunks, vectors, dimensions)?;
-        // Term analysis is the costly part and needs no lock.
-        let rows: Vec<Vec<u8>> = chunks
-            .iter()
-            .zip(vectors)
-            .map(|(chunk, vector)| row::encode(vector, &head_of(&document.title, &chunk.heading), &chunk.text))
-            .collect();
+        let mut incoming = self.begin_put(document)?;
+        incoming.append(chunks, vectors)?;
+        incoming.commit(source)
+    }
 
-        let _writer = self.writer();
-        let old: Option<DocumentRecord> = self.get(&keys::document(&document.collection, &document.id))?;
-        let record = DocumentRecord {
-            number: self.next_number()?,
-            document: Document { chunks: chunks.len() as u32, bytes: source.len() as u64, ..document.clone() },
-        };
-        self.inner.sources.keep(&record, source)?;
-        let mut batch = sled::Batch::default();
-        let mut change = [1, i64::from(record.document.chunks)];
-        if let Some(old) = &old {
-            remove_rows(&mut batch, old);
-            change = [0, change[1] - i64::from(old.document.chunks)];
-        }
-        for (chunk, row) in chunks.iter().zip(&rows) {
-            batch.insert(keys::chunk(record.number, chunk.ordinal), self.encode(chunk)?);
-            batch.insert(keys::row(record.number, chunk.ordinal), row.as_slice());
-        }
-        batch.insert(keys::document(&document.collection, &document.id), self.encode(&record)?);
-        self.count(&mut batch, &document.collection, change)?;
-        let old_rows = self.index_rows_of(old.as_ref())?;
-        self.commit(batch)?;
-
-        self.update_index(&document.collection, |index| {
-            if let Some(old) = &old {
-                remove_from(index, old, &old_rows);
+    /// Applies a put that has been committed to the collection's index, if it is in memory.
+    fn index_put(&self, old: Option<&DocumentRecord>, old_rows: &[sled::IVec], new: &DocumentRecord) {
+        self.update_index(&new.document.collection, |index| {
+            if let Some(old) = old {
+                remove_from(index, old, old_rows);
             }
-            let slot = index.add_document(indexed(&record));
-            rows.iter()
-                .zip(0..)
-                .all(|(bytes, ordinal)| row::decode(bytes).is_some_and(|row| index.append(slot, ordinal, &row).is_some()))
+            let slot = index.add_document(indexed(new));
+            let rows = self.inner.tree.scan_prefix(keys::rows_of(new.number)).values();
+            let mut append =
+                |bytes: &[u8], ordinal| row::decode(bytes).is_some_and(|row| index.append(slot, ordinal, &row).is_some());
+            rows.zip(0..).all(|(bytes, ordinal)| bytes.is_ok_and(|bytes| append(&bytes, ordinal)))
         });
-        if let Some(old) = &old {
-            self.forget_source(old, old.document.hash != record.document.hash);
-        }
-        Ok(if old.is_some() { Put::Replaced } else { Put::Added })
     }
 
     /// [`Store::documents`] of a collection that must be known.
@@ -367,7 +340,7 @@ impl Store {
 
     /// Records which file a document follows from now on, and leaves the rest as it is. Returns whether it was there.
     /// Durable when this returns.
-    pub fn set_origin(&self, collection: &str, id: &str, origin: Option<Origin>) -> Result<bool, StoreError> {
+    pub fn set_origin(&self, collection: &str, id: &str, origin: Option<SourceFile>) -> Result<bool, StoreError> {
         check_collection(collection)?;
         check_id(id)?;
         let _writer = self.writer();
@@ -721,15 +694,7 @@ fn is_hash(hash: &str) -> bool {
     hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-fn check_document(
-    document: &Document,
-    source: &[u8],
-    chunks: &[Chunk],
-    vectors: &[Vec<f32>],
-    dimensions: usize,
-) -> Result<(), StoreError> {
-    check_collection(&document.collection)?;
-    check_id(&document.id)?;
+fn check_fields(document: &Document) -> Result<(), StoreError> {
     let refused = |reason: String| Err(StoreError::Refused { id: document.id.clone(), reason });
     let fields = document.tags.iter().flat_map(|(key, value)| [key, value]);
     if fields.chain([&document.title, &document.media_type]).any(|field| field.len() > MAX_FIELD_BYTES) {
@@ -737,23 +702,6 @@ fn check_document(
     }
     if document.tags.len() > MAX_TAGS {
         return refused(format!("it has {} tags, {MAX_TAGS} are allowed", document.tags.len()));
-    }
-    if chunks.len() != vectors.len() {
-        return refused(format!("{} chunks came with {} vectors", chunks.len(), vectors.len()));
-    }
-    for (ordinal, (chunk, vector)) in chunks.iter().zip(vectors).enumerate() {
-        if chunk.ordinal as usize != ordinal || chunk.document != document.id {
-            return refused(format!("its chunk {ordinal} is named {}", chunk.id()));
-        }
-        if chunk.text.len() > MAX_CHUNK_BYTES || head_of("", &chunk.heading).len() > MAX_CHUNK_BYTES {
-            return refused(format!("its chunk {ordinal} is longer than {MAX_CHUNK_BYTES} bytes"));
-        }
-        if vector.len() != dimensions || vector.iter().any(|value| !value.is_finite()) {
-            return refused(format!("its vector {ordinal} is not {dimensions} finite numbers"));
-        }
-    }
-    if document.hash != sha256_hex(source) {
-        return refused("its hash is not the SHA-256 of its source".to_owned());
     }
     Ok(())
 }

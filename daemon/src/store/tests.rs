@@ -166,6 +166,44 @@ fn another_embedder_is_refused_until_the_store_is_rebound() {
 }
 
 #[test]
+fn a_long_document_is_seen_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let unfinished = |store: &Store| store.inner.tree.scan_prefix(keys::UNFINISHED).count();
+    let written = |store: &Store| store.inner.tree.scan_prefix("k").count() + store.inner.tree.scan_prefix("r").count();
+    let texts: Vec<String> = (0..1000).map(|n| format!("word{n}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    {
+        let store = open(dir.path());
+        put(&store, "c", "a", &["pump"]).unwrap();
+        let begun = |count: u32| {
+            let document = Document { id: "a".into(), collection: "c".into(), ..Document::default() };
+            let mut incoming = store.begin_put(&document).unwrap();
+            let chunks: Vec<Chunk> = (0..count).map(|n| chunk("a", n, "text")).collect();
+            incoming.append(&chunks, &vec![vec![0.5; DIMENSIONS]; count as usize]).unwrap();
+            incoming
+        };
+        // Given up: before anything is written, and after.
+        for count in [10, 600] {
+            let incoming = begun(count);
+            assert_eq!(store.document("c", "a").unwrap().unwrap().chunks, 1);
+            drop(incoming);
+            assert_eq!((unfinished(&store), written(&store)), (0, 2));
+        }
+        // Interrupted: what was written stays until the next start.
+        std::mem::forget(begun(600));
+        assert_eq!((unfinished(&store), written(&store)), (1, 2 + 2 * 512));
+        store.flush().unwrap();
+    }
+    let store = open(dir.path());
+    assert_eq!((unfinished(&store), written(&store)), (0, 2));
+    assert_eq!(put(&store, "c", "a", &texts).unwrap(), Put::Replaced);
+    assert_eq!((unfinished(&store), written(&store)), (0, 2000));
+    assert_eq!(store.document("c", "a").unwrap().unwrap().chunks, 1000);
+    assert_eq!(put(&store, "c", "a", &["short"]).unwrap(), Put::Replaced);
+    assert_eq!(written(&store), 2);
+}
+
+#[test]
 fn a_store_of_a_newer_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     {

@@ -24,7 +24,7 @@ use super::{
     Entry, IngestError, Pipeline,
     walk::{Wanted, load, modified_ms},
 };
-use crate::store::{Document, Origin, StoreError, sha256_hex};
+use crate::store::{Document, SourceFile, StoreError, sha256_hex};
 use folder::Tracked;
 use inotify::{Touched, Watches};
 
@@ -324,7 +324,7 @@ impl Watch {
         {
             return if present.hash == sha256_hex(&source.bytes) { Ok(()) } else { Err(taken(&present)) };
         }
-        source.origin = Some(Origin { path: path.to_string_lossy().into_owned(), modified_ms, mounted });
+        source.origin = Some(SourceFile { path: path.to_string_lossy().into_owned(), modified_ms, mounted });
         let outcome = self.pipeline.put(&collection, source).map_err(trouble)?;
         log::info!("{}: {:?}, {} chunks, from {}", entry.id, outcome.change, outcome.chunks, path.display());
         (self.changed)();
@@ -347,7 +347,7 @@ impl Watch {
         let Some(file) = tracked.files.get_mut(path) else { return };
         file.state = state;
         let (bytes, modified_ms) = file.stamp;
-        let origin = Origin { path: path.to_string_lossy().into_owned(), modified_ms, mounted: tracked.mounted };
+        let origin = SourceFile { path: path.to_string_lossy().into_owned(), modified_ms, mounted: tracked.mounted };
         let (id, collection) = (file.id.clone(), tracked.folder.collection.clone());
         self.watched.note(Document { id, collection, bytes, origin: Some(origin), ..Document::default() }, state, reason);
     }

@@ -1,0 +1,192 @@
+//! Putting a document in pieces, so that memory does not grow with it.
+//!
+//! The first chunks are held back, and most documents go into the database as one batch. Of a longer one the chunks are
+//! written ahead under the version's number, which no record names yet: nobody sees them before the last, small batch.
+//! The number stands in the database as unfinished meanwhile; what a crash leaves of it is removed at the next start.
+
+use super::{
+    Chunk, Document, DocumentRecord, MAX_CHUNK_BYTES, Put, Store, StoreError, check_collection, check_fields, check_id, head_of,
+    keys, remove_rows, row, sha256_hex,
+};
+
+/// Chunks held back, and written together.
+const HELD_CHUNKS: usize = 256;
+/// Keys removed in one batch.
+const SWEPT_KEYS: usize = 1024;
+
+/// A document on its way into the store; dropped before [`Incoming::commit`] it leaves nothing behind.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    store: &'a Store,
+    document: Document,
+    dimensions: usize,
+    /// Chunks and rows, encoded, that are not written yet.
+    held: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The version's number, once chunks are written under it.
+    number: Option<u64>,
+    /// Chunks so far.
+    chunks: u32,
+}
+
+impl Store {
+    /// Begins to put a document in place of an older version with the same id, which stays until [`Incoming::commit`].
+    pub fn begin_put(&self, document: &Document) -> Result<Incoming<'_>, StoreError> {
+        let dimensions = self.embedder()?.ok_or(StoreError::NoEmbedder)?.dimensions;
+        check_collection(&document.collection)?;
+        check_id(&document.id)?;
+        check_fields(document)?;
+        Ok(Incoming { store: self, document: document.clone(), dimensions, held: Vec::new(), number: None, chunks: 0 })
+    }
+
+    /// Removes what interrupted puts have left.
+    pub(super) fn sweep_unfinished(&self) -> Result<(), StoreError> {
+        let keys: Vec<_> = self.inner.tree.scan_prefix(keys::UNFINISHED).keys().collect();
+        for key in keys {
+            let key = key.map_err(|error| self.database(error))?;
+            let number = key.get(keys::UNFINISHED.len()..).and_then(|number| number.try_into().ok());
+            self.sweep(u64::from_be_bytes(number.ok_or_else(|| self.damaged(&key))?))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the chunks and rows of an unfinished number.
+    fn sweep(&self, number: u64) -> Result<(), StoreError> {
+        for prefix in [keys::chunks_of(number), keys::rows_of(number)] {
+            loop {
+                let some = self.inner.tree.scan_prefix(&prefix).keys().take(SWEPT_KEYS);
+                let some: Vec<_> = some.collect::<Result<_, _>>().map_err(|error| self.database(error))?;
+                if some.is_empty() {
+                    break;
+                }
+                let mut batch = sled::Batch::default();
+                for key in some {
+                    batch.remove(key);
+                }
+                self.apply(batch)?;
+            }
+        }
+        let mut batch = sled::Batch::default();
+        batch.remove(keys::unfinished(number));
+        self.commit(batch)
+    }
+
+    fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        self.inner.tree.apply_batch(batch).map_err(|error| self.database(error))
+    }
+}
+
+impl Incoming<'_> {
+    /// Adds chunks, in their order, with their unit vectors.
+    pub fn append(&mut self, chunks: &[Chunk], vectors: &[Vec<f32>]) -> Result<(), StoreError> {
+        if chunks.len() != vectors.len() {
+            return Err(self.refused(format!("{} chunks came with {} vectors", chunks.len(), vectors.len())));
+        }
+        for (chunk, vector) in chunks.iter().zip(vectors) {
+            self.check(chunk, vector)?;
+            let row = row::encode(vector, &head_of(&self.document.title, &chunk.heading), &chunk.text);
+            self.held.push((self.store.encode(chunk)?, row));
+            self.chunks += 1;
+            if self.held.len() >= HELD_CHUNKS {
+                self.write_ahead()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, chunk: &Chunk, vector: &[f32]) -> Result<(), StoreError> {
+        let ordinal = self.chunks;
+        if chunk.ordinal != ordinal || chunk.document != self.document.id {
+            return Err(self.refused(format!("its chunk {ordinal} is named {}", chunk.id())));
+        }
+        if chunk.text.len() > MAX_CHUNK_BYTES || head_of("", &chunk.heading).len() > MAX_CHUNK_BYTES {
+            return Err(self.refused(format!("its chunk {ordinal} is longer than {MAX_CHUNK_BYTES} bytes")));
+        }
+        if vector.len() != self.dimensions || vector.iter().any(|value| !value.is_finite()) {
+            return Err(self.refused(format!("its vector {ordinal} is not {} finite numbers", self.dimensions)));
+        }
+        Ok(())
+    }
+
+    fn refused(&self, reason: String) -> StoreError {
+        StoreError::Refused { id: self.document.id.clone(), reason }
+    }
+
+    /// Writes the chunks that are held under a number that is reserved for them.
+    fn write_ahead(&mut self) -> Result<(), StoreError> {
+        let number = match self.number {
+            Some(number) => number,
+            None => self.reserve()?,
+        };
+        let mut batch = sled::Batch::default();
+        self.insert_held(&mut batch, number);
+        self.store.apply(batch)
+    }
+
+    fn reserve(&mut self) -> Result<u64, StoreError> {
+        let _writer = self.store.writer();
+        let number = self.store.next_number()?;
+        let mut batch = sled::Batch::default();
+        batch.insert(keys::unfinished(number), &[]);
+        batch.insert(keys::SEQUENCE, &number.to_be_bytes());
+        self.store.commit(batch)?;
+        self.number = Some(number);
+        Ok(number)
+    }
+
+    fn insert_held(&mut self, batch: &mut sled::Batch, number: u64) {
+        let first = self.chunks - self.held.len() as u32;
+        for ((chunk, row), ordinal) in self.held.drain(..).zip(first..) {
+            batch.insert(keys::chunk(number, ordinal), chunk);
+            batch.insert(keys::row(number, ordinal), row);
+        }
+    }
+
+    /// Makes the document what it is from now on; `source` are its bytes.
+    ///
+    /// Atomic and durable: when this returns the document survives a power cut; when it does not, the store is as before.
+    /// `document.chunks` and `document.bytes` are taken from what was given.
+    pub fn commit(mut self, source: &[u8]) -> Result<Put, StoreError> {
+        if self.document.hash != sha256_hex(source) {
+            return Err(self.refused("its hash is not the SHA-256 of its source".to_owned()));
+        }
+        let store = self.store;
+        let _writer = store.writer();
+        let document = Document { chunks: self.chunks, bytes: source.len() as u64, ..std::mem::take(&mut self.document) };
+        let old: Option<DocumentRecord> = store.get(&keys::document(&document.collection, &document.id))?;
+        let number = match self.number {
+            Some(number) => number,
+            None => store.next_number()?,
+        };
+        let record = DocumentRecord { number, document };
+        store.inner.sources.keep(&record, source)?;
+        let mut batch = sled::Batch::default();
+        let mut change = [1, i64::from(record.document.chunks)];
+        if let Some(old) = &old {
+            remove_rows(&mut batch, old);
+            change = [0, change[1] - i64::from(old.document.chunks)];
+        }
+        self.insert_held(&mut batch, number);
+        batch.insert(keys::document(&record.document.collection, &record.document.id), store.encode(&record)?);
+        batch.remove(keys::unfinished(number));
+        store.count(&mut batch, &record.document.collection, change)?;
+        let old_rows = store.index_rows_of(old.as_ref())?;
+        // Should this fail, nobody knows whether the document is there: the next start removes what belongs to none.
+        self.number = None;
+        store.commit(batch)?;
+        store.index_put(old.as_ref(), &old_rows, &record);
+        if let Some(old) = &old {
+            store.forget_source(old, old.document.hash != record.document.hash);
+        }
+        Ok(if old.is_some() { Put::Replaced } else { Put::Added })
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number
+            && let Err(error) = self.store.sweep(number)
+        {
+            log::warn!("{error}; the next start tries again");
+        }
+    }
+}
