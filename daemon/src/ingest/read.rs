@@ -73,6 +73,9 @@ pub(super) fn given_title(source: &Source) -> Option<String> {
 
 /// One kind of line end, and no zero characters.
 fn unix_lines(text: &str) -> String {
+    if !text.contains(['\r', '\0']) {
+        return text.to_owned();
+    }
     text.replace("\r\n", "\n").replace('\r', "\n").replace('\0', "")
 }
 
