@@ -157,20 +157,35 @@ impl Chunker<'_> {
 
     fn atoms(&self, blocks: &[Block], budget: usize) -> Vec<Atom> {
         let mut atoms: Vec<Atom> = Vec::new();
-        let mut announced = false;
+        let mut before = Tie::None;
         for block in blocks {
             let first = atoms.len();
             self.push_block(block, budget, &mut atoms);
-            // "To reset the fault:" belongs to what it announces.
-            if announced && first > 0 && first < atoms.len() && atoms[first - 1].tokens + atoms[first].tokens <= budget {
-                let next = atoms.remove(first);
-                let intro = &mut atoms[first - 1];
-                intro.range.end = next.range.end;
-                intro.tokens += next.tokens;
+            let tie = self.tie(block, before);
+            if matches!(before, Tie::Next | Tie::Label) || tie == Tie::Previous {
+                glue(&mut atoms, first, budget);
             }
-            announced = block.kind == Kind::Prose && self.text(&block.range).trim_end().ends_with(':');
+            before = tie;
         }
         atoms
+    }
+
+    /// Which neighbour a block belongs to. "To reset the fault:" and a warning belong to what they come before, a note to
+    /// what it comes after.
+    fn tie(&self, block: &Block, before: Tie) -> Tie {
+        if !matches!(block.kind, Kind::Prose | Kind::Nested) {
+            return Tie::None;
+        }
+        let text = self.text(&block.range).trim();
+        let (label, is_alone) = label_of(text);
+        match label {
+            Some(_) if is_alone => Tie::Label,
+            Some(Label::Warning) => Tie::Next,
+            Some(Label::Note) => Tie::Previous,
+            // What stands under a label alone is the warning itself.
+            None if before == Tie::Label || text.ends_with(':') => Tie::Next,
+            None => Tie::None,
+        }
     }
 
     fn push_block(&self, block: &Block, budget: usize, atoms: &mut Vec<Atom>) {
@@ -295,6 +310,52 @@ impl Chunker<'_> {
         let page = pages.of(draft.range.start);
         TextChunk { heading: draft.path, page, text, offset: draft.range.start as u64, tokens }
     }
+}
+
+/// How a block hangs together with its neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tie {
+    None,
+    /// With the block before it.
+    Previous,
+    /// With the block after it.
+    Next,
+    /// With the block after it, which in turn belongs to the one that follows.
+    Label,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Label {
+    Warning,
+    Note,
+}
+
+/// Joins the atom at `at` to the one before it, where both fit a chunk.
+fn glue(atoms: &mut Vec<Atom>, at: usize, budget: usize) {
+    if at == 0 || at >= atoms.len() || atoms[at - 1].tokens + atoms[at].tokens > budget {
+        return;
+    }
+    let next = atoms.remove(at);
+    let intro = &mut atoms[at - 1];
+    intro.range.end = next.range.end;
+    intro.tokens += next.tokens;
+}
+
+/// The label that a paragraph or quote begins with (`WARNING:`, `**Note**`, `> [!CAUTION]`), and whether it is all of it.
+fn label_of(text: &str) -> (Option<Label>, bool) {
+    let is_mark = |char: char| char.is_whitespace() || "*_>[]!:.".contains(char);
+    let begun = text.trim_start_matches(is_mark);
+    let word_end = begun.find(|char: char| !char.is_alphabetic()).unwrap_or(begun.len());
+    let (word, rest) = begun.split_at(word_end);
+    let label = match word.to_lowercase().as_str() {
+        "warning" | "caution" | "danger" | "attention" | "important" => Label::Warning,
+        "note" | "notice" | "tip" | "hint" => Label::Note,
+        _ => return (None, false),
+    };
+    let is_alone = rest.trim_matches(is_mark).is_empty();
+    // "Note that …" is a sentence like others.
+    let is_label = is_alone || rest.starts_with([':', '*', '_', ']', '!']);
+    (is_label.then_some(label), is_alone)
 }
 
 /// Tokens of a chunk made of these atoms.
@@ -525,6 +586,31 @@ mod tests {
         );
         let chunks = chunks("a.md", &text, 70);
         assert!(chunks.iter().any(|chunk| chunk.text.contains("To reset:\n\n1. Press Menu.")));
+    }
+
+    #[test]
+    fn a_warning_stays_with_its_step_and_a_note_with_what_it_is_about() {
+        let warnings = [
+            "WARNING: Let the boiler cool down first.",
+            "**Caution:** Let the boiler cool down first.",
+            "> **Warning**\n>\n> Let the boiler cool down first.",
+            "> [!DANGER]\n> Let the boiler cool down first.",
+            "**Warning**\n\nLet the boiler cool down first.",
+        ];
+        // Wherever the chunk's end would fall, warning and step are found together.
+        for (warning, before) in warnings.iter().flat_map(|warning| (1..12).map(move |before| (warning, before))) {
+            let text = format!("# M\n\n{}\n\n{warning}\n\n1. Open the cover.\n2. Pull the plug.\n\n{}", prose(before), prose(3));
+            let chunks = chunks("a.md", &text, 60);
+            let with = |part: &str| chunks.iter().position(|chunk| chunk.text.contains(part));
+            assert_eq!(with("Let the boiler"), with("Open the cover"), "{before}: {warning}");
+        }
+        for before in 1..12 {
+            let text = format!("# M\n\n{}\n\nOpen the cover now.\n\nNOTE: It opens to the left.\n\n{}", prose(before), prose(3));
+            let chunks = chunks("a.md", &text, 60);
+            assert!(chunks.iter().any(|chunk| chunk.text.contains("Open the cover now.\n\nNOTE: It opens")), "{before}");
+        }
+        assert_eq!(label_of("Note that it opens to the left."), (None, false));
+        assert_eq!(label_of("Notes are kept here."), (None, false));
     }
 
     #[test]

@@ -573,7 +573,8 @@ mod tests {
         };
         pipeline.put_with_progress("default", source("a.txt", &text), &mut watch).unwrap();
         println!("{before} MiB before, {peak} MiB while it was embedded, {} MiB after", anonymous_mib());
-        assert!(peak - before < 100);
+        // The source, its parts, and what sled holds.
+        assert!(peak - before < 130);
     }
 
     /// A part of the demo's manual through the real encoder.

@@ -87,6 +87,9 @@ fn read_text(source: &Source, media_type: MediaType) -> Result<(Option<String>, 
 
 /// One kind of line end, and no zero characters.
 fn unix_lines(text: &str) -> String {
+    if !text.contains(['\r', '\0']) {
+        return text.to_owned();
+    }
     text.replace("\r\n", "\n").replace('\r', "\n").replace('\0', "")
 }
 
