@@ -37,7 +37,7 @@ fn list(config: &Config, common: &Common) -> Outcome {
     let documents = match documents {
         Some(documents) => documents,
         None => {
-            crate::service::check_library(config)?;
+            super::need_library(config)?;
             let store = crate::service::open_store(config)?;
             let documents = store.known_documents(common.collection.as_deref()).map_err(crate::service::ServiceError::from)?;
             documents.into_iter().map(Listed::from).collect()
@@ -104,7 +104,7 @@ fn delete(config: &Config, common: &Common, ids: &[String]) -> Outcome {
     let deleted = match over_socket {
         Some(deleted) => deleted,
         None => {
-            crate::service::check_library(config)?;
+            super::need_library(config)?;
             let store = crate::service::open_store(config)?;
             let delete = |id: &String| store.delete(&config.collection, id);
             ids.iter().map(delete).collect::<Result<_, _>>().map_err(crate::service::ServiceError::from)?

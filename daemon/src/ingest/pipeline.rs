@@ -107,7 +107,7 @@ impl Pipeline {
     pub fn put_with_progress(
         &self,
         collection: &str,
-        source: Source,
+        mut source: Source,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Outcome, IngestError> {
         check_bounds(&source)?;
@@ -130,14 +130,15 @@ impl Pipeline {
         }
         document.title.clone_from(&reading.title);
         document.media_type = reading.media_type.as_str().into();
+        let mut incoming = self.store.begin_put(&document, &source.bytes)?;
+        // Neither the bytes nor the text of a long document need be there while its chunks are.
+        source.bytes = Vec::new();
         let parts = self.parts(&document, &reading)?;
         document.chunks = parts.len() as u32;
         let note = reading.note.clone();
-        // A long document's text need not be there twice while it is embedded.
         drop(reading);
-        let mut incoming = self.store.begin_put(&document)?;
         let truncated = self.embed(&document, parts, &mut incoming, progress)?;
-        let change = match incoming.commit(&source.bytes)? {
+        let change = match incoming.commit()? {
             Put::Added => Change::Added,
             Put::Replaced => Change::Replaced,
         };

@@ -129,21 +129,6 @@ pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
     Ok(Store::open(&dir, &options)?)
 }
 
-/// Checks that there is a library to read, for commands that would otherwise make an empty one.
-///
-/// # Errors
-/// Nothing was ever put there.
-pub fn check_library(config: &Config) -> Result<(), ServiceError> {
-    let dir = config.data_dir();
-    if dir.join("db").is_dir() {
-        return Ok(());
-    }
-    Err(ServiceError::System(format!(
-        "there is no library in {}; put documents there with `vademecum ingest`, or name another place with --data-dir",
-        dir.display()
-    )))
-}
-
 /// What identifies an embedder in the store.
 pub fn embedder_id(embedder: &Embedder) -> EmbedderId {
     EmbedderId {

@@ -7,6 +7,7 @@
 use super::{
     Chunk, Document, DocumentRecord, MAX_CHUNK_BYTES, Put, Store, StoreError, check_collection, check_fields, check_id, head_of,
     keys, remove_rows, row, sha256_hex,
+    sources::Staged,
     terms::{self, Language},
 };
 
@@ -21,6 +22,8 @@ pub struct Incoming<'a> {
     store: &'a Store,
     document: Document,
     dimensions: usize,
+    /// The source, until a document stands for it.
+    staged: Option<Staged>,
     /// The language of the first chunks.
     language: Option<Language>,
     /// Chunks and rows, encoded, that are not written yet.
@@ -33,14 +36,23 @@ pub struct Incoming<'a> {
 
 impl Store {
     /// Begins to put a document in place of an older version with the same id, which stays until [`Incoming::commit`].
-    pub fn begin_put(&self, document: &Document) -> Result<Incoming<'_>, StoreError> {
+    /// `source` are its bytes; they are on disk when this returns. `document.chunks` and `document.bytes` are taken from
+    /// what is given.
+    pub fn begin_put(&self, document: &Document, source: &[u8]) -> Result<Incoming<'_>, StoreError> {
         let dimensions = self.embedder()?.ok_or(StoreError::NoEmbedder)?.dimensions;
         check_collection(&document.collection)?;
         check_id(&document.id)?;
         check_fields(document)?;
+        if document.hash != sha256_hex(source) {
+            let reason = "its hash is not the SHA-256 of its source".to_owned();
+            return Err(StoreError::Refused { id: document.id.clone(), reason });
+        }
+        let staged = self.inner.sources.stage(&document.hash, source)?;
+        let document = Document { bytes: source.len() as u64, ..document.clone() };
         Ok(Incoming {
             store: self,
-            document: document.clone(),
+            document,
+            staged: Some(staged),
             dimensions,
             language: None,
             held: Vec::new(),
@@ -154,24 +166,22 @@ impl Incoming<'_> {
         }
     }
 
-    /// Makes the document what it is from now on; `source` are its bytes.
+    /// Makes the document what it is from now on.
     ///
     /// Atomic and durable: when this returns the document survives a power cut; when it does not, the store is as before.
-    /// `document.chunks` and `document.bytes` are taken from what was given.
-    pub fn commit(mut self, source: &[u8]) -> Result<Put, StoreError> {
-        if self.document.hash != sha256_hex(source) {
-            return Err(self.refused("its hash is not the SHA-256 of its source".to_owned()));
-        }
+    pub fn commit(mut self) -> Result<Put, StoreError> {
         let store = self.store;
         let _writer = store.writer();
-        let document = Document { chunks: self.chunks, bytes: source.len() as u64, ..std::mem::take(&mut self.document) };
+        let document = Document { chunks: self.chunks, ..std::mem::take(&mut self.document) };
         let old: Option<DocumentRecord> = store.get(&keys::document(&document.collection, &document.id))?;
         let number = match self.number {
             Some(number) => number,
             None => store.next_number()?,
         };
         let record = DocumentRecord { number, document, language: self.language.unwrap_or_default() };
-        store.inner.sources.keep(&record, source)?;
+        if let Some(staged) = self.staged.take() {
+            store.inner.sources.keep(&record, staged)?;
+        }
         let mut batch = sled::Batch::default();
         let mut change = [1, i64::from(record.document.chunks)];
         if let Some(old) = &old {

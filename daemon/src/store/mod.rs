@@ -328,9 +328,9 @@ impl Store {
 
     /// Stores a document with its chunks and their unit vectors at once, as [`Store::begin_put`] does in pieces.
     pub fn put(&self, document: &Document, source: &[u8], chunks: &[Chunk], vectors: &[Vec<f32>]) -> Result<Put, StoreError> {
-        let mut incoming = self.begin_put(document)?;
+        let mut incoming = self.begin_put(document, source)?;
         incoming.append(chunks, vectors)?;
-        incoming.commit(source)
+        incoming.commit()
     }
 
     /// Applies a put that has been committed to the collection's index, if it is in memory.

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -19,6 +20,26 @@ use super::{DocumentRecord, StoreError};
 
 /// Marks files that were being written when the power went.
 const UNFINISHED: &str = ".unfinished";
+
+/// Tells apart the sources that are staged.
+static STAGED: AtomicU64 = AtomicU64::new(0);
+
+/// A source on disk that no document stands for yet; dropped before [`Sources::keep`] it is removed.
+#[derive(Debug)]
+pub(super) struct Staged {
+    path: PathBuf,
+    /// Where it lies; nowhere when it was there already.
+    unfinished: Option<PathBuf>,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(unfinished) = &self.unfinished {
+            // Half a file on a full disk only makes it fuller. What cannot be removed goes at the next start.
+            let _ = fs::remove_file(unfinished);
+        }
+    }
+}
 
 /// The folder of sources.
 #[derive(Debug)]
@@ -54,18 +75,34 @@ impl Sources {
         self.root.join(&record.document.hash[..2]).join(record_name(record))
     }
 
-    /// Writes the source, if it is not there yet, and the document's record; both are on disk when this returns.
-    pub(super) fn keep(&self, record: &DocumentRecord, bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.path(&record.document.hash);
-        let folder = self.root.join(&record.document.hash[..2]);
+    /// Writes a source beside its name, if it is not there yet; on disk when this returns.
+    pub(super) fn stage(&self, hash: &str, bytes: &[u8]) -> Result<Staged, StoreError> {
+        let path = self.path(hash);
+        if fs::metadata(&path).is_ok_and(|found| found.len() == bytes.len() as u64) {
+            return Ok(Staged { path, unfinished: None });
+        }
+        let folder = self.root.join(&hash[..2]);
         if !folder.is_dir() {
             fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
             sync_folder(&self.root)?;
         }
-        let there = fs::metadata(&path).is_ok_and(|found| found.len() == bytes.len() as u64);
-        if !there {
-            write_file(&path, bytes)?;
+        // Two documents may bring the same source at the same time.
+        let number = STAGED.fetch_add(1, Ordering::Relaxed);
+        let unfinished = folder.join(format!("{hash}.{number}{UNFINISHED}"));
+        let staged = Staged { path, unfinished: Some(unfinished.clone()) };
+        let write = || File::create(&unfinished).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        write().map_err(StoreError::io("write", &staged.path))?;
+        Ok(staged)
+    }
+
+    /// Gives a staged source its name and writes the document's record; both are on disk when this returns.
+    pub(super) fn keep(&self, record: &DocumentRecord, mut staged: Staged) -> Result<(), StoreError> {
+        match staged.unfinished.as_ref() {
+            Some(unfinished) => fs::rename(unfinished, &staged.path).map_err(StoreError::io("write", &staged.path))?,
+            // It may have gone since, with another document.
+            None => fs::metadata(&staged.path).map(|_| ()).map_err(StoreError::io("find", &staged.path))?,
         }
+        staged.unfinished = None;
         self.keep_record(record)
     }
 

@@ -165,6 +165,13 @@ fn another_embedder_is_refused_until_the_store_is_rebound() {
     assert_eq!((kept.len(), store.source(&kept[0].hash).unwrap().as_slice()), (1, b"pump".as_slice()));
 }
 
+/// Files of sources, finished or not.
+fn sources(dir: &Path) -> usize {
+    let folders = std::fs::read_dir(dir.join("sources")).unwrap().map(|folder| folder.unwrap().path());
+    let names = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|file| file.unwrap().file_name());
+    names.filter(|name| !name.to_string_lossy().ends_with(".json")).count()
+}
+
 #[test]
 fn a_long_document_is_seen_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
@@ -176,8 +183,8 @@ fn a_long_document_is_seen_whole_or_not_at_all() {
         let store = open(dir.path());
         put(&store, "c", "a", &["pump"]).unwrap();
         let begun = |count: u32| {
-            let document = Document { id: "a".into(), collection: "c".into(), ..Document::default() };
-            let mut incoming = store.begin_put(&document).unwrap();
+            let document = Document { id: "a".into(), collection: "c".into(), hash: sha256_hex(b"new"), ..Document::default() };
+            let mut incoming = store.begin_put(&document, b"new").unwrap();
             let chunks: Vec<Chunk> = (0..count).map(|n| chunk("a", n, "text")).collect();
             incoming.append(&chunks, &vec![vec![0.5; DIMENSIONS]; count as usize]).unwrap();
             incoming
@@ -187,15 +194,15 @@ fn a_long_document_is_seen_whole_or_not_at_all() {
             let incoming = begun(count);
             assert_eq!(store.document("c", "a").unwrap().unwrap().chunks, 1);
             drop(incoming);
-            assert_eq!((unfinished(&store), written(&store)), (0, 2));
+            assert_eq!((unfinished(&store), written(&store), sources(dir.path())), (0, 2, 1));
         }
         // Interrupted: what was written stays until the next start.
         std::mem::forget(begun(600));
-        assert_eq!((unfinished(&store), written(&store)), (1, 2 + 2 * 512));
+        assert_eq!((unfinished(&store), written(&store), sources(dir.path())), (1, 2 + 2 * 512, 2));
         store.flush().unwrap();
     }
     let store = open(dir.path());
-    assert_eq!((unfinished(&store), written(&store)), (0, 2));
+    assert_eq!((unfinished(&store), written(&store), sources(dir.path())), (0, 2, 1));
     assert_eq!(put(&store, "c", "a", &texts).unwrap(), Put::Replaced);
     assert_eq!((unfinished(&store), written(&store)), (0, 2000));
     assert_eq!(store.document("c", "a").unwrap().unwrap().chunks, 1000);
@@ -283,7 +290,8 @@ fn what_a_crash_leaves_is_swept_and_lost_databases_keep_their_sources() {
         // A replace that died after the files and before the batch, and one that died after the batch.
         let old = store.records(keys::DOCUMENTS).unwrap().remove(0);
         put(&store, "c", "a", &["new"]).unwrap();
-        store.inner.sources.keep(&old, b"old").unwrap();
+        let staged = store.inner.sources.stage(&old.document.hash, b"old").unwrap();
+        store.inner.sources.keep(&old, staged).unwrap();
         old.document.hash
     };
     let orphan = dir.path().join("sources").join(&hash[..2]).join(format!("{}.unfinished", "0".repeat(64)));
