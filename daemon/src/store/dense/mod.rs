@@ -107,6 +107,8 @@ impl Best {
     }
 }
 
+/// The order of rows and scores; sorting calls it with references.
+#[allow(clippy::trivially_copy_pass_by_ref)]
 fn best_first(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
