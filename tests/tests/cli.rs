@@ -115,7 +115,8 @@ fn paged(lines: &[&str]) -> Vec<u8> {
         let content = 5 + 2 * page;
         let program = format!("BT /F 11 Tf 50 600 Td ({line}) Tj ET");
         let resources = "/Resources << /Font << /F 3 0 R >> >>";
-        objects.push(format!("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {content} 0 R {resources} >>").into());
+        objects
+            .push(format!("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {content} 0 R {resources} >>").into());
         objects.push(format!("<< /Length {} >>\nstream\n{program}\nendstream", program.len()).into());
     }
     pdf(&objects)
