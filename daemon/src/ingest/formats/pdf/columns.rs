@@ -76,13 +76,11 @@ pub(super) fn strips(rows: &[Row], ems: f32, even: bool) -> Vec<Strip> {
     let mut found: Vec<Strip> = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         let least = ems * row.size;
-        let mut reach = f32::MIN;
+        let mut reach: Option<f32> = None;
         for word in &row.words {
-            let gap = (reach, word.x0);
-            reach = reach.max(word.x1);
-            if gap.0 == f32::MIN || gap.1 - gap.0 < least {
-                continue;
-            }
+            let before = reach;
+            reach = Some(before.map_or(word.x1, |reach| reach.max(word.x1)));
+            let Some(gap) = before.map(|before| (before, word.x0)).filter(|gap| gap.1 - gap.0 >= least) else { continue };
             let known = found
                 .iter()
                 .any(|strip| (strip.first..=strip.last).contains(&index) && strip.x0 < gap.1 - 1.0 && strip.x1 > gap.0 + 1.0);
@@ -102,8 +100,8 @@ fn follow(rows: &[Row], index: usize, gap: (f32, f32), least: f32, even: bool) -
     let size = rows[index].size;
     let uneven = |row: &Row| even && (row.size > 1.12 * size || row.size < 0.8 * size);
     let mut strip = Strip { x0: gap.0, x1: gap.1, first: index, last: index, both: 1 };
-    for next in index + 1..rows.len() {
-        if uneven(&rows[next]) || !strip.narrow(&rows[next], least) {
+    for (next, row) in rows.iter().enumerate().skip(index + 1) {
+        if uneven(row) || !strip.narrow(row, least) {
             break;
         }
         strip.last = next;

@@ -69,7 +69,7 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
             match block {
                 Block::Text(lines) => headings.split(page, lines, &mut writer),
                 Block::Code(lines) => writer.code(lines),
-                Block::Table(cells, heads) => writer.table(cells, heads),
+                Block::Table(cells, heads) => writer.table(&cells, heads),
             }
         }
     }

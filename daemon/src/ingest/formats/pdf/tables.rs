@@ -91,17 +91,19 @@ fn ruled(rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
     frames
 }
 
+/// The member that stands for a group, followed from any other.
+fn root(group: &mut [usize], mut at: usize) -> usize {
+    while group[at] != at {
+        group[at] = group[group[at]];
+        at = group[at];
+    }
+    at
+}
+
 /// Rules that touch, directly or through others. Level rules of the same width above each other touch as well: they are the
 /// rules of a table without uprights.
 fn groups(rules: &[Rule]) -> Vec<Vec<Rule>> {
     let mut group: Vec<usize> = (0..rules.len()).collect();
-    fn root(group: &mut [usize], mut at: usize) -> usize {
-        while group[at] != at {
-            group[at] = group[group[at]];
-            at = group[at];
-        }
-        at
-    }
     let level = |rule: &Rule| rule.y1 - rule.y0 < 1.0;
     let touch = |a: &Rule, b: &Rule| {
         let meet = a.x0 <= b.x1 + 2.0 && b.x0 <= a.x1 + 2.0 && a.y0 <= b.y1 + 2.0 && b.y0 <= a.y1 + 2.0;
