@@ -51,8 +51,8 @@ deny: tools ## Check licences, sources and duplicates, and advisories where a da
 bench: setup build ## Measure (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench main-job $(ARGS)
 
-fuzz: ## Fuzz the readers (make fuzz SECONDS=600: so long for each target; needs nightly Rust and cargo-fuzz)
-	@for target in pdf pdf_page epub html; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(SECONDS),60); done
+fuzz: ## Fuzz the readers (make fuzz TIME=600: seconds for each target; needs nightly Rust and cargo-fuzz)
+	@for target in pdf pdf_page epub html; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(TIME),60); done
 
 doc: ## Build the documentation of the crate and its rooms
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum

@@ -73,7 +73,7 @@ def outline(path):
 
 
 def bare(title):
-    title = re.sub(r"^\s*(?:(?:chapter|appendix|part|section)\s+)?(?:[\dA-Z]{0,3}(?:\.\d+)*[.:]?\s+)", "", title.strip(), flags=re.I)
+    title = re.sub(r"^\s*(?:(?:[Cc]hapter|[Aa]ppendix|[Pp]art|[Ss]ection)\s+)?(?:(?:\d+|[A-Z](?=[.:\d]))(?:\.\d+)*[.:]?\s+)?", "", title.strip())
     return "".join(words(title))
 
 

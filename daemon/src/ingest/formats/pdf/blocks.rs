@@ -79,7 +79,7 @@ fn line(sheet: &Sheet, row: &Row) -> Line {
         x0: row.x0(),
         x1: row.x1(),
         y: row.y,
-        size: row.size(),
+        size: row.size,
         bold: words.iter().all(|word| word.style.bold),
         mono: is_mono(words),
     }
@@ -93,11 +93,11 @@ fn is_mono(words: &[Word]) -> bool {
 fn leading(rows: &[Row]) -> f32 {
     let near = |pair: &[Row]| {
         let apart = pair[1].y - pair[0].y;
-        (apart > 0.0 && apart < 2.2 * pair[1].size()).then_some(apart)
+        (apart > 0.0 && apart < 2.2 * pair[1].size).then_some(apart)
     };
     let mut distances: Vec<f32> = rows.windows(2).filter_map(near).collect();
     distances.sort_by(f32::total_cmp);
-    distances.get(distances.len() * 2 / 5).copied().unwrap_or_else(|| rows.first().map_or(12.0, |row| 1.25 * row.size()))
+    distances.get(distances.len() * 2 / 5).copied().unwrap_or_else(|| rows.first().map_or(12.0, |row| 1.25 * row.size))
 }
 
 /// Whether `line` begins a new paragraph after `before`, the last line of `paragraph`.

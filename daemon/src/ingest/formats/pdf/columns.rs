@@ -54,7 +54,7 @@ fn part(rows: Vec<Row>, rules: &[Rule], depth: usize, flows: &mut Vec<Vec<Row>>)
         let (before, after): (Vec<Word>, Vec<Word>) = row.words.iter().partition(|word| word.x0 < middle);
         for (side, words) in [(&mut left, before), (&mut right, after)] {
             if !words.is_empty() {
-                side.push(Row { words, y: row.y });
+                side.push(Row::new(words, row.y));
             }
         }
     }
@@ -75,14 +75,12 @@ fn gutter(rows: &[Row], rules: &[Rule]) -> Option<Strip> {
 pub(super) fn strips(rows: &[Row], ems: f32, even: bool) -> Vec<Strip> {
     let mut found: Vec<Strip> = Vec::new();
     for (index, row) in rows.iter().enumerate() {
-        let least = ems * row.size();
-        let mut reach = f32::MIN;
+        let least = ems * row.size;
+        let mut reach: Option<f32> = None;
         for word in &row.words {
-            let gap = (reach, word.x0);
-            reach = reach.max(word.x1);
-            if gap.0 == f32::MIN || gap.1 - gap.0 < least {
-                continue;
-            }
+            let before = reach;
+            reach = Some(before.map_or(word.x1, |reach| reach.max(word.x1)));
+            let Some(gap) = before.map(|before| (before, word.x0)).filter(|gap| gap.1 - gap.0 >= least) else { continue };
             let known = found
                 .iter()
                 .any(|strip| (strip.first..=strip.last).contains(&index) && strip.x0 < gap.1 - 1.0 && strip.x1 > gap.0 + 1.0);
@@ -99,11 +97,11 @@ pub(super) fn strips(rows: &[Row], ems: f32, even: bool) -> Vec<Strip> {
 
 /// Follows a gap upwards and downwards as long as `least` of it is free.
 fn follow(rows: &[Row], index: usize, gap: (f32, f32), least: f32, even: bool) -> Strip {
-    let size = rows[index].size();
-    let uneven = |row: &Row| even && (row.size() > 1.12 * size || row.size() < 0.8 * size);
+    let size = rows[index].size;
+    let uneven = |row: &Row| even && (row.size > 1.12 * size || row.size < 0.8 * size);
     let mut strip = Strip { x0: gap.0, x1: gap.1, first: index, last: index, both: 1 };
-    for next in index + 1..rows.len() {
-        if uneven(&rows[next]) || !strip.narrow(&rows[next], least) {
+    for (next, row) in rows.iter().enumerate().skip(index + 1) {
+        if uneven(row) || !strip.narrow(row, least) {
             break;
         }
         strip.last = next;
@@ -116,7 +114,7 @@ fn follow(rows: &[Row], index: usize, gap: (f32, f32), least: f32, even: bool) -
     }
     // A row on one side only is a heading above the columns, but below their end it is the longer column, unless it
     // stands apart.
-    let apart = |at: usize| rows[at].y - rows[at - 1].y > 2.2 * rows[at].size();
+    let apart = |at: usize| rows[at].y - rows[at - 1].y > 2.2 * rows[at].size;
     while let Some(at) = (strip.first + 1..=strip.last).rev().find(|&at| apart(at))
         && (at..=strip.last).all(|at| strip.sides(&rows[at]) != (true, true))
     {
@@ -171,7 +169,7 @@ fn crossing(rows: &[Row], strip: &Strip, rules: &[Rule]) -> usize {
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return 0 };
     rules
         .iter()
-        .filter(|rule| rule.y1 - rule.y0 < 1.0 && rule.y0 > first.y - first.size() && rule.y0 < last.y + last.size())
+        .filter(|rule| rule.y1 - rule.y0 < 1.0 && rule.y0 > first.y - first.size && rule.y0 < last.y + last.size)
         .filter(|rule| rule.x0 < strip.x0 && rule.x1 > strip.x1)
         .count()
 }

@@ -139,7 +139,7 @@ fn style(dict: &Dict) -> Style {
             || name.ends_with("-bd"),
         italic: flags & ITALIC != 0 || has(&["italic", "oblique", "-ital"]) || computer_modern(&["cmti", "cmsl", "cmmi"]),
         mono: flags & FIXED_PITCH != 0
-            || has(&["mono", "courier", "typewriter", "consol", "nimbusmon", "menlo", "code"])
+            || has(&["mono", "courier", "typewriter", "consolas", "nimbusmon", "menlo", "code"])
             || computer_modern(&["cmtt", "cmsltt", "cmitt", "sftt", "ectt", "lmtt"]),
     }
 }
@@ -166,6 +166,7 @@ impl Matrix {
         Self([1.0, 0.0, 0.0, 1.0, x, y])
     }
 
+    #[allow(clippy::many_single_char_names)] // as the standard names them
     fn apply(&self, x: f64, y: f64) -> (f64, f64) {
         let [a, b, c, d, e, f] = self.0;
         (a * x + c * y + e, b * x + d * y + f)
@@ -175,6 +176,7 @@ impl Matrix {
 impl std::ops::Mul for Matrix {
     type Output = Self;
 
+    #[allow(clippy::many_single_char_names)]
     fn mul(self, other: Self) -> Self {
         let [a, b, c, d, e, f] = self.0;
         let [g, h, i, j, k, l] = other.0;
@@ -487,8 +489,7 @@ impl<'a> Drawing<'_, 'a> {
                     self.boxes.push([map.apply(x, y), far]);
                 }
             }
-            Op::StrokePath(_) => self.paint(true),
-            Op::FillAndStrokeNonZero(_) | Op::FillAndStrokeEvenOdd(_) => self.paint(true),
+            Op::StrokePath(_) | Op::FillAndStrokeNonZero(_) | Op::FillAndStrokeEvenOdd(_) => self.paint(true),
             Op::CloseAndStrokePath(_) | Op::CloseFillAndStrokeNonZero(_) | Op::CloseFillAndStrokeEvenOdd(_) => {
                 self.piece(self.begun);
                 self.paint(true);
@@ -514,7 +515,9 @@ impl<'a> Drawing<'_, 'a> {
         const THIN: f64 = 2.5;
         let pieces = std::mem::take(&mut self.pieces);
         if stroked {
-            pieces.iter().for_each(|&[from, to]| self.rule(from, to));
+            for &[from, to] in &pieces {
+                self.rule(from, to);
+            }
         } else if (4..=5).contains(&pieces.len()) {
             // A thin box drawn line by line.
             let corners = pieces.iter().flatten();
@@ -524,9 +527,9 @@ impl<'a> Drawing<'_, 'a> {
         }
         for [(x0, y0), (x1, y1)] in std::mem::take(&mut self.boxes) {
             if (x1 - x0).abs() <= THIN {
-                self.rule(((x0 + x1) / 2.0, y0), ((x0 + x1) / 2.0, y1));
+                self.rule((f64::midpoint(x0, x1), y0), (f64::midpoint(x0, x1), y1));
             } else if (y1 - y0).abs() <= THIN {
-                self.rule((x0, (y0 + y1) / 2.0), (x1, (y0 + y1) / 2.0));
+                self.rule((x0, f64::midpoint(y0, y1)), (x1, f64::midpoint(y0, y1)));
             } else if stroked {
                 self.rule((x0, y0), (x1, y0));
                 self.rule((x0, y1), (x1, y1));

@@ -73,7 +73,7 @@ fn outermost(sheet: &Sheet, top: bool) -> Option<&Row> {
     let [first, second, .., before, last] = sheet.rows.as_slice() else { return None };
     let (row, gap) = if top { (first, second.y - first.y) } else { (last, last.y - before.y) };
     let in_zone = if top { row.y < ZONE * sheet.height } else { row.y > (1.0 - ZONE) * sheet.height };
-    (in_zone && row.words.len() <= MAX_WORDS && gap > 1.6 * row.size().max(second.size().min(before.size()))).then_some(row)
+    (in_zone && row.words.len() <= MAX_WORDS && gap > 1.6 * row.size.max(second.size.min(before.size))).then_some(row)
 }
 
 /// Heights that differ by a point or two are the same.

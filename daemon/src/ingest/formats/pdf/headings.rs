@@ -45,7 +45,7 @@ impl Headings {
         }
         let mut sizes: Vec<f32> = Vec::new();
         for row in sheets.iter().flat_map(|sheet| &sheet.rows) {
-            let size = row.size();
+            let size = row.size;
             if size > LARGER * body && row.words.len() <= 15 && !sizes.iter().any(|known| (known - size).abs() < 0.6) {
                 sizes.push(size);
             }

@@ -69,7 +69,7 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
             match block {
                 Block::Text(lines) => headings.split(page, lines, &mut writer),
                 Block::Code(lines) => writer.code(lines),
-                Block::Table(cells, heads) => writer.table(cells, heads),
+                Block::Table(cells, heads) => writer.table(&cells, heads),
             }
         }
     }
@@ -96,7 +96,8 @@ fn note(sheets: &[Sheet]) -> Result<Option<String>, Fault> {
         return Err(Fault::NoText { pages: sheets.len() });
     }
     let mut notes = Vec::new();
-    if images > 0 {
+    // One is the cover.
+    if images > 1 {
         notes.push(format!("{images} of {} pages are images without text and were left out; ocrmypdf adds it", sheets.len()));
     }
     if unknown * 50 > chars {
@@ -153,10 +154,11 @@ fn title(pdf: &Pdf) -> Option<String> {
 /// The largest text on the first page that has any, if it is large.
 fn title_by_size(sheets: &[Sheet], body: f32) -> Option<String> {
     let sheet = sheets.iter().take(3).find(|sheet| !sheet.rows.is_empty())?;
-    let largest = sheet.rows.iter().map(rows::Row::size).fold(0.0, f32::max);
-    let first = sheet.rows.iter().position(|row| row.size() > largest - 0.5)?;
-    let lines = sheet.rows[first..].iter().take(3).take_while(|row| row.size() > largest - 0.5);
-    let title = one_line(&lines.map(|row| sheet.line(&row.words)).collect::<Vec<_>>().join(" "));
+    let largest = sheet.rows.iter().flat_map(|row| &row.words).filter(|word| word.length() >= 3).map(|word| word.size);
+    let largest = largest.fold(0.0, f32::max);
+    let large = |row: &rows::Row| row.words.iter().filter(|word| word.size > largest - 0.5).copied().collect::<Vec<_>>();
+    let lines = sheet.rows.iter().map(large).skip_while(Vec::is_empty).take_while(|words| !words.is_empty()).take(3);
+    let title = one_line(&lines.map(|words| sheet.line(&words)).collect::<Vec<_>>().join(" "));
     let letters = title.chars().filter(|char| char.is_alphabetic()).count();
     (largest > 1.25 * body && letters >= 3 && title.chars().count() <= 120).then_some(title)
 }

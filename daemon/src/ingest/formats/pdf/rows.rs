@@ -5,6 +5,9 @@ use super::content::{Canvas, Glyph, Rule, Style};
 /// A gap this wide, in ems, parts words. Kerning stays well below, the blank of a justified line above.
 const WORD_GAP: f32 = 0.15;
 
+/// Most words of rows that are joined into one: more are no line of text.
+const MAX_MERGED: usize = 500;
+
 /// A word, with its text in [`Sheet::text`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Word {
@@ -17,10 +20,12 @@ pub(super) struct Word {
 }
 
 /// Words on one baseline, from left to right.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Row {
     pub words: Vec<Word>,
     pub y: f32,
+    /// Font size of most of its width.
+    pub size: f32,
 }
 
 /// A page as rows from top to bottom.
@@ -88,7 +93,8 @@ impl Sheet {
     /// One line of characters, sorted by place, as words.
     fn words(&mut self, mut line: Vec<Glyph>) -> Row {
         line.sort_by(|a, b| a.x.total_cmp(&b.x));
-        let mut row = Row { words: Vec::new(), y: line.first().map_or(0.0, |glyph| glyph.y) };
+        let y = line.first().map_or(0.0, |glyph| glyph.y);
+        let mut words: Vec<Word> = Vec::new();
         let mut before: Option<Glyph> = None;
         let mut blank = true;
         for glyph in line {
@@ -103,7 +109,7 @@ impl Sheet {
                 }
                 blank |= glyph.x - last.end > WORD_GAP * glyph.size.max(last.size);
             }
-            match row.words.last_mut() {
+            match words.last_mut() {
                 Some(word) if !blank => {
                     word.end += glyph.char.len_utf8() as u32;
                     word.x1 = word.x1.max(glyph.end);
@@ -111,14 +117,14 @@ impl Sheet {
                 _ => {
                     let start = self.text.len() as u32;
                     let end = start + glyph.char.len_utf8() as u32;
-                    row.words.push(Word { start, end, x0: glyph.x, x1: glyph.end, size: glyph.size, style: glyph.style });
+                    words.push(Word { start, end, x0: glyph.x, x1: glyph.end, size: glyph.size, style: glyph.style });
                 }
             }
             self.text.push(glyph.char);
             before = Some(glyph);
             blank = false;
         }
-        row
+        Row::new(words, y)
     }
 }
 
@@ -130,6 +136,11 @@ impl Word {
 }
 
 impl Row {
+    pub(super) fn new(words: Vec<Word>, y: f32) -> Self {
+        let size = main_size(&words);
+        Self { words, y, size }
+    }
+
     pub(super) fn x0(&self) -> f32 {
         self.words.first().map_or(0.0, |word| word.x0)
     }
@@ -137,14 +148,21 @@ impl Row {
     pub(super) fn x1(&self) -> f32 {
         self.words.iter().map(|word| word.x1).fold(0.0, f32::max)
     }
+}
 
-    /// The size of most of its width.
-    pub(super) fn size(&self) -> f32 {
-        let widest = |size: f32| -> f32 {
-            self.words.iter().filter(|word| (word.size - size).abs() < 0.25).map(|word| word.x1 - word.x0).sum()
-        };
-        self.words.iter().map(|word| word.size).max_by(|&a, &b| widest(a).total_cmp(&widest(b))).unwrap_or(10.0)
+/// The size of most of the width of some words.
+fn main_size(words: &[Word]) -> f32 {
+    const MAX_SIZES: usize = 16;
+    let mut sizes: Vec<(f32, f32)> = Vec::new();
+    for word in words {
+        let width = word.x1 - word.x0;
+        if let Some((_, sum)) = sizes.iter_mut().find(|(size, _)| (size - word.size).abs() < 0.25) {
+            *sum += width;
+        } else if sizes.len() < MAX_SIZES {
+            sizes.push((word.size, width));
+        }
     }
+    sizes.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(10.0, |(size, _)| size)
 }
 
 /// Whether a word is written small and high after a number or a unit.
@@ -176,21 +194,22 @@ fn baselines(mut glyphs: Vec<Glyph>) -> Vec<Vec<Glyph>> {
 fn merge(rows: Vec<Row>) -> Vec<Row> {
     let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
     for row in rows {
-        let Some(above) = merged.last_mut() else {
+        let Some(above) = merged.last_mut().filter(|above| above.words.len() + row.words.len() <= MAX_MERGED) else {
             merged.push(row);
             continue;
         };
         let apart = row.y - above.y;
-        let (upper, lower) = (above.size(), row.size());
+        let (upper, lower) = (above.size, row.size);
         let raised = upper < 0.85 * lower && apart < 0.6 * lower && touches(above, &row, lower);
         let lowered = lower < 0.85 * upper && apart < 0.45 * upper && touches(&row, above, upper);
         let level = apart < 0.3 * upper.min(lower) && !overlaps(above, &row);
         if raised || lowered || level {
             let length = |row: &Row| row.words.iter().map(Word::length).sum::<usize>();
             let y = if raised || (level && length(above) < length(&row)) { row.y } else { above.y };
-            above.words.extend(row.words);
-            above.words.sort_by(|a, b| a.x0.total_cmp(&b.x0));
-            above.y = y;
+            let mut words = std::mem::take(&mut above.words);
+            words.extend(row.words);
+            words.sort_by(|a, b| a.x0.total_cmp(&b.x0));
+            *above = Row::new(words, y);
         } else {
             merged.push(row);
         }

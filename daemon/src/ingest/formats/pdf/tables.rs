@@ -12,6 +12,9 @@ const SAME: f32 = 3.0;
 /// Most rules of a page that are looked at: beyond, it is a drawing.
 const MAX_RULES: usize = 1500;
 
+/// Most rows of a flow that are searched: beyond, it is not a page of text.
+const MAX_ROWS: usize = 1000;
+
 /// Most columns of a table.
 const MAX_COLUMNS: usize = 24;
 
@@ -40,6 +43,9 @@ struct Frame {
 
 /// Finds the tables of a flow, from the top; no two share a row.
 pub(super) fn tables(sheet: &Sheet, rows: &[Row]) -> Vec<Table> {
+    if rows.len() > MAX_ROWS {
+        return Vec::new();
+    }
     let mut frames = ruled(rows, &sheet.rules);
     for frame in aligned(sheet, rows, &sheet.rules) {
         if frames.iter().all(|other| other.last < frame.first || other.first > frame.last) {
@@ -85,17 +91,19 @@ fn ruled(rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
     frames
 }
 
+/// The member that stands for a group, followed from any other.
+fn root(group: &mut [usize], mut at: usize) -> usize {
+    while group[at] != at {
+        group[at] = group[group[at]];
+        at = group[at];
+    }
+    at
+}
+
 /// Rules that touch, directly or through others. Level rules of the same width above each other touch as well: they are the
 /// rules of a table without uprights.
 fn groups(rules: &[Rule]) -> Vec<Vec<Rule>> {
     let mut group: Vec<usize> = (0..rules.len()).collect();
-    fn root(group: &mut [usize], mut at: usize) -> usize {
-        while group[at] != at {
-            group[at] = group[group[at]];
-            at = group[at];
-        }
-        at
-    }
     let level = |rule: &Rule| rule.y1 - rule.y0 < 1.0;
     let touch = |a: &Rule, b: &Rule| {
         let meet = a.x0 <= b.x1 + 2.0 && b.x0 <= a.x1 + 2.0 && a.y0 <= b.y1 + 2.0 && b.y0 <= a.y1 + 2.0;
@@ -219,7 +227,7 @@ fn fill(sheet: &Sheet, rows: &[Row], frame: &Frame) -> Option<Table> {
 fn breaks(lines: &[Row], frame: &Frame) -> Vec<bool> {
     let between = |index: usize| {
         let (above, below) = (&lines[index - 1], &lines[index]);
-        frame.levels.iter().any(|&y| y > above.y - 0.3 * above.size() && y < below.y - 0.3 * below.size())
+        frame.levels.iter().any(|&y| y > above.y - 0.3 * above.size && y < below.y - 0.3 * below.size)
     };
     let ruled: Vec<bool> = (0..lines.len()).map(|index| index > 0 && between(index)).collect();
     let rules = ruled.iter().filter(|&&at| at).count();

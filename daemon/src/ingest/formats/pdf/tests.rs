@@ -69,7 +69,9 @@ fn pdf(pages: &[Sketch], outline: &[(&str, usize, usize)]) -> Vec<u8> {
     }
     let xref = file.len();
     write!(file, "xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1).unwrap();
-    places.iter().for_each(|place| write!(file, "{place:010} 00000 n \n").unwrap());
+    for place in &places {
+        writeln!(file, "{place:010} 00000 n ").unwrap();
+    }
     write!(file, "trailer\n<< /Size {} /Root 1 0 R >>\nstartxref\n{xref}\n%%EOF\n", objects.len() + 1).unwrap();
     file.into_bytes()
 }

@@ -78,7 +78,9 @@ impl Writer {
 
     pub(super) fn heading(&mut self, lines: &[Line], level: usize) {
         let mut heading = String::new();
-        lines.iter().for_each(|line| self.append(&mut heading, &line.text));
+        for line in lines {
+            self.append(&mut heading, &line.text);
+        }
         if is_only_number(&heading)
             || heading.eq_ignore_ascii_case("contents")
             || heading.eq_ignore_ascii_case("table of contents")
@@ -143,11 +145,13 @@ impl Writer {
         self.open = Open::Code(lines);
     }
 
-    pub(super) fn table(&mut self, cells: Vec<Vec<Vec<String>>>, heads: bool) {
+    pub(super) fn table(&mut self, cells: &[Vec<Vec<String>>], heads: bool) {
         self.put_label();
         let join = |lines: &Vec<String>| {
             let mut cell = String::new();
-            lines.iter().for_each(|line| self.append(&mut cell, line));
+            for line in lines {
+                self.append(&mut cell, line);
+            }
             cell
         };
         let mut cells: Vec<Vec<String>> = cells.iter().map(|row| row.iter().map(join).collect()).collect();
