@@ -103,17 +103,18 @@ fn pdf(objects: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-/// A PDF with a line of text on each page.
-fn paged(lines: &[&str]) -> Vec<u8> {
-    let kids: String = (0..lines.len()).map(|page| format!("{} 0 R ", 4 + 2 * page)).collect();
+/// A PDF with these lines on its pages.
+fn paged(pages: &[Vec<String>]) -> Vec<u8> {
+    let kids: String = (0..pages.len()).map(|page| format!("{} 0 R ", 4 + 2 * page)).collect();
     let mut objects = vec![
         b"<< /Type /Catalog /Pages 2 0 R >>".to_vec(),
-        format!("<< /Type /Pages /Count {} /Kids [{kids}] >>", lines.len()).into_bytes(),
+        format!("<< /Type /Pages /Count {} /Kids [{kids}] >>", pages.len()).into_bytes(),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_vec(),
     ];
-    for (page, line) in lines.iter().enumerate() {
+    for (page, lines) in pages.iter().enumerate() {
         let content = 5 + 2 * page;
-        let program = format!("BT /F 11 Tf 50 600 Td ({line}) Tj ET");
+        let shown: String = lines.iter().map(|line| format!("({line}) Tj T* ")).collect();
+        let program = format!("BT /F 11 Tf 14 TL 50 700 Td {shown}ET");
         let resources = "/Resources << /Font << /F 3 0 R >> >>";
         objects
             .push(format!("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {content} 0 R {resources} >>").into());
@@ -143,9 +144,12 @@ fn a_hostile_pdf_costs_only_itself_and_a_good_one_is_cited_by_page() {
     let source = dir.path().join("source");
     fs::create_dir_all(&source).expect("made");
     fs::write(source.join("bomb.pdf"), bomb()).expect("written");
-    fs::write(source.join("blank.pdf"), paged(&[""])).expect("written");
-    let lines = ["The pump stands in the cellar of the house.", "The filter of the pump is cleaned every three months."];
-    fs::write(source.join("good.pdf"), paged(&lines)).expect("written");
+    fs::write(source.join("blank.pdf"), paged(&[vec![]])).expect("written");
+    let first = (1..=40)
+        .map(|n| format!("Step {n} of the stairs leads down to the cellar, where the pump of the house stands."))
+        .collect();
+    let second = vec!["The filter of the pump is cleaned every three months.".into()];
+    fs::write(source.join("good.pdf"), paged(&[first, second])).expect("written");
     let broker = Broker::start();
     let daemon = Setup::with(&broker).start();
     for data in [dir.path().join("direct"), daemon.data().to_owned()] {

@@ -305,6 +305,7 @@ impl Chunker<'_> {
             Some(header) => format!("{}\n{body}", self.text(header).trim_end()),
             None => body.to_owned(),
         }
+        .replace("\n\u{0C}\n", "")
         .replace('\u{0C}', "");
         let tokens = (self.meter.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
         let page = pages.of(draft.range.start);

@@ -87,7 +87,7 @@ pub enum IngestError {
         id: String,
     },
     /// Scanned pages, or letters without meaning.
-    #[error("{id}: no text layer on its {pages} pages, needs OCR (for example `ocrmypdf IN.pdf OUT.pdf`)")]
+    #[error("{id}: no text layer (pages: {pages}), needs OCR (for example `ocrmypdf IN.pdf OUT.pdf`)")]
     NoText {
         /// The document.
         id: String,

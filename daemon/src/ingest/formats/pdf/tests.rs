@@ -200,11 +200,15 @@ fn hyphens_go_where_the_word_is_whole() {
             "This is the maintenance of a well-known pump, which asks for main-",
             "tenance, and of a well-",
             "known tank, and of E-",
-            "42.",
+            "42. Its fonts-crosextra-",
+            "carlito is a name.",
         ],
     );
     let text = text(&[page]);
-    assert!(text.contains("asks for maintenance, and of a well-known tank, and of E-42."), "{text}");
+    assert!(
+        text.contains("asks for maintenance, and of a well-known tank, and of E-42. Its fonts-crosextra-carlito is a name."),
+        "{text}"
+    );
 }
 
 #[test]

@@ -204,8 +204,10 @@ impl Writer {
             let last = text[..end - 1].rsplit(char::is_whitespace).next().unwrap_or("");
             let first = line.split(' ').next().unwrap_or("");
             let letters = last.ends_with(char::is_alphabetic) && first.starts_with(char::is_lowercase);
-            let parted = letters && (self.words.has(&format!("{last}{first}")) || !self.words.has(&format!("{last}-{first}")));
-            if parted && !last.contains("://") {
+            // `fonts-crosextra-` is on its way to being a name, whose hyphens stay.
+            let name = last.contains(['-', '_', '/', '.', ':']);
+            let whole = self.words.has(&format!("{last}{first}"));
+            if letters && (whole || !name && !self.words.has(&format!("{last}-{first}"))) {
                 text.replace_range(end - 1..end, "");
             }
             joined = true;
