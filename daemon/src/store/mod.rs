@@ -10,10 +10,12 @@
 //! carry a number that is never given again, so a reader that still holds an old number finds nothing rather than another
 //! text. Searching reads [`Index`], derived from the rows per collection on first use and kept current.
 
+pub mod dense;
 mod error;
 mod index;
 mod keys;
 mod row;
+mod sections;
 mod sources;
 pub mod terms;
 

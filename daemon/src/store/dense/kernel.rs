@@ -1,0 +1,442 @@
+//! The inner loops of the dense search, picked at run time for the processor.
+//!
+//! Two loops, over int8 rows and over packed sign bits. All arithmetic is in integers, so every kernel gives the same
+//! numbers and the choice of one is a matter of speed alone.
+
+/// Rows per block of packed signs; also what [`Kernel::dots`] is given at a time.
+pub(super) const BLOCK: usize = 32;
+/// Largest magnitude of a query's code. 12 bits lose nothing against int8 rows, and a sum over 8,192 dimensions of
+/// 127 x 2047 still fits an i32.
+pub(super) const QUERY_MAX: f32 = 2047.0;
+/// Dimensions whose signs share a table of 16 sums.
+const GROUP: usize = 4;
+
+/// A set of loops that this processor can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kernel {
+    /// Plain Rust.
+    Portable,
+    /// 256-bit `pmaddwd` and `pshufb`.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// The same in 512 bits.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// `smlal` and `tbl`, on every aarch64.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// `sdot` instead of `smlal`: Cortex-A55, A76 and later.
+    #[cfg(target_arch = "aarch64")]
+    DotProduct,
+}
+
+/// A question's vector as the kernels read it.
+#[derive(Clone, Debug)]
+pub(super) struct Codes {
+    /// Codes of 12 bits.
+    codes: Vec<i16>,
+    /// The same as `32 * high + low`, for `sdot`, which multiplies bytes.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
+    planes: [Vec<i8>; 2],
+}
+
+impl Codes {
+    pub(super) fn new(codes: Vec<i16>) -> Codes {
+        let high = codes.iter().map(|code| (code >> 5) as i8).collect();
+        let low = codes.iter().map(|code| (code & 31) as i8).collect();
+        Codes { codes, planes: [high, low] }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.codes.len()
+    }
+}
+
+/// Bytes of a block of signs at so many dimensions: 16 for each group of 4, groups rounded up to four.
+pub(super) fn block_bytes(dimensions: usize) -> usize {
+    groups(dimensions) * 16
+}
+
+/// Groups of four dimensions, rounded up so that the widest kernel needs no remainder.
+pub(super) fn groups(dimensions: usize) -> usize {
+    dimensions.div_ceil(GROUP).next_multiple_of(4)
+}
+
+/// Sets the sign of a dimension of a row within its block. In each group's 16 bytes, byte `i` holds four signs of row `i`
+/// in its low half and of row `i + 16` in its high half, so that one shuffle looks up sixteen rows.
+pub(super) fn set_sign(block: &mut [u8], row: usize, dimension: usize) {
+    let shift = dimension % GROUP + if row < 16 { 0 } else { 4 };
+    block[dimension / GROUP * 16 + row % 16] |= 1 << shift;
+}
+
+/// Tables for [`Kernel::sign_sums`]: for each group what each combination of four signs contributes, shifted to be
+/// positive and scaled to bytes. Returns the tables, and `scale` and `offset` such that `sum * scale + offset` is about the
+/// sum over all dimensions of `query * sign`.
+pub(super) fn sign_tables(query: &[f32]) -> (Vec<u8>, f32, f32) {
+    let groups = groups(query.len());
+    let mut sums = vec![0.0f32; groups * 16];
+    let (mut widest, mut total) = (0.0f32, 0.0f32);
+    for (values, sums) in query.chunks(GROUP).zip(sums.chunks_exact_mut(16)) {
+        let magnitude: f32 = values.iter().map(|value| value.abs()).sum();
+        for (signs, sum) in sums.iter_mut().enumerate() {
+            let signed = values.iter().enumerate().map(|(at, value)| if signs >> at & 1 == 1 { *value } else { -value });
+            *sum = signed.sum::<f32>() + magnitude;
+        }
+        widest = widest.max(2.0 * magnitude);
+        total += magnitude;
+    }
+    // The sum over all groups has to stay below 2^16.
+    let largest = (u16::MAX as usize / groups.max(1)).min(255) as f32;
+    let scale = if widest > 0.0 { widest / largest } else { 1.0 };
+    // Rounded down at the half, so that no entry exceeds `largest`.
+    let tables = sums.iter().map(|sum| (sum / scale + 0.499).floor() as u8).collect();
+    (tables, scale, -total)
+}
+
+impl Kernel {
+    /// The fastest this processor runs.
+    pub(super) fn detect() -> Kernel {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512bw") {
+                return Kernel::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Kernel::Avx2;
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                return Kernel::DotProduct;
+            }
+            if std::arch::is_aarch64_feature_detected!("neon") {
+                return Kernel::Neon;
+            }
+        }
+        #[allow(unreachable_code)]
+        Kernel::Portable
+    }
+
+    /// All that this processor runs, for tests and measurements.
+    #[cfg(test)]
+    pub(super) fn all() -> Vec<Kernel> {
+        #[allow(unused_mut)]
+        let mut all = vec![Kernel::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(is_x86_feature_detected!("avx2").then_some(Kernel::Avx2));
+            all.extend(is_x86_feature_detected!("avx512bw").then_some(Kernel::Avx512));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            all.push(Kernel::Neon);
+            all.extend(std::arch::is_aarch64_feature_detected!("dotprod").then_some(Kernel::DotProduct));
+        }
+        all
+    }
+
+    /// Integer products of the query with rows of int8 codes that lie one after the other, into `out`, one per row.
+    pub(super) fn dots(self, rows: &[i8], query: &Codes, out: &mut [i32]) {
+        debug_assert_eq!(rows.len(), query.len() * out.len());
+        let rows = rows.chunks_exact(query.len().max(1));
+        match self {
+            Kernel::Portable => rows.zip(out).for_each(|(row, out)| *out = portable::dot(row, &query.codes)),
+            // SAFETY: these kernels exist only after `detect` or `all` found their instructions.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => rows.zip(out).for_each(|(row, out)| *out = unsafe { x86::dot_avx2(row, &query.codes) }),
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => rows.zip(out).for_each(|(row, out)| *out = unsafe { x86::dot_avx512(row, &query.codes) }),
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => rows.zip(out).for_each(|(row, out)| *out = unsafe { arm::dot_neon(row, &query.codes) }),
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Kernel::DotProduct => rows.zip(out).for_each(|(row, out)| *out = unsafe { arm::dot_product(row, query) }),
+        }
+    }
+
+    /// For each of the 32 rows of a block of signs the sum of its table entries (after the "fast scan" of Andre, Kermarrec
+    /// and Le Scouarnec, 2015). `block` and `tables` have 16 bytes per group.
+    pub(super) fn sign_sums(self, block: &[u8], tables: &[u8]) -> [u16; BLOCK] {
+        assert_eq!(block.len(), tables.len());
+        assert_eq!(block.len() % 64, 0);
+        match self {
+            Kernel::Portable => portable::sign_sums(block, tables),
+            // SAFETY: these kernels exist only after `detect` or `all` found their instructions; both slices have the same
+            // length, a multiple of 64.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => unsafe { x86::sign_sums_avx2(block, tables) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => unsafe { x86::sign_sums_avx512(block, tables) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon | Kernel::DotProduct => unsafe { arm::sign_sums_neon(block, tables) },
+        }
+    }
+}
+
+mod portable {
+    use super::BLOCK;
+
+    pub(super) fn dot(row: &[i8], query: &[i16]) -> i32 {
+        row.iter().zip(query).map(|(&code, &value)| i32::from(code) * i32::from(value)).sum()
+    }
+
+    pub(super) fn sign_sums(block: &[u8], tables: &[u8]) -> [u16; BLOCK] {
+        let mut sums = [0u16; BLOCK];
+        for (signs, table) in block.chunks_exact(16).zip(tables.chunks_exact(16)) {
+            for (at, byte) in signs.iter().enumerate() {
+                sums[at] += u16::from(table[usize::from(byte & 15)]);
+                sums[at + 16] += u16::from(table[usize::from(byte >> 4)]);
+            }
+        }
+        sums
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{BLOCK, portable};
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn dot_avx2(row: &[i8], query: &[i16]) -> i32 {
+        let mut sums = [_mm256_setzero_si256(); 2];
+        let (rows, queries) = (row.chunks_exact(32), query.chunks_exact(32));
+        let rest = portable::dot(rows.remainder(), queries.remainder());
+        for (row, query) in rows.zip(queries) {
+            for half in 0..2 {
+                // SAFETY: both chunks have 32 elements; a half is 16 bytes of codes and 32 bytes of the query.
+                let (codes, values) = unsafe {
+                    (
+                        _mm_loadu_si128(row.as_ptr().cast::<__m128i>().add(half)),
+                        _mm256_loadu_si256(query.as_ptr().cast::<__m256i>().add(half)),
+                    )
+                };
+                sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(_mm256_cvtepi8_epi16(codes), values));
+            }
+        }
+        let sum = _mm256_add_epi32(sums[0], sums[1]);
+        let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+        let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
+        let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum));
+        _mm_cvtsi128_si32(sum) + rest
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn dot_avx512(row: &[i8], query: &[i16]) -> i32 {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        let (rows, queries) = (row.chunks_exact(64), query.chunks_exact(64));
+        let rest = portable::dot(rows.remainder(), queries.remainder());
+        for (row, query) in rows.zip(queries) {
+            for half in 0..2 {
+                // SAFETY: both chunks have 64 elements; a half is 32 bytes of codes and 64 bytes of the query.
+                let (codes, values) = unsafe {
+                    (
+                        _mm256_loadu_si256(row.as_ptr().cast::<__m256i>().add(half)),
+                        _mm512_loadu_si512(query.as_ptr().cast::<__m512i>().add(half)),
+                    )
+                };
+                sums[half] = _mm512_add_epi32(sums[half], _mm512_madd_epi16(_mm512_cvtepi8_epi16(codes), values));
+            }
+        }
+        _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1])) + rest
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn sign_sums_avx2(block: &[u8], tables: &[u8]) -> [u16; BLOCK] {
+        let low = _mm256_set1_epi8(15);
+        // Sums of whole words, and of their upper bytes: the lower bytes are the difference, modulo 2^16.
+        let mut words = [_mm256_setzero_si256(); 2];
+        let mut uppers = [_mm256_setzero_si256(); 2];
+        for (signs, table) in block.chunks_exact(32).zip(tables.chunks_exact(32)) {
+            // SAFETY: both chunks have 32 bytes.
+            let (signs, table) = unsafe {
+                (_mm256_loadu_si256(signs.as_ptr().cast::<__m256i>()), _mm256_loadu_si256(table.as_ptr().cast::<__m256i>()))
+            };
+            let halves = [_mm256_and_si256(signs, low), _mm256_and_si256(_mm256_srli_epi16::<4>(signs), low)];
+            for half in 0..2 {
+                let found = _mm256_shuffle_epi8(table, halves[half]);
+                words[half] = _mm256_add_epi16(words[half], found);
+                uppers[half] = _mm256_add_epi16(uppers[half], _mm256_srli_epi16::<8>(found));
+            }
+        }
+        let mut sums = [0u16; BLOCK];
+        for half in 0..2 {
+            let lowers = _mm256_sub_epi16(words[half], _mm256_slli_epi16::<8>(uppers[half]));
+            // The two lanes hold every other group.
+            let [even, odd] = [lowers, uppers[half]]
+                .map(|sums| _mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums)));
+            let out = sums[16 * half..].as_mut_ptr().cast::<__m128i>();
+            // SAFETY: each half has 16 sums of two bytes: two vectors.
+            unsafe {
+                _mm_storeu_si128(out, _mm_unpacklo_epi16(even, odd));
+                _mm_storeu_si128(out.add(1), _mm_unpackhi_epi16(even, odd));
+            }
+        }
+        sums
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn sign_sums_avx512(block: &[u8], tables: &[u8]) -> [u16; BLOCK] {
+        let low = _mm512_set1_epi8(15);
+        let mut words = [_mm512_setzero_si512(); 2];
+        let mut uppers = [_mm512_setzero_si512(); 2];
+        for (signs, table) in block.chunks_exact(64).zip(tables.chunks_exact(64)) {
+            // SAFETY: both chunks have 64 bytes.
+            let (signs, table) = unsafe {
+                (_mm512_loadu_si512(signs.as_ptr().cast::<__m512i>()), _mm512_loadu_si512(table.as_ptr().cast::<__m512i>()))
+            };
+            let halves = [_mm512_and_si512(signs, low), _mm512_and_si512(_mm512_srli_epi16::<4>(signs), low)];
+            for half in 0..2 {
+                let found = _mm512_shuffle_epi8(table, halves[half]);
+                words[half] = _mm512_add_epi16(words[half], found);
+                uppers[half] = _mm512_add_epi16(uppers[half], _mm512_srli_epi16::<8>(found));
+            }
+        }
+        let mut sums = [0u16; BLOCK];
+        for half in 0..2 {
+            let lowers = _mm512_sub_epi16(words[half], _mm512_slli_epi16::<8>(uppers[half]));
+            // The four lanes hold every fourth group.
+            let [even, odd] = [lowers, uppers[half]].map(|sums| {
+                let sums = _mm256_add_epi16(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums));
+                _mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums))
+            });
+            let out = sums[16 * half..].as_mut_ptr().cast::<__m128i>();
+            // SAFETY: each half has 16 sums of two bytes: two vectors.
+            unsafe {
+                _mm_storeu_si128(out, _mm_unpacklo_epi16(even, odd));
+                _mm_storeu_si128(out.add(1), _mm_unpackhi_epi16(even, odd));
+            }
+        }
+        sums
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+
+    use super::{BLOCK, Codes, portable};
+
+    #[target_feature(enable = "neon")]
+    pub(super) fn dot_neon(row: &[i8], query: &[i16]) -> i32 {
+        let mut sums = [vdupq_n_s32(0); 4];
+        let (rows, queries) = (row.chunks_exact(16), query.chunks_exact(16));
+        let rest = portable::dot(rows.remainder(), queries.remainder());
+        for (row, query) in rows.zip(queries) {
+            // SAFETY: both chunks have 16 elements.
+            let (codes, first, second) =
+                unsafe { (vld1q_s8(row.as_ptr()), vld1q_s16(query.as_ptr()), vld1q_s16(query.as_ptr().add(8))) };
+            let (lower, upper) = (vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes));
+            sums[0] = vmlal_s16(sums[0], vget_low_s16(lower), vget_low_s16(first));
+            sums[1] = vmlal_high_s16(sums[1], lower, first);
+            sums[2] = vmlal_s16(sums[2], vget_low_s16(upper), vget_low_s16(second));
+            sums[3] = vmlal_high_s16(sums[3], upper, second);
+        }
+        vaddvq_s32(vaddq_s32(vaddq_s32(sums[0], sums[1]), vaddq_s32(sums[2], sums[3]))) + rest
+    }
+
+    #[target_feature(enable = "neon,dotprod")]
+    pub(super) fn dot_product(row: &[i8], query: &Codes) -> i32 {
+        let [high, low] = &query.planes;
+        let whole = row.len() / 16 * 16;
+        let mut sums = [vdupq_n_s32(0); 2];
+        for at in (0..whole).step_by(16) {
+            // SAFETY: row and planes have the same length, and 16 bytes follow each `at` below `whole`.
+            let (codes, high, low) = unsafe {
+                (vld1q_s8(row.as_ptr().add(at)), vld1q_s8(high.as_ptr().add(at)), vld1q_s8(low.as_ptr().add(at)))
+            };
+            sums[0] = sdot(sums[0], codes, high);
+            sums[1] = sdot(sums[1], codes, low);
+        }
+        32 * vaddvq_s32(sums[0]) + vaddvq_s32(sums[1]) + portable::dot(&row[whole..], &query.codes[whole..])
+    }
+
+    /// The intrinsic `vdotq_s32` is not stable before Rust 1.99.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        // SAFETY: one instruction on registers, which the enabled feature provides.
+        unsafe {
+            std::arch::asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) sum, in(vreg) a, in(vreg) b,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        sum
+    }
+
+    #[target_feature(enable = "neon")]
+    pub(super) fn sign_sums_neon(block: &[u8], tables: &[u8]) -> [u16; BLOCK] {
+        let mut parts = [vdupq_n_u16(0); 4];
+        let low = vdupq_n_u8(15);
+        for (signs, table) in block.chunks_exact(16).zip(tables.chunks_exact(16)) {
+            // SAFETY: both chunks have 16 bytes.
+            let (signs, table) = unsafe { (vld1q_u8(signs.as_ptr()), vld1q_u8(table.as_ptr())) };
+            let first = vqtbl1q_u8(table, vandq_u8(signs, low));
+            let second = vqtbl1q_u8(table, vshrq_n_u8::<4>(signs));
+            parts[0] = vaddw_u8(parts[0], vget_low_u8(first));
+            parts[1] = vaddw_high_u8(parts[1], first);
+            parts[2] = vaddw_u8(parts[2], vget_low_u8(second));
+            parts[3] = vaddw_high_u8(parts[3], second);
+        }
+        let mut sums = [0u16; BLOCK];
+        for (part, out) in parts.into_iter().zip(sums.chunks_exact_mut(8)) {
+            // SAFETY: each chunk has eight sums.
+            unsafe { vst1q_u16(out.as_mut_ptr(), part) };
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_gives_the_same_products() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for dimensions in [1, 4, 15, 16, 31, 33, 64, 100, 384, 768, 1001, 8192] {
+            let extreme = random.bool();
+            let mut code = |limit: i16| if extreme { limit } else { random.i16(-limit..=limit) };
+            let rows: Vec<i8> = (0..3 * dimensions).map(|_| code(127) as i8).collect();
+            let query = Codes::new((0..dimensions).map(|_| code(2047)).collect());
+            let mut expected = [0; 3];
+            Kernel::Portable.dots(&rows, &query, &mut expected);
+            let first: i32 = (0..dimensions).map(|at| i32::from(rows[at]) * i32::from(query.codes[at])).sum();
+            assert_eq!(expected[0], first);
+            for kernel in Kernel::all() {
+                let mut found = [0; 3];
+                kernel.dots(&rows, &query, &mut found);
+                assert_eq!(found, expected, "{kernel:?} {dimensions}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_kernel_gives_the_same_sign_sums_and_they_are_right() {
+        let mut random = fastrand::Rng::with_seed(4);
+        for dimensions in [1, 7, 16, 30, 128, 384, 1000, 1024, 4096, 8192] {
+            let query: Vec<f32> = (0..dimensions).map(|_| random.f32() - 0.5).collect();
+            let signs: Vec<Vec<bool>> = (0..BLOCK).map(|_| (0..dimensions).map(|_| random.bool()).collect()).collect();
+            let mut block = vec![0; block_bytes(dimensions)];
+            for (row, signs) in signs.iter().enumerate() {
+                (0..dimensions).filter(|at| signs[*at]).for_each(|at| set_sign(&mut block, row, at));
+            }
+            let (tables, scale, offset) = sign_tables(&query);
+            let sums = Kernel::Portable.sign_sums(&block, &tables);
+            for (sum, signs) in sums.iter().zip(&signs) {
+                let exact: f32 = query.iter().zip(signs).map(|(value, sign)| if *sign { *value } else { -value }).sum();
+                let found = f32::from(*sum) * scale + offset;
+                // Each group may be off by half a step.
+                assert!((found - exact).abs() <= 0.51 * scale * groups(dimensions) as f32 + 1e-3, "{dimensions}: {found} {exact}");
+            }
+            for kernel in Kernel::all() {
+                assert_eq!(kernel.sign_sums(&block, &tables), sums, "{kernel:?} {dimensions}");
+            }
+        }
+    }
+}

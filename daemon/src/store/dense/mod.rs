@@ -1,0 +1,478 @@
+//! Vectors in a mapped file: int8 rows for exact scores, and sign bits that choose which rows are worth one.
+//!
+//! Up to [`EXACT_ROWS`] rows are scored one and all. Beyond that a first pass goes over one bit per dimension, an eighth of
+//! the bytes: the mean of all rows is taken off, what is left is reduced to its signs, and a factor per row (that of
+//! RaBitQ: Gao and Long, 2024) makes of the sum of query values by sign an unbiased estimate of the product. The rows with
+//! the highest estimates are then scored exactly.
+//!
+//! The file is also of use without a store:
+//!
+//! ```no_run
+//! # use vademecum::store::dense::DenseIndex;
+//! # let (path, vectors, query) = (std::path::Path::new("x"), vec![vec![0.0f32; 384]], vec![0.0f32; 384]);
+//! DenseIndex::build(path, 384, vectors.iter().map(Vec::as_slice))?;
+//! let index = DenseIndex::open(path)?;
+//! for (row, cosine) in index.search(&query, 10, None, 1) {}
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod kernel;
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use roaring::RoaringBitmap;
+
+use super::row::quantize;
+use super::sections::{Kind, Sections, Writer};
+use kernel::{BLOCK, Codes, Kernel};
+
+pub use super::sections::Unusable;
+
+/// Up to so many rows every one is scored exactly; a first pass would save less than a millisecond.
+pub const EXACT_ROWS: u64 = 32_768;
+/// Rows the first pass hands on at least, and per row asked for.
+const CANDIDATES: usize = 400;
+const CANDIDATES_PER_ROW: usize = 4;
+/// How many rows of the lowest estimates are scored exactly to find the lowest score.
+const LOWEST: usize = 16;
+/// Rows that are worth a thread of their own in the first pass: starting one costs some 30 microseconds.
+const ROWS_PER_THREAD: usize = 1 << 17;
+
+/// A question's vector, prepared for the scan.
+#[derive(Clone, Debug)]
+pub struct Query {
+    codes: Codes,
+    scale: f32,
+    tables: Vec<u8>,
+    sum_scale: f32,
+    sum_offset: f32,
+}
+
+impl Query {
+    /// Prepares a vector.
+    pub fn new(vector: &[f32]) -> Query {
+        let largest = vector.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let scale = largest / kernel::QUERY_MAX;
+        let code = |value: &f32| if largest > 0.0 { (value / scale).round() as i16 } else { 0 };
+        let (tables, sum_scale, sum_offset) = kernel::sign_tables(vector);
+        Query { codes: Codes::new(vector.iter().map(code).collect()), scale, tables, sum_scale, sum_offset }
+    }
+
+    /// Numbers in the vector.
+    pub fn dimensions(&self) -> usize {
+        self.codes.len()
+    }
+}
+
+/// The rows with the highest scores out of those offered.
+#[derive(Clone, Debug)]
+pub(super) struct Best {
+    count: usize,
+    /// What a row has to exceed; the `count`-th best when it was last looked for.
+    threshold: f32,
+    found: Vec<(u32, f32)>,
+}
+
+impl Best {
+    pub(super) fn new(count: usize) -> Best {
+        Best { count, threshold: f32::NEG_INFINITY, found: Vec::new() }
+    }
+
+    /// Offers a row. Of equal ones the first offered stays, so rows are offered in ascending order.
+    #[inline]
+    pub(super) fn offer(&mut self, row: u32, score: f32) {
+        if score > self.threshold {
+            self.found.push((row, score));
+            if self.found.len() >= 2 * self.count + 64 {
+                self.shrink();
+            }
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.found.len() > self.count {
+            self.found.select_nth_unstable_by(self.count.saturating_sub(1), best_first);
+            self.found.truncate(self.count);
+            self.threshold = self.found.last().map_or(f32::INFINITY, |(_, score)| *score);
+        }
+    }
+
+    /// The best, best first; of equal ones the lower row first.
+    pub(super) fn into_sorted(mut self) -> Vec<(u32, f32)> {
+        self.shrink();
+        self.found.sort_unstable_by(best_first);
+        self.found
+    }
+}
+
+fn best_first(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// What a scan found.
+#[derive(Debug)]
+pub(super) struct Nearest {
+    /// The best rows so far.
+    pub(super) best: Best,
+    /// The lowest score of any row; above [`EXACT_ROWS`] that of the rows with the lowest estimates.
+    pub(super) lowest: f32,
+}
+
+impl Nearest {
+    pub(super) fn new(count: usize) -> Nearest {
+        Nearest { best: Best::new(count), lowest: f32::INFINITY }
+    }
+
+    #[inline]
+    pub(super) fn offer(&mut self, row: u32, score: f32) {
+        self.lowest = self.lowest.min(score);
+        self.best.offer(row, score);
+    }
+}
+
+/// Exact scores of int8 rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scorer<'a> {
+    kernel: Kernel,
+    query: &'a Query,
+}
+
+impl<'a> Scorer<'a> {
+    pub(super) fn new(query: &'a Query) -> Scorer<'a> {
+        Scorer { kernel: Kernel::detect(), query }
+    }
+
+    /// The products of up to 32 rows of codes with the query; `scales` has one number per row.
+    pub(super) fn block(&self, codes: &[i8], scales: &[f32], out: &mut [f32]) {
+        let mut sums = [0; BLOCK];
+        let sums = &mut sums[..scales.len()];
+        self.kernel.dots(codes, &self.query.codes, sums);
+        for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
+            *out = *sum as f32 * scale * self.query.scale;
+        }
+    }
+
+    /// The product of one row.
+    pub(super) fn one(&self, codes: &[i8], scale: f32) -> f32 {
+        let mut score = [0.0];
+        self.block(codes, &[scale], &mut score);
+        score[0]
+    }
+}
+
+/// The vectors of an index file.
+#[derive(Debug)]
+pub struct DenseIndex {
+    file: Sections,
+    dimensions: usize,
+    rows: usize,
+    /// One bit per block of codes whose checksum has been found right.
+    checked: Vec<AtomicU64>,
+    damaged: AtomicBool,
+}
+
+impl DenseIndex {
+    /// Writes a file of unit vectors of `dimensions` numbers each, in place of an older one.
+    pub fn build<'a>(path: &Path, dimensions: usize, vectors: impl Iterator<Item = &'a [f32]>) -> io::Result<()> {
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for vector in vectors {
+            if vector.len() != dimensions {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a vector is of another length"));
+            }
+            let (scale, row) = quantize(vector);
+            scales.push(scale);
+            codes.extend_from_slice(&row);
+        }
+        let mut writer = Writer::create(path)?;
+        write(&mut writer, dimensions, || codes.chunks_exact(dimensions.max(1)).zip(scales.iter().copied()))?;
+        writer.finish()
+    }
+
+    /// Opens a file. Everything but the codes is checked now, the codes block by block when they are first read.
+    pub fn open(path: &Path) -> Result<DenseIndex, Unusable> {
+        DenseIndex::of(Sections::open(path)?)
+    }
+
+    pub(super) fn of(file: Sections) -> Result<DenseIndex, Unusable> {
+        let &[rows, dimensions] = file.get::<u32>(Kind::Shape) else {
+            return Err(Unusable::Unfit("its shape is missing"));
+        };
+        let (rows, dimensions) = (rows as usize, dimensions as usize);
+        let blocks = rows.div_ceil(BLOCK);
+        let fits = dimensions > 0
+            && file.get::<i8>(Kind::Codes).len() == rows * dimensions
+            && file.get::<f32>(Kind::Scales).len() == rows
+            && file.get::<f32>(Kind::Factors).len() == blocks * BLOCK
+            && file.get::<u8>(Kind::Signs).len() == blocks * kernel::block_bytes(dimensions)
+            && file.get::<u32>(Kind::CodeSums).len() == blocks;
+        if !fits {
+            return Err(Unusable::Unfit("its sections do not fit together"));
+        }
+        if rows as u64 > EXACT_ROWS {
+            file.read_at_random(Kind::Codes);
+        }
+        let checked = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(DenseIndex { file, dimensions, rows, checked, damaged: AtomicBool::new(false) })
+    }
+
+    /// Rows in the file.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Numbers per vector.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// Length of the file in bytes, all of it file-backed memory that the kernel may drop.
+    pub fn file_bytes(&self) -> usize {
+        self.file.file_bytes()
+    }
+
+    /// Bytes that every search reads: the signs and their factors above [`EXACT_ROWS`], else the codes and scales.
+    pub fn hot_bytes(&self) -> usize {
+        let hot = if self.rows as u64 > EXACT_ROWS { [Kind::Signs, Kind::Factors] } else { [Kind::Codes, Kind::Scales] };
+        hot.iter().map(|&kind| self.file.get::<u8>(kind).len()).sum()
+    }
+
+    pub(super) fn file(&self) -> &Sections {
+        &self.file
+    }
+
+    /// Whether a block of codes was found damaged; scores of its rows are 0.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// The `count` rows nearest to a vector with their products, best first, out of `rows` or of all. A vector of another
+    /// length finds nothing. `threads` at most work on it.
+    pub fn search(&self, vector: &[f32], count: usize, rows: Option<&RoaringBitmap>, threads: usize) -> Vec<(u32, f32)> {
+        if vector.len() != self.dimensions {
+            return Vec::new();
+        }
+        let all;
+        let rows = match rows {
+            Some(rows) => rows,
+            None => {
+                let mut every = RoaringBitmap::new();
+                every.insert_range(0..self.rows as u32);
+                all = every;
+                &all
+            }
+        };
+        let mut nearest = Nearest::new(count);
+        self.nearest(&Query::new(vector), rows, threads, &mut nearest);
+        nearest.best.into_sorted()
+    }
+
+    /// Offers to `nearest` the best of the file's rows in `rows`, which may hold others.
+    pub(super) fn nearest(&self, query: &Query, rows: &RoaringBitmap, threads: usize, nearest: &mut Nearest) {
+        let scorer = Scorer::new(query);
+        let own = rows.range_cardinality(0..self.rows as u32);
+        if own <= EXACT_ROWS {
+            self.scan(scorer, rows.range(0..self.rows as u32), nearest);
+            return;
+        }
+        let count = CANDIDATES.max(nearest.best.count * CANDIDATES_PER_ROW);
+        let (best, lowest) = self.first_pass(query, rows, count, threads);
+        let mut candidates: Vec<u32> = best.found.iter().chain(&lowest.found).map(|(row, _)| *row).collect();
+        candidates.sort_unstable();
+        candidates.dedup();
+        self.scan(scorer, candidates.into_iter(), nearest);
+    }
+
+    /// Scores rows exactly, given in ascending order.
+    fn scan(&self, scorer: Scorer<'_>, rows: impl Iterator<Item = u32>, nearest: &mut Nearest) {
+        let mut rows = rows.peekable();
+        while let Some(&row) = rows.peek() {
+            let block = row as usize / BLOCK;
+            let mut wanted = 0u32;
+            while let Some(row) = rows.next_if(|&row| row as usize / BLOCK == block) {
+                wanted |= 1 << (row as usize % BLOCK);
+            }
+            self.scan_block(scorer, block, wanted, nearest);
+        }
+    }
+
+    /// Scores those rows of a block whose bit is set in `wanted`.
+    fn scan_block(&self, scorer: Scorer<'_>, block: usize, wanted: u32, nearest: &mut Nearest) {
+        let first = block * BLOCK;
+        let range = first..(first + BLOCK).min(self.rows);
+        let scales = &self.file.get::<f32>(Kind::Scales)[range.clone()];
+        let Some(codes) = self.block_codes(block) else {
+            range.for_each(|row| nearest.offer(row as u32, 0.0));
+            return;
+        };
+        let mut scores = [0.0; BLOCK];
+        if wanted.count_ones() as usize == scales.len() {
+            scorer.block(codes, scales, &mut scores);
+        }
+        for at in (0..scales.len()).filter(|at| wanted >> at & 1 == 1) {
+            if (wanted.count_ones() as usize) < scales.len() {
+                scores[at] = scorer.one(&codes[at * self.dimensions..][..self.dimensions], scales[at]);
+            }
+            nearest.offer((first + at) as u32, scores[at]);
+        }
+    }
+
+    /// Exact score of one row; 0 when it is damaged.
+    pub(super) fn score(&self, scorer: Scorer<'_>, row: u32) -> f32 {
+        let codes = self.codes(row).unwrap_or_default();
+        if codes.is_empty() { 0.0 } else { scorer.one(codes, self.scale(row)) }
+    }
+
+    /// A row's codes; `None` when they are damaged.
+    pub(super) fn codes(&self, row: u32) -> Option<&[i8]> {
+        let codes = self.block_codes(row as usize / BLOCK)?;
+        codes.get(row as usize % BLOCK * self.dimensions..)?.get(..self.dimensions)
+    }
+
+    /// A row's scale.
+    pub(super) fn scale(&self, row: u32) -> f32 {
+        self.file.get::<f32>(Kind::Scales)[row as usize]
+    }
+
+    /// The codes of a block of rows, checked against their checksum the first time.
+    fn block_codes(&self, block: usize) -> Option<&[i8]> {
+        let bytes = block_range(block, self.rows, self.dimensions);
+        let codes = self.file.get::<i8>(Kind::Codes).get(bytes)?;
+        let (word, bit) = (&self.checked[block / 64], 1 << (block % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            if crc32fast::hash(bytemuck::cast_slice(codes)) != self.file.get::<u32>(Kind::CodeSums)[block] {
+                self.damaged.store(true, Ordering::Relaxed);
+                return None;
+            }
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Some(codes)
+    }
+
+    /// The rows of the highest and of the lowest estimates.
+    fn first_pass(&self, query: &Query, rows: &RoaringBitmap, count: usize, threads: usize) -> (Best, Best) {
+        let blocks = self.rows.div_ceil(BLOCK);
+        let threads = threads.min(self.rows / ROWS_PER_THREAD).max(1);
+        let share = blocks.div_ceil(threads);
+        let part = |number: usize| {
+            let blocks = (number * share).min(blocks)..((number + 1) * share).min(blocks);
+            self.estimate(query, rows, blocks, Best::new(count), Best::new(LOWEST))
+        };
+        let part = &part;
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|number| (number, std::thread::Builder::new().spawn_scoped(scope, move || part(number)))).collect();
+            let mut found = part(0);
+            for (number, other) in others {
+                // Without a thread to be had, the work is done here.
+                let (best, lowest) = other.ok().and_then(|other| other.join().ok()).unwrap_or_else(|| part(number));
+                best.found.into_iter().for_each(|(row, estimate)| found.0.offer(row, estimate));
+                lowest.found.into_iter().for_each(|(row, estimate)| found.1.offer(row, estimate));
+            }
+            found.0.shrink();
+            found.1.shrink();
+            found
+        })
+    }
+
+    /// Estimates the products of some blocks of rows, but for a constant that all rows share.
+    fn estimate(
+        &self,
+        query: &Query,
+        rows: &RoaringBitmap,
+        blocks: Range<usize>,
+        mut best: Best,
+        mut lowest: Best,
+    ) -> (Best, Best) {
+        let kernel = Kernel::detect();
+        let bytes = kernel::block_bytes(self.dimensions);
+        let signs = self.file.get::<u8>(Kind::Signs);
+        let factors = self.file.get::<f32>(Kind::Factors);
+        for block in blocks {
+            let sums = kernel.sign_sums(&signs[block * bytes..][..bytes], &query.tables);
+            let mut estimates = [0.0f32; BLOCK];
+            let factors = &factors[block * BLOCK..][..BLOCK];
+            let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
+            for at in 0..BLOCK {
+                let estimate = (f32::from(sums[at]) * query.sum_scale + query.sum_offset) * factors[at];
+                estimates[at] = estimate;
+                low = if estimate < low { estimate } else { low };
+                high = if estimate > high { estimate } else { high };
+            }
+            if high <= best.threshold && -low <= lowest.threshold {
+                continue;
+            }
+            for (row, estimate) in (block * BLOCK..).zip(estimates) {
+                let row = row as u32;
+                if (estimate > best.threshold || -estimate > lowest.threshold) && rows.contains(row) {
+                    best.offer(row, estimate);
+                    lowest.offer(row, -estimate);
+                }
+            }
+        }
+        (best, lowest)
+    }
+}
+
+/// Where the codes of a block of rows stand.
+fn block_range(block: usize, rows: usize, dimensions: usize) -> Range<usize> {
+    block * BLOCK * dimensions..((block + 1) * BLOCK).min(rows) * dimensions
+}
+
+/// Writes the sections of the vectors. `rows` gives the codes and scales of all rows, as often as it is called.
+pub(super) fn write<'a, I>(writer: &mut Writer, dimensions: usize, rows: impl Fn() -> I) -> io::Result<()>
+where
+    I: Iterator<Item = (&'a [i8], f32)>,
+{
+    let scales: Vec<f32> = rows().map(|(_, scale)| scale).collect();
+    writer.whole(Kind::Shape, &[scales.len() as u32, dimensions as u32])?;
+    writer.whole(Kind::Scales, &scales)?;
+    let mut sums = Vec::with_capacity(scales.len().div_ceil(BLOCK));
+    let mut totals = vec![0.0f64; dimensions];
+    writer.section(Kind::Codes, |section| {
+        let mut block = crc32fast::Hasher::new();
+        for (at, (codes, scale)) in rows().enumerate() {
+            if at > 0 && at % BLOCK == 0 {
+                sums.push(std::mem::take(&mut block).finalize());
+            }
+            block.update(bytemuck::cast_slice(codes));
+            section.push(codes)?;
+            totals.iter_mut().zip(codes).for_each(|(total, code)| *total += f64::from(f32::from(*code) * scale));
+        }
+        if !scales.is_empty() {
+            sums.push(block.finalize());
+        }
+        Ok(())
+    })?;
+    writer.whole(Kind::CodeSums, &sums)?;
+    let mean: Vec<f32> = totals.iter().map(|total| (total / scales.len().max(1) as f64) as f32).collect();
+    write_signs(writer, &mean, rows())
+}
+
+fn write_signs<'a>(writer: &mut Writer, mean: &[f32], rows: impl Iterator<Item = (&'a [i8], f32)>) -> io::Result<()> {
+    let mut factors = Vec::new();
+    writer.section(Kind::Signs, |section| {
+        let mut block = vec![0u8; kernel::block_bytes(mean.len())];
+        for (codes, scale) in rows {
+            let at = factors.len() % BLOCK;
+            if at == 0 && !factors.is_empty() {
+                section.push(&block)?;
+                block.fill(0);
+            }
+            let (mut squares, mut magnitudes) = (0.0f32, 0.0f32);
+            for (dimension, (code, mean)) in codes.iter().zip(mean).enumerate() {
+                let rest = f32::from(*code) * scale - mean;
+                squares += rest * rest;
+                magnitudes += rest.abs();
+                if rest > 0.0 {
+                    kernel::set_sign(&mut block, at, dimension);
+                }
+            }
+            factors.push(if magnitudes > 0.0 { squares / magnitudes } else { 0.0 });
+        }
+        if factors.is_empty() { Ok(()) } else { section.push(&block) }
+    })?;
+    factors.resize(factors.len().next_multiple_of(BLOCK), 0.0);
+    writer.whole(Kind::Factors, &factors)
+}
