@@ -11,7 +11,7 @@ use vademecum::embed::Embedder;
 use vademecum::ingest::{self, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, Source};
 use vademecum_benches::Result;
 
-/// English manuals in HTML and text, some 90 MB of packages: system administration, programming, databases, mathematics.
+/// English manuals in HTML, some 130 MB of packages: system administration, programming, databases, mathematics.
 const PACKAGES: [&str; 16] = [
     "apache2-doc",
     "debian-faq",
@@ -31,12 +31,21 @@ const PACKAGES: [&str; 16] = [
     "gimp-help-en",
 ];
 
+/// Enough chunks for the largest library that is measured.
+const WANTED: usize = 100_000;
+
+/// Of the translations that lie beside the English pages.
+const LANGUAGES: [&str; 24] = [
+    "ar", "ca", "cs", "da", "de", "el", "es", "fa", "fr", "hr", "id", "it", "ja", "ko", "nb", "nl", "pl", "pt", "ro", "ru", "sv",
+    "tr", "vi", "zh",
+];
+
 /// Changes when what is in the file changes, so that an old file is not taken for a new one.
 const RECIPE: u32 = 1;
 
 /// A chunk as it stands in the file, one JSON object a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Text {
+pub(crate) struct Piece {
     pub(crate) document: String,
     pub(crate) title: String,
     pub(crate) heading: Vec<String>,
@@ -57,14 +66,14 @@ pub(crate) struct Corpus {
 
 impl Corpus {
     /// Fetches, unpacks and chunks what is not in the cache yet.
-    pub(crate) fn prepare(cache: &Path, embedder: &Embedder, wanted: usize) -> Result<Self> {
+    pub(crate) fn prepare(cache: &Path, embedder: &Embedder) -> Result<Self> {
         let file = cache.join(format!("chunks-{RECIPE}.jsonl"));
         let folder = cache.join("packages");
         if !file.exists() {
             let roots = fetch(&folder)?;
             eprintln!("bench: chunking the documents");
             let partial = cache.join(format!("chunks-{RECIPE}.partial"));
-            write(&documents(&roots)?, embedder, wanted.max(100_000), &partial)?;
+            write(&documents(&roots)?, embedder, WANTED, &partial)?;
             fs::rename(&partial, &file)?;
         }
         let chunks = BufReader::new(File::open(&file)?).lines().count();
@@ -72,7 +81,7 @@ impl Corpus {
     }
 
     /// The first `count` chunks.
-    pub(crate) fn read(&self, count: usize) -> Result<Vec<Text>> {
+    pub(crate) fn read(&self, count: usize) -> Result<Vec<Piece>> {
         let lines = BufReader::new(File::open(&self.file)?).lines().take(count);
         lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()
     }
@@ -135,20 +144,29 @@ fn versions(folder: &Path) -> Result<Vec<String>> {
 
 /// The files that are documents, shuffled by their path's hash so that any first part of the corpus is a mixture.
 fn documents(roots: &[PathBuf]) -> Result<Vec<ingest::Entry>> {
-    let include = ["**/*.html", "**/*.htm", "**/*.txt"].map(str::to_owned);
-    // The sources of the HTML beside it, other languages, and lists of names.
-    let exclude =
-        ["**/_sources/**", "**/*.??.html.??", "**/genindex*", "**/*changelog*", "**/copyright*", "**/whatsnew/**"].map(str::to_owned);
+    let include = ["**/*.html".to_owned()];
+    // Lists of names, and what nobody asks a manual.
+    let exclude = ["**/genindex*", "**/*crossref*", "**/requirements.html", "**/whatsnew/**"].map(str::to_owned);
     let mut entries = Vec::new();
     for root in roots {
-        let found = ingest::walk(&[root.clone()], &include, &exclude)?;
+        let found = ingest::walk(std::slice::from_ref(root), &include, &exclude)?;
         let package = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        entries.extend(found.entries.into_iter().map(|entry| ingest::Entry { id: format!("{package}/{}", entry.id), ..entry }));
+        let english = found.entries.into_iter().filter(|entry| is_english(&entry.id));
+        entries.extend(english.map(|entry| ingest::Entry { id: format!("{package}/{}", entry.id), ..entry }));
     }
     // FNV-1a.
     let hash = |id: &str| id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     entries.sort_by_key(|entry| (hash(&entry.id), entry.id.clone()));
     Ok(entries)
+}
+
+/// Whether no folder on the way to the file, nor the end of its name, is another language's.
+fn is_english(id: &str) -> bool {
+    let foreign = |part: &str| {
+        let language = part.split(['-', '_']).next().unwrap_or_default();
+        LANGUAGES.contains(&language) && (part.len() == 2 || part.len() == 5)
+    };
+    !id.split(['/', '.']).any(foreign)
 }
 
 /// Reads and chunks documents in parallel until there are `wanted` chunks, and writes them in the documents' order.
@@ -186,11 +204,11 @@ fn write(entries: &[ingest::Entry], embedder: &Embedder, wanted: usize, file: &P
 }
 
 /// The chunks of a document; none when it cannot be read.
-fn texts(entry: &ingest::Entry, embedder: &Embedder) -> Vec<Text> {
+fn texts(entry: &ingest::Entry, embedder: &Embedder) -> Vec<Piece> {
     let Ok(source) = ingest::load(entry, DEFAULT_MAX_DOCUMENT_BYTES) else { return Vec::new() };
     let Ok(reading) = ingest::read(&Source { id: entry.id.clone(), ..source }) else { return Vec::new() };
     let chunks = ingest::chunk(&reading, DEFAULT_MAX_TOKENS, &|text| embedder.count_tokens(text));
-    let text = |chunk: ingest::TextChunk| Text {
+    let text = |chunk: ingest::TextChunk| Piece {
         all: [std::slice::from_ref(&reading.title), &chunk.heading, std::slice::from_ref(&chunk.text)].concat().join("\n"),
         document: entry.id.clone(),
         title: reading.title.clone(),

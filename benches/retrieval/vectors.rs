@@ -37,7 +37,8 @@ const NOISE: f32 = 0.55;
 const BLOCK: usize = 10_000;
 
 /// How rows are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// Embedded chunks, then rows between them.
     Text,
@@ -74,7 +75,14 @@ impl Set {
             Kind::Gauss => "gauss".to_owned(),
         };
         let path = |part: &str| folder.join(format!("{name}-{part}.f32"));
-        let set = Self { kind, file: path("rows"), queries: path("queries"), extra: path("extra"), folder: folder.clone(), name: name.clone() };
+        let set = Self {
+            kind,
+            file: path("rows"),
+            queries: path("queries"),
+            extra: path("extra"),
+            folder: folder.clone(),
+            name: name.clone(),
+        };
         if kind == Kind::Gauss && !set.queries.exists() {
             write_new(&set.queries, |out| write_rows(out, &Maker::new(Vec::new()).rows(1 << 40, QUERIES)))?;
         }
@@ -91,10 +99,11 @@ impl Set {
             let step = (texts.len() / (EMBEDDED + QUERIES)).max(1);
             let chosen: Vec<_> = texts.iter().step_by(step).take(EMBEDDED + QUERIES).collect();
             // One of so many is asked for and not in the set.
-            let held_out = |i: &usize| i % (EMBEDDED / QUERIES + 1) == 0;
+            let held_out = |i: &usize| i.is_multiple_of(EMBEDDED / QUERIES + 1);
             let (asked, kept): (Vec<usize>, Vec<usize>) = (0..chosen.len()).partition(held_out);
             let questions: Vec<String> = asked.iter().map(|i| sentence(&chosen[*i].text)).collect();
-            let kept: Vec<String> = kept.iter().map(|i| embedded_text(&chosen[*i].title, &chosen[*i].heading, &chosen[*i].text)).collect();
+            let kept: Vec<String> =
+                kept.iter().map(|i| embedded_text(&chosen[*i].title, &chosen[*i].heading, &chosen[*i].text)).collect();
             let mut rows = Vec::with_capacity(kept.len() * DIMENSIONS);
             for part in kept.chunks(64) {
                 rows.extend(embedder.embed(part)?.into_iter().flat_map(|embedding| embedding.vector));
@@ -128,6 +137,11 @@ impl Set {
         }
         eprintln!();
         Ok(out.flush()?)
+    }
+
+    /// Its name, part of the names of files made from it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The queries, row after row.
@@ -260,7 +274,9 @@ impl Maker {
         std::thread::scope(|scope| {
             let parts: Vec<_> = (first..end)
                 .step_by(share as usize)
-                .map(|begin| scope.spawn(move || (begin..end.min(begin + share)).flat_map(|row| self.row(row)).collect::<Vec<f32>>()))
+                .map(|begin| {
+                    scope.spawn(move || (begin..end.min(begin + share)).flat_map(|row| self.row(row)).collect::<Vec<f32>>())
+                })
                 .collect();
             parts.into_iter().flat_map(|part| part.join().unwrap_or_default()).collect()
         })
@@ -296,7 +312,9 @@ fn noise(random: &mut Random, length: f32) -> Vec<f32> {
 
 fn unit(mut row: Vec<f32>) -> Vec<f32> {
     let length = dot(&row, &row).sqrt();
-    row.iter_mut().for_each(|value| *value /= length);
+    for value in &mut row {
+        *value /= length;
+    }
     row
 }
 

@@ -83,8 +83,8 @@ impl Range {
                 let rough = (self.high - self.low) / 6.0;
                 let power = 10f64.powf(rough.log10().floor());
                 let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough).unwrap_or(rough);
-                let first = (self.low / step).ceil() as i64;
-                (first..).map(|n| n as f64 * step).take_while(|value| *value <= self.high).collect()
+                let (first, last) = ((self.low / step).ceil() as i64, (self.high / step).floor() as i64);
+                (first..=last).map(|n| n as f64 * step).collect()
             }
         }
     }
@@ -195,6 +195,9 @@ mod tests {
     #[test]
     fn ticks_are_round_numbers() {
         let range = Range::new(Scale::Linear, [0.9, 1.0].into_iter(), (0.0, 100.0));
-        assert_eq!(range.ticks().iter().map(|tick| number(*tick)).collect::<Vec<_>>(), ["0.9", "0.92", "0.94", "0.96", "0.98", "1"]);
+        assert_eq!(
+            range.ticks().iter().map(|tick| number(*tick)).collect::<Vec<_>>(),
+            ["0.9", "0.92", "0.94", "0.96", "0.98", "1"]
+        );
     }
 }

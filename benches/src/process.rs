@@ -120,7 +120,15 @@ impl Scratch {
     /// # Errors
     /// It cannot be made.
     pub fn new() -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("vademecum-bench-{}", std::process::id()));
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// Makes one in `parent`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn within(parent: &Path) -> Result<Self> {
+        let dir = parent.join(format!("vademecum-bench-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
         Ok(Self(dir))
     }

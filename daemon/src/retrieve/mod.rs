@@ -257,6 +257,27 @@ impl Retriever {
     }
 }
 
+/// The `count` chunks that fit the words of `text` best, by BM25F alone: ids and scores, best first. Needs no embedder.
+pub fn rank_lexical(store: &Store, collection: &str, text: &str, count: usize) -> Result<Vec<(String, f32)>, RetrieveError> {
+    let terms = score::query_terms(text);
+    let ranked = store.search(collection, |index| {
+        let scores = score::lexical(index, &terms);
+        let mut rows: Vec<u32> = (0..index.rows() as u32).filter(|row| scores[*row as usize] > 0.0).collect();
+        let order = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+        if count < rows.len() {
+            rows.select_nth_unstable_by(count, order);
+            rows.truncate(count);
+        }
+        rows.sort_unstable_by(order);
+        let named = rows.into_iter().filter_map(|row| {
+            let place = index.place(row);
+            Some((format!("{}#{}", index.document(place.slot)?.id, place.ordinal), scores[row as usize]))
+        });
+        named.collect()
+    })?;
+    Ok(ranked.unwrap_or_default())
+}
+
 fn candidate(index: &Index, scores: &Scores, row: u32) -> Option<Candidate> {
     let place = index.place(row);
     let at = row as usize;

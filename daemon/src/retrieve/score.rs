@@ -119,7 +119,7 @@ fn dot(row: &[i8], query: &[i16]) -> i32 {
 }
 
 /// BM25F of every row: per term the field counts are normalised by field length, weighted and summed before saturation.
-fn lexical(index: &Index, terms: &BTreeMap<String, u32>) -> Vec<f32> {
+pub(super) fn lexical(index: &Index, terms: &BTreeMap<String, u32>) -> Vec<f32> {
     let mut scores = vec![0.0; index.rows()];
     let mean = index.mean_lengths().map(|mean| mean.max(1.0));
     for (term, &count) in terms {
