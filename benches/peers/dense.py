@@ -295,7 +295,6 @@ class QdrantEdge(Engine):
     package = "qdrant-edge-py"
     module = "qdrant_edge"
     quantised = False
-    exact = False
 
     def config(self, threads):
         q = self.library
@@ -335,8 +334,8 @@ class QdrantEdge(Engine):
             self.shard.close()
             self.threads = threads
             self.shard = q.EdgeShard.load(str(self.directory), self.config(threads))
-        quantisation = q.QuantizationSearchParams(rescore=True) if self.quantised else None
-        options = q.SearchParams(hnsw_ef=effort, exact=self.exact, quantization=quantisation)
+        quantisation = q.QuantizationSearchParams(rescore=True, oversampling=2.0) if self.quantised else None
+        options = q.SearchParams(hnsw_ef=effort, quantization=quantisation)
         only = None if bucket is None else q.Filter(must=[q.FieldCondition(key="bucket", match=q.MatchValue(bucket))])
         search = self.shard.search
         return lambda query: search(q.SearchRequest(q.Query.Nearest(query), K, filter=only, params=options))
@@ -358,10 +357,6 @@ class QdrantEdgeInt8(QdrantEdge):
     quantised = True
 
 
-class QdrantEdgeExact(QdrantEdge):
-    exact = True
-
-
 ENGINES = {
     "faiss-flat": FaissFlat,
     "faiss-flat-sharded": FaissSharded,
@@ -375,5 +370,4 @@ ENGINES = {
     "sqlite-vec-int8": SqliteVecInt8,
     "qdrant-edge": QdrantEdge,
     "qdrant-edge-int8": QdrantEdgeInt8,
-    "qdrant-edge-exact": QdrantEdgeExact,
 }

@@ -314,12 +314,9 @@ impl Dense {
 /// Builds the index in a process that ends, and opens it in another, whose memory is then the index's alone.
 fn open(options: &Options, set: &Set, engine: &Engine, rows: usize) -> Result<Open> {
     let parent = if engine.kept { options.cache.join("indexes") } else { options.scratch.clone() };
-    // Engines that search the same files in two ways share them.
-    let files = engine.name.trim_end_matches("-exact").trim_end_matches("-sharded");
     let mut builder = Worker::start(options, "dense", engine.name)?;
     let version = builder.version.replace(' ', "-");
-    let files = if engine.kept { files } else { engine.name };
-    let name = format!("{version}-{files}-{}-{rows}", set.name());
+    let name = format!("{version}-{}-{}-{rows}", engine.name, set.name());
     let (dir, stamp) = (parent.join(&name), parent.join(name + ".built"));
     let kept = engine.kept && stamp.exists();
     if !kept {

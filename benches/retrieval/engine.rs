@@ -62,7 +62,7 @@ const SCAN: Engine = Engine {
 };
 
 /// Ours is the first: plots draw it thicker, tables put it on top.
-pub(crate) const ENGINES: [Engine; 14] = [
+pub(crate) const ENGINES: [Engine; 13] = [
     // Rows asked for: the rows rescored grow with it.
     Engine { name: "vademecum", label: "vademecum", efforts: &[10, 200, 400, 800], parallel: true, ..SCAN },
     Engine { name: "faiss-flat", label: "FAISS IndexFlatIP", ..SCAN },
@@ -77,8 +77,6 @@ pub(crate) const ENGINES: [Engine; 14] = [
     Engine { name: "sqlite-vec-int8", label: "sqlite-vec int8", most_rows: 300_000, gauss: false, ..SCAN },
     Engine { name: "qdrant-edge", label: "qdrant-edge HNSW f32", ..GRAPH },
     Engine { name: "qdrant-edge-int8", label: "qdrant-edge HNSW int8", ..GRAPH },
-    // The same files as the graph's, searched whole.
-    Engine { name: "qdrant-edge-exact", label: "qdrant-edge exact", most_rows: 100_000, kept: true, gauss: false, ..SCAN },
 ];
 
 /// The full-text indexes beside ours.
@@ -111,7 +109,8 @@ impl Worker {
             }
             _ => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.arg("worker");
+                // How the daemon has its threads wait.
+                command.arg("worker").env("GOMP_SPINCOUNT", "20000");
                 command
             }
         };

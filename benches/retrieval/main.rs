@@ -74,8 +74,8 @@ fn run(arguments: &[String]) -> Result<()> {
     fs::create_dir_all(&cache)?;
     let scratch = Scratch::within(&cache)?;
     let options = parse(arguments, &root, cache, scratch.path().to_owned())?;
-    let embed = EmbedOptions { threads: *options.threads.iter().max().unwrap_or(&1), ..EmbedOptions::default() };
-    let embedder = Embedder::load(&options.embedder, &embed).map_err(|e| format!("{e}; `make setup` fetches the test models"))?;
+    let embedder = Embedder::load(&options.embedder, &EmbedOptions::default())
+        .map_err(|e| format!("{e}; `make setup` fetches the test models"))?;
 
     let corpus = Corpus::prepare(&options.cache, &embedder)?;
     let most = options.rows.iter().chain(&options.chunks).copied().max().unwrap_or(0);

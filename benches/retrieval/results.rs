@@ -47,6 +47,7 @@ pub(crate) fn write(
     }
     section(&mut out, "Goals", "", &goals_table(&goals));
     vectors(&mut out, options, text, dense)?;
+    updates(&mut out, options, dense, library);
     words(&mut out, library);
     let whole = json!({
         "benchmark": "retrieval", "conditions": conditions, "packages": corpus.packages, "rounds": options.rounds,
@@ -158,7 +159,10 @@ fn vectors(out: &mut String, options: &Options, text: &Set, dense: &Dense) -> Re
         let lines = names(&all).into_iter().map(|name| {
             let cell = |rows: &usize| {
                 let found = all.iter().find(|latency| latency.engine == name && latency.rows == *rows);
-                found.map_or("-".to_owned(), |latency| format!("{} ({})", ms(latency.p50), ms(latency.p90)))
+                found.map_or("-".to_owned(), |latency| {
+                    let short = if latency.recall < RECALL { format!(", recall {:.2}", latency.recall) } else { String::new() };
+                    format!("{} ({}){short}", ms(latency.p50), ms(latency.p90))
+                })
             };
             let label = all.iter().find(|latency| latency.engine == name).map_or(name, |latency| latency.label);
             std::iter::once(label.to_owned()).chain(rows.iter().map(cell)).collect()
@@ -166,7 +170,7 @@ fn vectors(out: &mut String, options: &Options, text: &Set, dense: &Dense) -> Re
         let title = format!("Latency over rows, {threads} thread(s)");
         let note = if threads == 1 {
             "One query, ten neighbours, vectors of text. HNSW with the smallest beam that reaches a recall@10 of 0.99, or with \
-             the largest tried when none does (see the next table)."
+             the best tried, which is then given (see the table of settings)."
         } else {
             "Only what can use more than one thread for one query."
         };
@@ -251,6 +255,20 @@ fn memory(out: &mut String, options: &Options, dense: &Dense) {
             ms(cold.p90)
         );
     }
+}
+
+/// Rows that come and go.
+fn updates(out: &mut String, options: &Options, dense: &Dense, library: &Library) {
+    let share = |found: Option<f64>| found.map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0));
+    let lines = dense.updates.iter().chain(&library.updates).map(|update| {
+        let times = [format!("{:.4}", update.add_ms), format!("{:.4}", update.delete_ms)];
+        let found = [share(update.found_after_add), share(update.found_after_delete)];
+        std::iter::once(update.label.clone()).chain(times).chain(found).collect()
+    });
+    let note = "Rows one by one, each then searched for. The vector indexes change memory, or files without syncing; vademecum's \
+                store also indexes the words, keeps the source and has synced all of it when it answers. FAISS takes the last row off.";
+    let heads = ["", "add, ms per row", "delete, ms per row", "found after adding", "found after deleting"];
+    section(out, &format!("Rows added and removed at {} rows", thousands(options.focus())), note, &table(&heads, lines));
 }
 
 /// Everything about words and the library as a whole.

@@ -104,15 +104,9 @@ impl Set {
             let questions: Vec<String> = asked.iter().map(|i| sentence(&chosen[*i].text)).collect();
             let kept: Vec<String> =
                 kept.iter().map(|i| embedded_text(&chosen[*i].title, &chosen[*i].heading, &chosen[*i].text)).collect();
-            let mut rows = Vec::with_capacity(kept.len() * DIMENSIONS);
-            for part in kept.chunks(64) {
-                rows.extend(embedder.embed(part)?.into_iter().flat_map(|embedding| embedding.vector));
-                eprint!("\rbench: {} of {} chunks embedded, once", rows.len() / DIMENSIONS, kept.len());
-            }
-            eprintln!();
             let questions: Vec<f32> = embedder.embed(&questions)?.into_iter().flat_map(|embedding| embedding.vector).collect();
-            write_new(&path, |out| write_rows(out, &rows))?;
             write_new(&self.queries, |out| write_rows(out, &questions))?;
+            embed_to(&path, &kept, embedder)?;
         }
         read_rows(&path, 0, usize::MAX)
     }
@@ -231,6 +225,22 @@ impl Truth {
             last: nearest.iter().map(|found| found.last().map_or(0.0, |(score, _)| *score)).collect(),
         }
     }
+}
+
+/// Embeds the texts into a file; goes on where an interrupted run stopped.
+fn embed_to(path: &Path, texts: &[String], embedder: &Embedder) -> Result<()> {
+    let partial = path.with_extension("partial");
+    let mut out = File::options().create(true).append(true).open(&partial)?;
+    let mut have = out.metadata()?.len() as usize / (DIMENSIONS * 4);
+    out.set_len((have * DIMENSIONS * 4) as u64)?;
+    for part in texts[have.min(texts.len())..].chunks(64) {
+        let rows: Vec<f32> = embedder.embed(part)?.into_iter().flat_map(|embedding| embedding.vector).collect();
+        write_rows(&mut out, &rows)?;
+        have += part.len();
+        eprint!("\rbench: {have} of {} chunks embedded, once", texts.len());
+    }
+    eprintln!();
+    Ok(fs::rename(partial, path)?)
 }
 
 /// Keeps the [`K`] nearest rows of each query, best first.

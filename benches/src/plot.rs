@@ -122,10 +122,10 @@ pub fn svg(title: &str, x: Axis<'_>, y: Axis<'_>, lines: &[Line]) -> String {
     let height = f64::midpoint(top, bottom);
     let _ =
         writeln!(out, r#"<text transform="translate(18 {height}) rotate(-90)" text-anchor="middle">{}</text>"#, escaped(y.label));
-    let mut colours = 0;
-    for (i, line) in lines.iter().enumerate() {
-        let style = if line.reference { None } else { Some(colours) };
-        colours += usize::from(!line.reference);
+    // The first line is drawn last, over the others.
+    for (i, line) in lines.iter().enumerate().rev() {
+        let before = lines[..i].iter().filter(|line| !line.reference).count();
+        let style = if line.reference { None } else { Some(before) };
         draw(&mut out, line, style, &|point| (across.at(point.0), up.at(point.1)));
         let (x, y) = (right + 14.0, top + 10.0 + 19.0 * i as f64);
         let sample = Line { name: String::new(), points: vec![(x, y), (x + 24.0, y)], reference: line.reference };

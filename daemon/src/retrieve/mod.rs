@@ -9,6 +9,7 @@ mod passages;
 mod score;
 mod sentences;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
@@ -135,9 +136,9 @@ impl Retriever {
         let started = Instant::now();
         let found = self.with_scores(query, &vector, |index, scores, terms| {
             let best = scores.best(count * CANDIDATES_PER_PASSAGE);
-            let features = best.first().map(|&row| features(index, scores, terms, row));
-            let small = scores.taking_part() <= MARGIN_RANK;
-            let candidates = best.into_iter().filter_map(|row| candidate(index, scores, row)).collect::<Vec<_>>();
+            let features = best.first().map(|&at| features(index, scores, terms, at));
+            let small = scores.taking_part <= MARGIN_RANK;
+            let candidates = best.into_iter().filter_map(|at| candidate(index, scores, at)).collect::<Vec<_>>();
             (candidates, features, small)
         })?;
         let Some((candidates, Some(features), small)) = found else {
@@ -178,8 +179,8 @@ impl Retriever {
         let (vector, _) = self.embed(&query.text)?;
         let ranked = self.with_scores(query, &vector, |index, scores, _| {
             let mut best: HashMap<u32, f32> = HashMap::new();
-            for (row, &fused) in scores.fused.iter().enumerate().filter(|(_, fused)| **fused > f32::NEG_INFINITY) {
-                let score = best.entry(index.place(row as u32).slot).or_insert(fused);
+            for (&row, &fused) in scores.rows.iter().zip(&scores.fused) {
+                let score = best.entry(index.place(row).slot).or_insert(fused);
                 *score = score.max(fused);
             }
             let named = best.into_iter().filter_map(|(slot, score)| Some((index.document(slot)?.id.clone(), score)));
@@ -202,17 +203,20 @@ impl Retriever {
         &self,
         query: &Query,
         vector: &[f32],
-        read: impl FnOnce(&Index, &Scores, &BTreeMap<String, u32>) -> R,
+        read: impl Fn(&Index, &Scores, &BTreeMap<String, u32>) -> R,
     ) -> Result<Option<R>, RetrieveError> {
         let terms = score::query_terms(&query.text);
         let scored = self.store.search(&query.collection, |index| {
-            if index.live_rows() == 0 {
+            if index.live().is_empty() {
                 return Ok(None);
             }
             if index.dimensions() != vector.len() {
                 return Err(RetrieveError::Dimensions { expected: index.dimensions(), found: vector.len() });
             }
-            let selected = index.select(|document| accepts(&query.filter, document));
+            let selected = match query.filter.is_empty() {
+                true => Cow::Borrowed(index.live()),
+                false => Cow::Owned(index.select(|document| accepts(&query.filter, document))),
+            };
             let scores = Scores::new(index, vector, &terms, &selected);
             Ok(Some(read(index, &scores, &terms)))
         })?;
@@ -278,9 +282,8 @@ pub fn rank_lexical(store: &Store, collection: &str, text: &str, count: usize) -
     Ok(ranked.unwrap_or_default())
 }
 
-fn candidate(index: &Index, scores: &Scores, row: u32) -> Option<Candidate> {
-    let place = index.place(row);
-    let at = row as usize;
+fn candidate(index: &Index, scores: &Scores, at: usize) -> Option<Candidate> {
+    let place = index.place(scores.rows[at]);
     Some(Candidate {
         number: index.document(place.slot)?.number,
         ordinal: place.ordinal,
@@ -290,9 +293,8 @@ fn candidate(index: &Index, scores: &Scores, row: u32) -> Option<Candidate> {
     })
 }
 
-fn features(index: &Index, scores: &Scores, terms: &BTreeMap<String, u32>, best: u32) -> Features {
-    let taking_part = scores.dense.iter().zip(&scores.fused).filter(|(_, fused)| **fused > f32::NEG_INFINITY);
-    let mut dense: Vec<f32> = taking_part.map(|(dense, _)| *dense).collect();
+fn features(index: &Index, scores: &Scores, terms: &BTreeMap<String, u32>, best: usize) -> Features {
+    let mut dense = scores.dense.clone();
     let wanted = dense.len().min(MARGIN_RANK + 1);
     if wanted < dense.len() {
         dense.select_nth_unstable_by(wanted, |a, b| b.total_cmp(a));
@@ -301,7 +303,7 @@ fn features(index: &Index, scores: &Scores, terms: &BTreeMap<String, u32>, best:
     dense.sort_unstable_by(|a, b| b.total_cmp(a));
     let (top, next) = dense.split_first().map_or((0.0, &[][..]), |(top, next)| (*top, next));
     let mean = if next.is_empty() { top } else { next.iter().sum::<f32>() / next.len() as f32 };
-    Features { dense: top, coverage: score::coverage(index, terms, best), margin: top - mean }
+    Features { dense: top, coverage: score::coverage(index, terms, scores.rows[best]), margin: top - mean }
 }
 
 fn accepts(filter: &BTreeMap<String, Vec<String>>, document: &IndexedDocument) -> bool {

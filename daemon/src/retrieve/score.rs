@@ -1,7 +1,10 @@
-//! How well each row fits a question: exact dense scan, BM25F, and the convex sum of both.
+//! How well each row fits a question: dense scan, BM25F, and the convex sum of both.
 
 use std::collections::BTreeMap;
 
+use roaring::RoaringBitmap;
+
+use crate::store::dense::Query;
 use crate::store::{Index, terms};
 
 /// BM25 saturation of repeated terms; with [`B`] the values Trotman, Puurula and Burgess (2014) found to hold across
@@ -14,9 +17,10 @@ const B: [f32; 2] = [0.4, 0.4];
 const WEIGHTS: [f32; 2] = [1.0, 1.0];
 /// Share of the dense score in the convex sum (Bruch, Gai and Ingber 2023); the rest is BM25.
 const DENSE_SHARE: f32 = 0.5;
-/// Largest code of the question's vector. 12 bits lose nothing against int8 rows, and a sum over 8,192 dimensions of
-/// 127 x 2047 still fits an i32.
-const QUERY_CODE_MAX: f32 = 2047.0;
+/// Up to so many rows taking part, all are candidates.
+const ALL_ROWS: u64 = 4096;
+/// Otherwise so many of the best by either score are.
+const CANDIDATES: usize = 1000;
 
 /// A question's terms with how often each occurs.
 pub(super) fn query_terms(text: &str) -> BTreeMap<String, u32> {
@@ -27,54 +31,69 @@ pub(super) fn query_terms(text: &str) -> BTreeMap<String, u32> {
     counts
 }
 
-/// Scores of all rows of an index; rows that are dead or filtered out have `fused` = -inf.
+/// Scores of the candidates: in a small collection all rows that take part, in a large one the best by either score.
 #[derive(Debug)]
 pub(super) struct Scores {
+    /// The rows, ascending; the scores are in the same order.
+    pub(super) rows: Vec<u32>,
     /// Cosine, -1 to 1.
     pub(super) dense: Vec<f32>,
     /// BM25F, 0 and up.
     pub(super) lexical: Vec<f32>,
     /// Convex sum of both after normalisation, 0 to 1.
     pub(super) fused: Vec<f32>,
+    /// Rows that are neither dead nor filtered out, candidates or not.
+    pub(super) taking_part: usize,
 }
 
 impl Scores {
-    /// Rows that are neither dead nor filtered out.
-    pub(super) fn taking_part(&self) -> usize {
-        self.fused.iter().filter(|fused| **fused > f32::NEG_INFINITY).count()
-    }
-
-    /// Scores every row. `selected` says per document slot whether its rows take part; `vector` has unit length and the
-    /// index's dimensions.
-    pub(super) fn new(index: &Index, vector: &[f32], terms: &BTreeMap<String, u32>, selected: &[bool]) -> Scores {
-        let mut scores = Scores { dense: dense(index, vector), lexical: lexical(index, terms), fused: Vec::new() };
-        let takes_part: Vec<bool> = (0..index.rows() as u32).map(|row| selected[index.place(row).slot as usize]).collect();
-        let normalised = [&scores.dense, &scores.lexical].map(|raw| Normal::over(raw, &takes_part));
-        scores.fused = (0..index.rows())
-            .map(|row| {
-                if !takes_part[row] {
-                    return f32::NEG_INFINITY;
-                }
-                let dense = normalised[0].of(scores.dense[row]);
-                let lexical = normalised[1].of(scores.lexical[row]);
-                DENSE_SHARE * dense + (1.0 - DENSE_SHARE) * lexical
-            })
-            .collect();
-        scores
-    }
-
-    /// The `count` best rows, best first; equal ones in the order they were stored.
-    pub(super) fn best(&self, count: usize) -> Vec<u32> {
-        let mut rows: Vec<u32> =
-            (0..self.fused.len() as u32).filter(|&row| self.fused[row as usize] > f32::NEG_INFINITY).collect();
-        let order = |a: &u32, b: &u32| self.fused[*b as usize].total_cmp(&self.fused[*a as usize]).then(a.cmp(b));
-        if count < rows.len() {
-            rows.select_nth_unstable_by(count, order);
-            rows.truncate(count);
+    /// Scores a question. `selected` are the rows that take part; `vector` has unit length and the index's dimensions.
+    pub(super) fn new(index: &Index, vector: &[f32], terms: &BTreeMap<String, u32>, selected: &RoaringBitmap) -> Scores {
+        let lexical = lexical(index, terms);
+        let taking_part = selected.len() as usize;
+        let wanted = if selected.len() <= ALL_ROWS { taking_part } else { CANDIDATES };
+        let query = Query::new(vector);
+        let mut nearest = index.nearest(&query, wanted, selected);
+        if wanted < taking_part {
+            let known: RoaringBitmap = nearest.best.iter().map(|(row, _)| *row).collect();
+            let others = highest(&lexical, selected, wanted).into_iter().filter(|row| !known.contains(*row));
+            nearest.best.extend(others.map(|row| (row, index.cosine(&query, row))));
         }
-        rows.sort_unstable_by(order);
-        rows
+        nearest.best.sort_unstable_by_key(|(row, _)| *row);
+        let (rows, dense): (Vec<u32>, Vec<f32>) = nearest.best.into_iter().unzip();
+        let lexical: Vec<f32> = rows.iter().map(|&row| lexical[row as usize]).collect();
+        // In a large collection some row holds none of the question's terms.
+        let least = if wanted < taking_part { 0.0 } else { f32::INFINITY };
+        let normalised = [Normal::over(&dense, nearest.lowest), Normal::over(&lexical, least)];
+        let fuse = |(dense, lexical): (&f32, &f32)| {
+            DENSE_SHARE * normalised[0].of(*dense) + (1.0 - DENSE_SHARE) * normalised[1].of(*lexical)
+        };
+        let fused = dense.iter().zip(&lexical).map(fuse).collect();
+        Scores { rows, dense, lexical, fused, taking_part }
     }
+
+    /// Where in the scores the `count` best rows stand, best first; equal ones in the order they were stored.
+    pub(super) fn best(&self, count: usize) -> Vec<usize> {
+        let mut places: Vec<usize> = (0..self.fused.len()).collect();
+        let order = |a: &usize, b: &usize| self.fused[*b].total_cmp(&self.fused[*a]).then(a.cmp(b));
+        if count < places.len() {
+            places.select_nth_unstable_by(count, order);
+            places.truncate(count);
+        }
+        places.sort_unstable_by(order);
+        places
+    }
+}
+
+/// The `count` rows out of `selected` with the highest scores above 0; of equal ones the lower row.
+fn highest(scores: &[f32], selected: &RoaringBitmap, count: usize) -> Vec<u32> {
+    let scored = (0..).zip(scores).filter(|(row, score)| **score > 0.0 && selected.contains(*row));
+    let mut rows: Vec<(u32, f32)> = scored.map(|(row, score)| (row, *score)).collect();
+    if count < rows.len() {
+        rows.select_nth_unstable_by(count, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        rows.truncate(count);
+    }
+    rows.into_iter().map(|(row, _)| row).collect()
 }
 
 /// Min-max normalisation of the rows that take part.
@@ -84,10 +103,10 @@ struct Normal {
 }
 
 impl Normal {
-    fn over(raw: &[f32], takes_part: &[bool]) -> Normal {
-        let values = raw.iter().zip(takes_part).filter(|(_, takes_part)| **takes_part).map(|(value, _)| *value);
+    /// Over `raw`, which holds the highest score of all, and the lowest of those it does not hold.
+    fn over(raw: &[f32], lowest: f32) -> Normal {
         let (lowest, highest) =
-            values.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+            raw.iter().fold((lowest, f32::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)));
         Normal { lowest, span: highest - lowest }
     }
 
@@ -99,23 +118,6 @@ impl Normal {
             f32::from(u8::from(value > 0.0))
         }
     }
-}
-
-/// Cosine of `vector` with every row.
-fn dense(index: &Index, vector: &[f32]) -> Vec<f32> {
-    let largest = vector.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    if largest == 0.0 || index.dimensions() != vector.len() {
-        return vec![0.0; index.rows()];
-    }
-    let query_scale = largest / QUERY_CODE_MAX;
-    let query: Vec<i16> = vector.iter().map(|value| (value / query_scale).round() as i16).collect();
-    let rows = index.codes().chunks_exact(query.len());
-    rows.zip(index.scales()).map(|(row, scale)| dot(row, &query) as f32 * scale * query_scale).collect()
-}
-
-/// Written so that the compiler makes widening multiply-adds of it (`pmaddwd` on x86-64, `smlal` on aarch64).
-fn dot(row: &[i8], query: &[i16]) -> i32 {
-    row.iter().zip(query).map(|(&code, &value)| i32::from(code) * i32::from(value)).sum()
 }
 
 /// BM25F of every row: per term the field counts are normalised by field length, weighted and summed before saturation.
@@ -139,7 +141,7 @@ pub(super) fn lexical(index: &Index, terms: &BTreeMap<String, u32>) -> Vec<f32> 
 
 /// `ln(1 + (N - n + 0.5) / (n + 0.5))`: never negative, highest for a term no row holds.
 fn inverse_document_frequency(index: &Index, term: &str) -> f32 {
-    let rows = index.live_rows() as f32;
+    let rows = index.live().len() as f32;
     let holding = (index.document_frequency(term) as f32).min(rows);
     ((rows - holding + 0.5) / (holding + 0.5)).ln_1p()
 }

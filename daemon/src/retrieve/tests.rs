@@ -45,7 +45,7 @@ fn put(store: &Store, id: &str, tags: &[(&str, &str)], texts: &[&str], vectors: 
 /// Scores of a question whose vector is given, in the order the rows were stored.
 fn scores(store: &Store, text: &str, vector: &[f32]) -> Scores {
     let terms = score::query_terms(text);
-    let scored = store.search("c", |index| Scores::new(index, vector, &terms, &index.select(|_| true)));
+    let scored = store.search("c", |index| Scores::new(index, vector, &terms, index.live()));
     scored.unwrap().unwrap()
 }
 
@@ -123,7 +123,11 @@ fn what_is_filtered_out_or_deleted_is_not_ranked() {
     put(&store, "b", &[("lang", "en")], &["pump"], &[unit(0)]);
     let terms = score::query_terms("pump");
     let ranked = |accept: &dyn Fn(&IndexedDocument) -> bool| {
-        store.search("c", |index| Scores::new(index, &unit(0), &terms, &index.select(accept)).best(10)).unwrap().unwrap()
+        let rows = |index: &Index| {
+            let scores = Scores::new(index, &unit(0), &terms, &index.select(accept));
+            scores.best(10).into_iter().map(|at| scores.rows[at]).collect::<Vec<u32>>()
+        };
+        store.search("c", rows).unwrap().unwrap()
     };
     assert_eq!(ranked(&|_| true), [0, 1, 2]);
     assert_eq!(ranked(&|document| document.tags["lang"] == "en"), [2]);

@@ -4,11 +4,13 @@
 //! <dir>/lock      held with flock(2) while a process uses the store; holds its process id
 //! <dir>/db/       sled 0.34, one tree (see `keys`); what is acknowledged has been synced
 //! <dir>/sources/  the bytes of every document, content-addressed (see `sources`)
+//! <dir>/index/    one file per collection that searches read, derived from the database (see `index`, `sections`)
 //! ```
 //!
 //! One version of a document is one atomic batch: after a crash all of it is there or nothing. A version's chunks and rows
 //! carry a number that is never given again, so a reader that still holds an old number finds nothing rather than another
-//! text. Searching reads [`Index`], derived from the rows per collection on first use and kept current.
+//! text. Searching reads [`Index`]: the collection's file, and in memory what has changed since it was written. The file can
+//! be deleted at any time; one that is missing, older than the database, of another one, or damaged is made again.
 
 pub mod dense;
 mod error;
@@ -19,20 +21,22 @@ mod sections;
 mod sources;
 pub mod terms;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use error::StoreError;
-pub use index::{Index, IndexedDocument, Place, Posting};
+pub use index::{Index, IndexedDocument, Neighbours, Place, Posting};
 pub use sources::sha256_hex;
 
+use index::Origin;
+use sections::Unusable;
 use sources::Sources;
 
 /// Version of the layout in [`keys`]; a store of a newer one is refused.
@@ -54,11 +58,13 @@ pub struct StoreOptions {
     /// How often sled syncs on its own, in milliseconds. Every change is synced before it is acknowledged, so the default
     /// is never: a timer would only wake an idle board.
     pub flush_every_ms: Option<u64>,
+    /// Threads that one search may use at most.
+    pub threads: usize,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { cache_bytes: 16 << 20, flush_every_ms: None }
+        StoreOptions { cache_bytes: 16 << 20, flush_every_ms: None, threads: 1 }
     }
 }
 
@@ -169,6 +175,9 @@ struct Inner {
     tree: sled::Tree,
     database: sled::Db,
     sources: Sources,
+    /// See [`keys::IDENTITY`].
+    identity: OnceLock<u64>,
+    threads: usize,
     /// One change at a time; also held while an index is read from the database.
     writer: Mutex<()>,
     indexes: Mutex<HashMap<String, Arc<RwLock<Index>>>>,
@@ -209,6 +218,8 @@ impl Store {
             tree,
             database,
             sources,
+            identity: OnceLock::new(),
+            threads: options.threads,
             writer: Mutex::default(),
             indexes: Mutex::default(),
             _lock: lock,
@@ -316,17 +327,14 @@ impl Store {
         }
         batch.insert(keys::document(&document.collection, &document.id), self.encode(&record)?);
         self.count(&mut batch, &document.collection, change)?;
-        let old_rows = self.index_rows_of(old.as_ref())?;
         self.commit(batch)?;
 
         self.update_index(&document.collection, |index| {
             if let Some(old) = &old {
-                remove_from(index, old, &old_rows);
+                index.remove_document(old.number);
             }
-            let slot = index.add_document(indexed(&record));
-            rows.iter()
-                .zip(0..)
-                .all(|(bytes, ordinal)| row::decode(bytes).is_some_and(|row| index.append(slot, ordinal, &row).is_some()))
+            index.add_document(indexed(&record));
+            rows.iter().all(|bytes| row::decode(bytes).is_some_and(|row| index.append(&row).is_some()))
         });
         if let Some(old) = &old {
             self.forget_source(old, old.document.hash != record.document.hash);
@@ -367,14 +375,13 @@ impl Store {
         // The record beside the source goes first: the other way round, a rebuild after a crash in between would bring
         // back what the owner deleted.
         self.inner.sources.drop_record(&old)?;
-        let old_rows = self.index_rows_of(Some(&old))?;
         let mut batch = sled::Batch::default();
         remove_rows(&mut batch, &old);
         batch.remove(key);
         self.count(&mut batch, collection, [-1, -i64::from(old.document.chunks)])?;
         self.commit(batch)?;
         self.update_index(collection, |index| {
-            remove_from(index, &old, &old_rows);
+            index.remove_document(old.number);
             true
         });
         self.forget_source(&old, true);
@@ -409,25 +416,45 @@ impl Store {
         Ok(record.map_or(0, |record| record.version))
     }
 
-    /// Syncs the database. Changes of documents are synced already when they return.
+    /// Syncs the database, and writes the index files that would take longer to bring up to date at the next start.
+    /// Changes of documents are synced already when they return.
     pub fn flush(&self) -> Result<(), StoreError> {
+        let _writer = self.writer();
+        let indexes: Vec<_> = self.indexes().iter().map(|(name, index)| (name.clone(), index.clone())).collect();
+        for (collection, index) in indexes {
+            if index.read().unwrap_or_else(PoisonError::into_inner).is_worth_keeping() {
+                self.write_index(&collection, &index);
+            }
+        }
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
         self.inner.tree.flush().map_err(|error| self.database(error))?;
         Ok(())
     }
 
-    /// Reads the collection's search index, building it first if need be; `None` when there is no such collection.
-    /// Changes wait while `read` runs, so it should only compute.
-    pub fn search<R>(&self, collection: &str, read: impl FnOnce(&Index) -> R) -> Result<Option<R>, StoreError> {
-        let known = self.indexes().get(collection).cloned();
-        let index = match known {
-            Some(index) => index,
-            None => match self.load_index(collection)? {
+    /// Reads the collection's search index, opening or making it first if need be; `None` when there is no such
+    /// collection. Changes wait while `read` runs, so it should only compute. It is run again on an index made anew when
+    /// what it read proves to be damaged.
+    pub fn search<R>(&self, collection: &str, read: impl Fn(&Index) -> R) -> Result<Option<R>, StoreError> {
+        loop {
+            let known = self.indexes().get(collection).cloned();
+            let index = match known {
                 Some(index) => index,
-                None => return Ok(None),
-            },
-        };
-        let index = index.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(Some(read(&index)))
+                None => match self.load_index(collection)? {
+                    Some(index) => index,
+                    None => return Ok(None),
+                },
+            };
+            let held = index.read().unwrap_or_else(PoisonError::into_inner);
+            let found = read(&held);
+            if !held.is_damaged() {
+                return Ok(Some(found));
+            }
+            drop(held);
+            self.discard_index(collection, &index);
+        }
     }
 
     /// A chunk by the number of its document's version (see [`IndexedDocument::number`]) and its ordinal; `None` when
@@ -436,57 +463,132 @@ impl Store {
         self.get(&keys::chunk(number, ordinal))
     }
 
-    /// Reads all rows of a collection into memory.
+    /// Opens the collection's index file and adds what has changed since it was written; without a file, all rows.
     fn load_index(&self, collection: &str) -> Result<Option<Arc<RwLock<Index>>>, StoreError> {
         let _writer = self.writer();
         if let Some(index) = self.indexes().get(collection) {
             return Ok(Some(index.clone()));
         }
-        let Some(counts) = self.get::<CollectionRecord>(&keys::collection(collection))? else {
-            return Ok(None);
+        let Some(origin) = self.origin(collection)? else { return Ok(None) };
+        let path = self.index_path(collection);
+        let (index, version) = match Index::open(&path, &origin, self.inner.threads) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                if !matches!(reason, Unusable::Missing) {
+                    log::warn!("{} is not used, {reason}; it is made again", path.display());
+                    let _ = std::fs::remove_file(&path);
+                }
+                let dimensions = self.embedder()?.map_or(0, |embedder| embedder.dimensions);
+                (Index::new(dimensions, self.inner.threads), 0)
+            }
         };
-        let dimensions = self.embedder()?.map_or(0, |embedder| embedder.dimensions);
-        let mut index = Index::new(dimensions, counts.chunks as usize);
-        for record in self.records(&keys::documents_of(collection))? {
-            let slot = index.add_document(indexed(&record));
-            let mut ordinal = 0;
-            for entry in self.inner.tree.scan_prefix(keys::rows_of(record.number)) {
-                let (key, value) = entry.map_err(|error| self.database(error))?;
-                row::decode(&value).and_then(|row| index.append(slot, ordinal, &row)).ok_or_else(|| self.damaged(&key))?;
-                ordinal += 1;
-            }
-            if ordinal != record.document.chunks {
-                return Err(self.damaged(&keys::rows_of(record.number)));
-            }
-        }
         let index = Arc::new(RwLock::new(index));
+        if version < origin.version {
+            self.catch_up(collection, &index)?;
+        }
         self.indexes().insert(collection.to_owned(), index.clone());
         Ok(Some(index))
     }
 
-    /// Applies a change that has been committed to the collection's index, if it is in memory. An index that the change
-    /// does not fit, or with too many dead rows, is dropped and read again when next needed.
+    /// Brings an index up to date with the database.
+    fn catch_up(&self, collection: &str, index: &RwLock<Index>) -> Result<(), StoreError> {
+        let mut records = self.records(&keys::documents_of(collection))?;
+        records.sort_unstable_by_key(|record| record.number);
+        let numbers: HashSet<u64> = records.iter().map(|record| record.number).collect();
+        let write = || index.write().unwrap_or_else(PoisonError::into_inner);
+        write().retain_documents(&numbers);
+        for record in records {
+            let known = write().rows_of(record.number);
+            match known {
+                Some(rows) if rows == record.document.chunks => {}
+                Some(_) => return Err(self.damaged(&keys::rows_of(record.number))),
+                None => self.read_rows(&record, &mut write())?,
+            }
+            self.write_if_worn(collection, index);
+        }
+        if write().is_worth_keeping() {
+            self.write_index(collection, index);
+        }
+        Ok(())
+    }
+
+    /// Reads the rows of a document from the database into the index.
+    fn read_rows(&self, record: &DocumentRecord, index: &mut Index) -> Result<(), StoreError> {
+        index.add_document(indexed(record));
+        let mut rows = 0;
+        for entry in self.inner.tree.scan_prefix(keys::rows_of(record.number)) {
+            let (key, value) = entry.map_err(|error| self.database(error))?;
+            row::decode(&value).and_then(|row| index.append(&row)).ok_or_else(|| self.damaged(&key))?;
+            rows += 1;
+        }
+        if rows == record.document.chunks { Ok(()) } else { Err(self.damaged(&keys::rows_of(record.number))) }
+    }
+
+    /// Applies a change that has been committed to the collection's index, if it is open. An index that the change does
+    /// not fit is dropped and made again when next needed.
     fn update_index(&self, collection: &str, change: impl FnOnce(&mut Index) -> bool) {
         let known = self.indexes().get(collection).cloned();
         let Some(index) = known else { return };
-        let keep = {
-            let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
-            change(&mut index) && !index.is_worn()
-        };
-        if !keep {
+        if change(&mut index.write().unwrap_or_else(PoisonError::into_inner)) {
+            self.write_if_worn(collection, &index);
+        } else {
             self.indexes().remove(collection);
         }
     }
 
-    /// The stored rows of a version, read only when an index in memory will have to forget them.
-    fn index_rows_of(&self, record: Option<&DocumentRecord>) -> Result<Vec<sled::IVec>, StoreError> {
-        match record {
-            Some(record) if self.indexes().contains_key(&record.document.collection) => {
-                let values = self.inner.tree.scan_prefix(keys::rows_of(record.number)).values();
-                values.collect::<Result<_, _>>().map_err(|error| self.database(error))
-            }
-            _ => Ok(Vec::new()),
+    fn write_if_worn(&self, collection: &str, index: &RwLock<Index>) {
+        if index.read().unwrap_or_else(PoisonError::into_inner).is_worn() {
+            self.write_index(collection, index);
         }
+    }
+
+    /// Writes the collection's index file and searches it from now on. The caller holds the writer's lock, so nothing
+    /// changes meanwhile; searches go on. Without the file they still do, from memory.
+    fn write_index(&self, collection: &str, index: &RwLock<Index>) {
+        let path = self.index_path(collection);
+        let written = || -> Result<Index, String> {
+            let origin = self.origin(collection).map_err(|error| error.to_string())?.unwrap_or_default();
+            let held = index.read().unwrap_or_else(PoisonError::into_inner);
+            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|error| error.to_string())?;
+            held.write(&path, &origin).map_err(|error| error.to_string())?;
+            let (fresh, _) = Index::open(&path, &origin, self.inner.threads).map_err(|error| error.to_string())?;
+            Ok(fresh)
+        };
+        let started = std::time::Instant::now();
+        match written() {
+            Ok(fresh) => {
+                log::info!("wrote {} with {} rows in {:.1} s", path.display(), fresh.rows(), started.elapsed().as_secs_f32());
+                *index.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+            }
+            Err(reason) => {
+                log::warn!("{} cannot be written, {reason}; the index stays in memory", path.display());
+                index.write().unwrap_or_else(PoisonError::into_inner).postpone_writing();
+            }
+        }
+    }
+
+    /// Drops a damaged index and its file, unless another search has done so already.
+    fn discard_index(&self, collection: &str, damaged: &Arc<RwLock<Index>>) {
+        let _writer = self.writer();
+        let mut indexes = self.indexes();
+        if indexes.get(collection).is_some_and(|known| Arc::ptr_eq(known, damaged)) {
+            let path = self.index_path(collection);
+            log::warn!("{} is damaged; it is made again", path.display());
+            let _ = std::fs::remove_file(&path);
+            indexes.remove(collection);
+        }
+    }
+
+    fn index_path(&self, collection: &str) -> PathBuf {
+        self.inner.dir.join("index").join(format!("{collection}.index"))
+    }
+
+    /// What an index of the collection as it is now stems from; `None` when there is no such collection.
+    fn origin(&self, collection: &str) -> Result<Option<Origin>, StoreError> {
+        let Some(record) = self.get::<CollectionRecord>(&keys::collection(collection))? else { return Ok(None) };
+        let store = self.inner.identity.get().copied().unwrap_or_default();
+        let embedder = self.embedder()?.map(|embedder| embedder.fingerprint).unwrap_or_default();
+        Ok(Some(Origin { store, embedder, version: record.version }))
     }
 
     /// Adds to the batch the collection's new counts and version, and the sequence both are drawn from.
@@ -529,20 +631,28 @@ impl Store {
     /// read from it again.
     fn commit(&self, batch: sled::Batch) -> Result<(), StoreError> {
         let applied = self.inner.tree.apply_batch(batch).map_err(|error| self.database(error));
-        applied.and_then(|()| self.flush()).inspect_err(|_| self.indexes().clear())
+        applied.and_then(|()| self.sync()).inspect_err(|_| self.indexes().clear())
     }
 
+    /// Refuses a database of a newer schema; gives a new one its schema and its identity.
     fn check_schema(&self) -> Result<(), StoreError> {
         let found: Option<u32> = self.get(keys::SCHEMA)?;
-        match found {
-            Some(found) if found > SCHEMA => Err(StoreError::SchemaTooNew { dir: self.inner.dir.clone(), found, known: SCHEMA }),
-            Some(_) => Ok(()),
+        if let Some(found) = found.filter(|found| *found > SCHEMA) {
+            return Err(StoreError::SchemaTooNew { dir: self.inner.dir.clone(), found, known: SCHEMA });
+        }
+        let identity = match self.get(keys::IDENTITY)? {
+            Some(identity) => identity,
             None => {
+                let identity = fastrand::u64(..);
                 let mut batch = sled::Batch::default();
                 batch.insert(keys::SCHEMA, self.encode(&SCHEMA)?);
-                self.commit(batch)
+                batch.insert(keys::IDENTITY, self.encode(&identity)?);
+                self.commit(batch)?;
+                identity
             }
-        }
+        };
+        let _ = self.inner.identity.set(identity);
+        Ok(())
     }
 
     fn records(&self, prefix: &[u8]) -> Result<Vec<DocumentRecord>, StoreError> {
@@ -640,12 +750,6 @@ fn remove_rows(batch: &mut sled::Batch, record: &DocumentRecord) {
     for ordinal in 0..record.document.chunks {
         batch.remove(keys::chunk(record.number, ordinal));
         batch.remove(keys::row(record.number, ordinal));
-    }
-}
-
-fn remove_from(index: &mut Index, old: &DocumentRecord, rows: &[sled::IVec]) {
-    if let Some(slot) = index.slot_of(old.number) {
-        index.remove_document(slot, rows.iter().filter_map(|bytes| row::decode(bytes)));
     }
 }
 

@@ -53,7 +53,6 @@ pub(super) enum Kind {
     TermBytes,
     /// Postings of the terms, in the same order.
     Postings,
-    
 }
 
 /// Why a file cannot be used; it is made again.

@@ -4,7 +4,7 @@
 //! numbers and the choice of one is a matter of speed alone.
 
 /// Rows per block of packed signs; also what [`Kernel::dots`] is given at a time.
-pub(super) const BLOCK: usize = 32;
+pub(in super::super) const BLOCK: usize = 32;
 /// Largest magnitude of a query's code. 12 bits lose nothing against int8 rows, and a sum over 8,192 dimensions of
 /// 127 x 2047 still fits an i32.
 pub(super) const QUERY_MAX: f32 = 2047.0;
@@ -348,9 +348,8 @@ mod arm {
         let mut sums = [vdupq_n_s32(0); 2];
         for at in (0..whole).step_by(16) {
             // SAFETY: row and planes have the same length, and 16 bytes follow each `at` below `whole`.
-            let (codes, high, low) = unsafe {
-                (vld1q_s8(row.as_ptr().add(at)), vld1q_s8(high.as_ptr().add(at)), vld1q_s8(low.as_ptr().add(at)))
-            };
+            let (codes, high, low) =
+                unsafe { (vld1q_s8(row.as_ptr().add(at)), vld1q_s8(high.as_ptr().add(at)), vld1q_s8(low.as_ptr().add(at))) };
             sums[0] = sdot(sums[0], codes, high);
             sums[1] = sdot(sums[1], codes, low);
         }
@@ -432,7 +431,10 @@ mod tests {
                 let exact: f32 = query.iter().zip(signs).map(|(value, sign)| if *sign { *value } else { -value }).sum();
                 let found = f32::from(*sum) * scale + offset;
                 // Each group may be off by half a step.
-                assert!((found - exact).abs() <= 0.51 * scale * groups(dimensions) as f32 + 1e-3, "{dimensions}: {found} {exact}");
+                assert!(
+                    (found - exact).abs() <= 0.51 * scale * groups(dimensions) as f32 + 1e-3,
+                    "{dimensions}: {found} {exact}"
+                );
             }
             for kernel in Kernel::all() {
                 assert_eq!(kernel.sign_sums(&block, &tables), sums, "{kernel:?} {dimensions}");

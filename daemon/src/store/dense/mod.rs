@@ -27,7 +27,8 @@ use roaring::RoaringBitmap;
 
 use super::row::quantize;
 use super::sections::{Kind, Sections, Writer};
-use kernel::{BLOCK, Codes, Kernel};
+pub(super) use kernel::BLOCK;
+use kernel::{Codes, Kernel};
 
 pub use super::sections::Unusable;
 
@@ -35,7 +36,7 @@ pub use super::sections::Unusable;
 pub const EXACT_ROWS: u64 = 32_768;
 /// Rows the first pass hands on at least, and per row asked for.
 const CANDIDATES: usize = 400;
-const CANDIDATES_PER_ROW: usize = 4;
+const CANDIDATES_PER_ROW: usize = 2;
 /// How many rows of the lowest estimates are scored exactly to find the lowest score.
 const LOWEST: usize = 16;
 /// Rows that are worth a thread of their own in the first pass: starting one costs some 30 microseconds.
@@ -336,6 +337,11 @@ impl DenseIndex {
         self.file.get::<f32>(Kind::Scales)[row as usize]
     }
 
+    /// Whether every block of codes is as it was written.
+    pub(super) fn check(&self) -> bool {
+        (0..self.rows.div_ceil(BLOCK)).all(|block| self.block_codes(block).is_some())
+    }
+
     /// The codes of a block of rows, checked against their checksum the first time.
     fn block_codes(&self, block: usize) -> Option<&[i8]> {
         let bytes = block_range(block, self.rows, self.dimensions);
@@ -362,7 +368,9 @@ impl DenseIndex {
         };
         let part = &part;
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|number| (number, std::thread::Builder::new().spawn_scoped(scope, move || part(number)))).collect();
+            let others: Vec<_> = (1..threads)
+                .map(|number| (number, std::thread::Builder::new().spawn_scoped(scope, move || part(number))))
+                .collect();
             let mut found = part(0);
             for (number, other) in others {
                 // Without a thread to be had, the work is done here.
