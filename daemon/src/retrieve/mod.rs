@@ -213,9 +213,10 @@ impl Retriever {
             if index.dimensions() != vector.len() {
                 return Err(RetrieveError::Dimensions { expected: index.dimensions(), found: vector.len() });
             }
-            let selected = match query.filter.is_empty() {
-                true => Cow::Borrowed(index.live()),
-                false => Cow::Owned(index.select(|document| accepts(&query.filter, document))),
+            let selected = if query.filter.is_empty() {
+                Cow::Borrowed(index.live())
+            } else {
+                Cow::Owned(index.select(|document| accepts(&query.filter, document)))
             };
             let scores = Scores::new(index, vector, &terms, &selected);
             Ok(Some(read(index, &scores, &terms)))

@@ -123,7 +123,8 @@ pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
             dir.display()
         ))
     })?;
-    let options = StoreOptions { cache_bytes: config.store.cache_bytes, ..StoreOptions::default() };
+    let threads = Topology::detect().usable();
+    let options = StoreOptions { cache_bytes: config.store.cache_bytes, threads, ..StoreOptions::default() };
     Ok(Store::open(&dir, &options)?)
 }
 
@@ -280,6 +281,9 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let (rooms, engine) = (rooms.await.map_err(ended)??, engine.await.map_err(ended)??);
     // The default collection exists before its first document: a question to it finds nothing, which is no error.
     rooms.store.create_collection(&config.collection)?;
+    let (store, collection) = (rooms.store.clone(), config.collection.clone());
+    // The index is brought up to date now rather than at the first question.
+    tokio::task::spawn_blocking(move || store.search(&collection, |_| ())).await.map_err(ended)??;
     let info = engine.info().clone();
     log::info!(
         "generator {} ({}), context {}, {} decode and {} batch threads",

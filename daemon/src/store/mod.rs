@@ -41,6 +41,8 @@ use sources::Sources;
 
 /// Version of the layout in [`keys`]; a store of a newer one is refused.
 const SCHEMA: u32 = 1;
+/// How often an index is made anew during one search because its file proved to be damaged.
+const ATTEMPTS: usize = 3;
 /// Longest document id, in bytes.
 pub const MAX_ID_BYTES: usize = 512;
 /// Longest title, tag key or tag value, in bytes.
@@ -438,7 +440,7 @@ impl Store {
     /// collection. Changes wait while `read` runs, so it should only compute. It is run again on an index made anew when
     /// what it read proves to be damaged.
     pub fn search<R>(&self, collection: &str, read: impl Fn(&Index) -> R) -> Result<Option<R>, StoreError> {
-        loop {
+        for _ in 0..ATTEMPTS {
             let known = self.indexes().get(collection).cloned();
             let index = match known {
                 Some(index) => index,
@@ -455,6 +457,9 @@ impl Store {
             drop(held);
             self.discard_index(collection, &index);
         }
+        let path = self.index_path(collection);
+        let source = std::io::Error::other("what is written does not come back as it was");
+        Err(StoreError::io("read", &path)(source))
     }
 
     /// A chunk by the number of its document's version (see [`IndexedDocument::number`]) and its ordinal; `None` when
@@ -504,7 +509,9 @@ impl Store {
                 Some(_) => return Err(self.damaged(&keys::rows_of(record.number))),
                 None => self.read_rows(&record, &mut write())?,
             }
-            self.write_if_worn(collection, index);
+            if write().is_full() {
+                self.write_index(collection, index);
+            }
         }
         if write().is_worth_keeping() {
             self.write_index(collection, index);
@@ -529,16 +536,14 @@ impl Store {
     fn update_index(&self, collection: &str, change: impl FnOnce(&mut Index) -> bool) {
         let known = self.indexes().get(collection).cloned();
         let Some(index) = known else { return };
-        if change(&mut index.write().unwrap_or_else(PoisonError::into_inner)) {
-            self.write_if_worn(collection, &index);
-        } else {
+        let (fits, worn) = {
+            let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
+            (change(&mut index), index.is_worn())
+        };
+        if !fits {
             self.indexes().remove(collection);
-        }
-    }
-
-    fn write_if_worn(&self, collection: &str, index: &RwLock<Index>) {
-        if index.read().unwrap_or_else(PoisonError::into_inner).is_worn() {
-            self.write_index(collection, index);
+        } else if worn {
+            self.write_index(collection, &index);
         }
     }
 
@@ -559,6 +564,7 @@ impl Store {
             Ok(fresh) => {
                 log::info!("wrote {} with {} rows in {:.1} s", path.display(), fresh.rows(), started.elapsed().as_secs_f32());
                 *index.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                give_back_memory();
             }
             Err(reason) => {
                 log::warn!("{} cannot be written, {reason}; the index stays in memory", path.display());
@@ -708,6 +714,16 @@ impl Drop for Inner {
         if let Err(error) = self.database.flush() {
             log::error!("{}", StoreError::database(&self.dir, error));
         }
+    }
+}
+
+/// Gives the memory of an index that has become a file back to the system: glibc keeps the many small pieces it was made
+/// of, some 100 MB after 100,000 chunks.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -308,3 +308,121 @@ fn a_killed_process_loses_nothing_it_acknowledged() {
         assert!(newest == last || newest == last + 1, "{newest} after {last} was acknowledged");
     }
 }
+
+/// Texts of `count` documents with 100 chunks each: enough for an index file.
+fn put_many(store: &Store, documents: std::ops::Range<usize>) {
+    for number in documents {
+        let texts: Vec<String> = (0..100).map(|part| format!("pump{number} part{part}")).collect();
+        put(store, "c", &format!("d{number}"), &texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    }
+}
+
+fn index_file(dir: &Path) -> PathBuf {
+    dir.join("index").join("c.index")
+}
+
+/// What searches of the store find; the same whatever became of the index file.
+fn findings(store: &Store) -> (Vec<String>, Vec<String>, u64, Vec<f32>) {
+    let nearest = |index: &Index| {
+        let query = dense::Query::new(&[0.5; DIMENSIONS]);
+        index.nearest(&query, 5, index.live()).best.into_iter().map(|(_, cosine)| cosine).collect::<Vec<f32>>()
+    };
+    let live = store.search("c", |index| index.live().len()).unwrap().unwrap();
+    (texts_with(store, "c", "part7"), texts_with(store, "c", "pump3"), live, store.search("c", nearest).unwrap().unwrap())
+}
+
+#[test]
+fn the_index_file_is_written_at_flush_and_used_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = {
+        let store = open(dir.path());
+        store.create_collection("c").unwrap();
+        store.search("c", |_| ()).unwrap();
+        put_many(&store, 0..12);
+        assert!(!index_file(dir.path()).exists());
+        store.flush().unwrap();
+        findings(&store)
+    };
+    assert!(index_file(dir.path()).exists());
+    let written = std::fs::metadata(index_file(dir.path())).unwrap().modified().unwrap();
+    let store = open(dir.path());
+    assert_eq!(findings(&store), before);
+    // A few changes live in memory and are found again without the file.
+    put(&store, "c", "d3", &["valve part7"]).unwrap();
+    store.delete("c", "d4").unwrap();
+    let changed = findings(&store);
+    assert_eq!((changed.0.len(), changed.1.len(), changed.2), (11, 0, 1001));
+    store.flush().unwrap();
+    drop(store);
+    assert_eq!(findings(&open(dir.path())), changed, "a stale file and what came after it");
+    assert_eq!(std::fs::metadata(index_file(dir.path())).unwrap().modified().unwrap(), written);
+}
+
+#[test]
+fn many_rows_leave_memory_while_they_are_put() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.create_collection("c").unwrap();
+    store.search("c", |_| ()).unwrap();
+    put_many(&store, 0..90);
+    assert!(index_file(dir.path()).exists(), "9,000 rows are worth a file");
+    assert_eq!((texts_with(&store, "c", "part7").len(), findings(&store).2), (90, 9000));
+}
+
+#[test]
+fn any_damage_to_the_index_file_costs_the_file_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let right = {
+        let store = open(dir.path());
+        put_many(&store, 0..12);
+        findings(&store)
+    };
+    let path = index_file(dir.path());
+    let whole = std::fs::read(&path).unwrap();
+    let cut = |length: usize| whole[..length].to_vec();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let mut cases = vec![cut(0), cut(10), cut(whole.len() / 2), cut(whole.len() - 1), vec![7; 5000]];
+    cases.extend((0..whole.len()).step_by(whole.len() / 12).map(flipped));
+    for (case, bytes) in cases.into_iter().enumerate() {
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(findings(&open(dir.path())), right, "{case}");
+        // Padding aside, which no section covers, the file has been made again.
+        let now = std::fs::read(&path).unwrap();
+        assert_eq!(now.len(), whole.len(), "{case}");
+    }
+}
+
+#[test]
+fn a_file_of_another_database_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path());
+        put_many(&store, 0..12);
+        findings(&store);
+    }
+    // The owner moves a damaged database away and ingests again: numbers and versions repeat.
+    std::fs::remove_dir_all(dir.path().join("db")).unwrap();
+    let store = open(dir.path());
+    for number in 0..12 {
+        let texts: Vec<String> = (0..100).map(|part| format!("other{number} part{part}")).collect();
+        put(&store, "c", &format!("d{number}"), &texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    }
+    assert!(texts_with(&store, "c", "pump3").is_empty());
+    assert_eq!(texts_with(&store, "c", "other3").len(), 100);
+}
+
+#[test]
+fn without_a_place_for_the_file_searches_go_on_from_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("index"), b"in the way").unwrap();
+    let store = open(dir.path());
+    put_many(&store, 0..12);
+    assert_eq!(findings(&store).2, 1200);
+    put_many(&store, 12..14);
+    store.flush().unwrap();
+    assert_eq!(findings(&store).2, 1400);
+}

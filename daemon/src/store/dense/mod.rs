@@ -147,7 +147,7 @@ impl<'a> Scorer<'a> {
     }
 
     /// The products of up to 32 rows of codes with the query; `scales` has one number per row.
-    pub(super) fn block(&self, codes: &[i8], scales: &[f32], out: &mut [f32]) {
+    pub(super) fn block(self, codes: &[i8], scales: &[f32], out: &mut [f32]) {
         let mut sums = [0; BLOCK];
         let sums = &mut sums[..scales.len()];
         self.kernel.dots(codes, &self.query.codes, sums);
@@ -157,7 +157,7 @@ impl<'a> Scorer<'a> {
     }
 
     /// The product of one row.
-    pub(super) fn one(&self, codes: &[i8], scale: f32) -> f32 {
+    pub(super) fn one(self, codes: &[i8], scale: f32) -> f32 {
         let mut score = [0.0];
         self.block(codes, &[scale], &mut score);
         score[0]
@@ -484,3 +484,7 @@ fn write_signs<'a>(writer: &mut Writer, mean: &[f32], rows: impl Iterator<Item =
     factors.resize(factors.len().next_multiple_of(BLOCK), 0.0);
     writer.whole(Kind::Factors, &factors)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

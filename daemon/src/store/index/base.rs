@@ -39,9 +39,19 @@ pub(super) struct Base {
     vectors: DenseIndex,
 }
 
+/// What [`Base::open`] found.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) base: Base,
+    /// What it was derived from.
+    pub(super) origin: Origin,
+    /// Its documents, with how many rows each has.
+    pub(super) documents: Vec<(IndexedDocument, u32)>,
+}
+
 impl Base {
-    /// Opens a file; returns with it what it was derived from, and its documents with how many rows each has.
-    pub(super) fn open(path: &Path) -> Result<(Base, Origin, Vec<(IndexedDocument, u32)>), Unusable> {
+    /// Opens a file.
+    pub(super) fn open(path: &Path) -> Result<Opened, Unusable> {
         let base = Base { vectors: DenseIndex::of(Sections::open(path)?)? };
         let file = base.vectors.file();
         let unfit = |_| Unusable::Unfit("its records cannot be read");
@@ -56,7 +66,7 @@ impl Base {
             return Err(Unusable::Unfit("its sections do not fit together"));
         }
         let documents = listed.into_iter().map(|Listed { id, number, rows, tags }| (IndexedDocument { id, number, tags }, rows));
-        Ok((base, origin, documents.collect()))
+        Ok(Opened { documents: documents.collect(), base, origin })
     }
 
     /// Whether each term's bytes and postings end where the next one's begin, or at the end.

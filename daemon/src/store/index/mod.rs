@@ -18,7 +18,7 @@ use roaring::RoaringBitmap;
 use super::dense::{Nearest, Query, Scorer};
 use super::row::Row;
 use super::sections::Unusable;
-use base::Base;
+use base::{Base, Opened};
 use tail::Tail;
 
 pub(super) use base::Origin;
@@ -96,7 +96,7 @@ impl Index {
 
     /// Opens an index file. It has to stem from `origin`, of this version or an older one; which, is returned.
     pub(super) fn open(path: &Path, origin: &Origin, threads: usize) -> Result<(Index, u64), Unusable> {
-        let (base, found, documents) = Base::open(path)?;
+        let Opened { base, origin: found, documents } = Base::open(path)?;
         if (found.store, &found.embedder) != (origin.store, &origin.embedder) || found.version > origin.version {
             return Err(Unusable::Unfit("it stems from another database or another embedder"));
         }
@@ -122,6 +122,12 @@ impl Index {
     pub(super) fn is_worn(&self) -> bool {
         let bound = (CHANGED_ROWS + u64::from(self.base_rows()) / 4).min(MOST_CHANGED_ROWS);
         self.changed_rows() > bound.max(self.postponed)
+    }
+
+    /// Whether as much has changed as may at most be held in memory: while an index is made anew nobody searches yet, and
+    /// fewer bases are written on the way.
+    pub(super) fn is_full(&self) -> bool {
+        self.changed_rows() > MOST_CHANGED_ROWS.max(self.postponed)
     }
 
     /// Whether so much has changed that reading it again at the next start would take longer than writing it now.
@@ -299,3 +305,7 @@ impl Index {
         base.into_iter().flatten().chain(self.tail.postings(term, self.base_rows()).1)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
