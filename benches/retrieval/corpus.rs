@@ -40,8 +40,8 @@ const LANGUAGES: [&str; 24] = [
     "tr", "vi", "zh",
 ];
 
-/// Changes when what is in the cached files of text or vectors changes, so that an old file is not taken for a new one.
-pub(crate) const RECIPE: u32 = 1;
+/// Changes when what is in the file changes, so that an old file is not taken for a new one.
+const RECIPE: u32 = 1;
 
 /// A chunk as it stands in the file, one JSON object a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //!
 //! A file is rows of [`DIMENSIONS`] little-endian f32 of unit length. Any first part of it is a set of its own.
 
-use crate::corpus::{Corpus, RECIPE};
+use crate::corpus::Corpus;
 use crate::random::Random;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -11,7 +11,6 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use vademecum::embed::Embedder;
-use vademecum::ingest::embedded_text;
 use vademecum_benches::Result;
 
 /// Of the test embedder, all-MiniLM-L6-v2.
@@ -24,24 +23,27 @@ pub(crate) const BUCKETS: u32 = 10;
 pub(crate) const QUERIES: usize = 200;
 /// Rows beside the set, to be added while an index is in use.
 pub(crate) const EXTRA: usize = 200;
-/// Chunks that are really embedded.
-const EMBEDDED: usize = 3_000;
+/// Rows that are embeddings: one sentence of each chunk, in the corpus' order.
+const EMBEDDED: usize = 100_000;
+/// Longest sentence embedded, in bytes: whole chunks would take ten times as long.
+const SENTENCE: usize = 120;
 
-/// A made-up row lies between an embedded chunk and one of its so many nearest neighbours ...
-const NEIGHBOURS: usize = 16;
-/// ... plus noise of this length, before it is brought to unit length. Of as many rows of either kind, 3,000, the nearest
-/// and the tenth neighbour of a query have the cosines 0.51 and 0.39 among embedded chunks, 0.46 and 0.37 among rows made
-/// so; a row's own tenth neighbour has 0.50 in both. More noise makes them rarer, less makes copies.
+/// A made-up row lies between an embedded one and another at most so many rows further, of the same manual mostly ...
+const NEARBY: usize = 8;
+/// ... plus noise of this length, before it is brought to unit length.
 const NOISE: f32 = 0.4;
 
-/// Rows written at once.
+/// Changes when what is in the files changes, so that an old file is not taken for a new one.
+const RECIPE: u32 = 2;
+
+/// Rows read or written at once.
 const BLOCK: usize = 10_000;
 
 /// How rows are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
-    /// Embedded chunks, then rows between them.
+    /// Embedded sentences, then rows between them.
     Text,
     /// Uniform on the sphere: no row is near any other, every sign is a coin's.
     Gauss,
@@ -84,54 +86,75 @@ impl Set {
             folder: folder.clone(),
             name: name.clone(),
         };
-        if kind == Kind::Gauss && !set.queries.exists() {
-            write_new(&set.queries, |out| write_rows(out, &Maker::new(Vec::new()).rows(1 << 40, QUERIES)))?;
-        }
-        let real = if kind == Kind::Text { set.embed(corpus, embedder)? } else { Vec::new() };
-        set.extend(real, rows)?;
+        set.extend(corpus, embedder, rows)?;
         Ok(set)
     }
 
-    /// Embeds evenly spaced chunks, and a sentence each of other chunks as the queries; returns the former.
-    fn embed(&self, corpus: &Corpus, embedder: &Embedder) -> Result<Vec<f32>> {
-        let path = self.folder.join(format!("{}-embedded.f32", self.name));
-        if !path.exists() || !self.queries.exists() {
-            let texts = corpus.read(usize::MAX)?;
-            let step = (texts.len() / (EMBEDDED + QUERIES)).max(1);
-            let chosen: Vec<_> = texts.iter().step_by(step).take(EMBEDDED + QUERIES).collect();
-            // One of so many is asked for and not in the set.
-            let held_out = |i: &usize| i.is_multiple_of(EMBEDDED / QUERIES + 1);
-            let (asked, kept): (Vec<usize>, Vec<usize>) = (0..chosen.len()).partition(held_out);
-            let questions: Vec<String> = asked.iter().map(|i| sentence(&chosen[*i].text)).collect();
-            let kept: Vec<String> =
-                kept.iter().map(|i| embedded_text(&chosen[*i].title, &chosen[*i].heading, &chosen[*i].text)).collect();
-            let questions: Vec<f32> = embedder.embed(&questions)?.into_iter().flat_map(|embedding| embedding.vector).collect();
-            write_new(&self.queries, |out| write_rows(out, &questions))?;
-            embed_to(&path, &kept, embedder)?;
+    /// Appends rows until there are enough: embeddings first, then rows made from them.
+    fn extend(&self, corpus: &Corpus, embedder: &Embedder, rows: usize) -> Result<()> {
+        let mut have = self.length()?;
+        let embedded = if self.kind == Kind::Text { EMBEDDED } else { 0 };
+        if have < rows.min(embedded) || !self.queries.exists() || !self.extra.exists() {
+            self.embed(corpus, embedder, rows.min(embedded))?;
+            have = self.length()?;
         }
-        read_rows(&path, 0, usize::MAX)
-    }
-
-    /// Appends rows until there are enough.
-    fn extend(&self, real: Vec<f32>, rows: usize) -> Result<()> {
-        let file = File::options().create(true).append(true).open(&self.file)?;
-        let have = file.metadata()?.len() as usize / (DIMENSIONS * 4);
-        // What an interrupted run left of a row.
-        file.set_len((have * DIMENSIONS * 4) as u64)?;
-        if have >= rows && self.extra.exists() {
+        if have >= rows {
             return Ok(());
         }
-        let maker = Maker::new(real);
-        if !self.extra.exists() {
-            write_new(&self.extra, |out| write_rows(out, &maker.rows(1 << 41, EXTRA)))?;
-        }
-        let mut out = BufWriter::new(file);
+        let maker = Maker { real: read_rows(&self.file, 0, embedded)? };
+        let mut out = BufWriter::new(File::options().create(true).append(true).open(&self.file)?);
         for begin in (have..rows).step_by(BLOCK) {
             write_rows(&mut out, &maker.rows(begin as u64, BLOCK.min(rows - begin)))?;
             eprint!("\rbench: making {rows} vectors of {}: {begin}", self.name);
         }
         eprintln!();
         Ok(out.flush()?)
+    }
+
+    /// Embeds queries, rows beside the set, and the rows up to `rows`; goes on where an interrupted run stopped.
+    fn embed(&self, corpus: &Corpus, embedder: &Embedder, rows: usize) -> Result<()> {
+        if self.kind == Kind::Gauss {
+            let maker = Maker { real: Vec::new() };
+            write_new(&self.queries, |out| write_rows(out, &maker.rows(1 << 40, QUERIES)))?;
+            return write_new(&self.extra, |out| write_rows(out, &maker.rows(1 << 41, EXTRA)));
+        }
+        let vectors = |texts: &[String]| -> Result<Vec<f32>> {
+            Ok(embedder.embed(texts)?.into_iter().flat_map(|embedding| embedding.vector).collect())
+        };
+        let texts = corpus.read(EMBEDDED + EXTRA)?;
+        let own: Vec<String> = texts.iter().map(|text| sentence(&text.text, 0)).collect();
+        if !self.queries.exists() || !self.extra.exists() {
+            // Other sentences of chunks within any size that is measured, so that a query has something to find.
+            let among = texts.len().min(10_000);
+            let asked: Vec<String> = texts[..among].iter().map(|text| sentence(&text.text, 1)).collect();
+            let fresh =
+                asked.iter().zip(&own).filter(|(asked, own)| asked != own && asked.len() > 40).map(|(asked, _)| asked.clone());
+            let fresh: Vec<String> = fresh.collect();
+            let step = (fresh.len() / QUERIES).max(1);
+            let queries: Vec<String> = fresh.into_iter().step_by(step).take(QUERIES).collect();
+            let queries = vectors(&queries)?;
+            write_new(&self.queries, |out| write_rows(out, &queries))?;
+            let extra = vectors(&own[own.len().saturating_sub(EXTRA)..])?;
+            write_new(&self.extra, |out| write_rows(out, &extra))?;
+        }
+        let mut have = self.length()?;
+        let mut out = File::options().create(true).append(true).open(&self.file)?;
+        let end = rows.min(own.len());
+        for part in own[have.min(end)..end].chunks(256) {
+            write_rows(&mut out, &vectors(part)?)?;
+            have += part.len();
+            eprint!("\rbench: {have} of {end} sentences embedded, once");
+        }
+        eprintln!();
+        Ok(())
+    }
+
+    /// Rows in the file; what an interrupted run left of one is cut off.
+    fn length(&self) -> Result<usize> {
+        let file = File::options().create(true).append(true).open(&self.file)?;
+        let rows = file.metadata()?.len() as usize / (DIMENSIONS * 4);
+        file.set_len((rows * DIMENSIONS * 4) as u64)?;
+        Ok(rows)
     }
 
     /// Its name, part of the names of files made from it.
@@ -228,22 +251,6 @@ impl Truth {
     }
 }
 
-/// Embeds the texts into a file; goes on where an interrupted run stopped.
-fn embed_to(path: &Path, texts: &[String], embedder: &Embedder) -> Result<()> {
-    let partial = path.with_extension("partial");
-    let mut out = File::options().create(true).append(true).open(&partial)?;
-    let mut have = out.metadata()?.len() as usize / (DIMENSIONS * 4);
-    out.set_len((have * DIMENSIONS * 4) as u64)?;
-    for part in texts[have.min(texts.len())..].chunks(64) {
-        let rows: Vec<f32> = embedder.embed(part)?.into_iter().flat_map(|embedding| embedding.vector).collect();
-        write_rows(&mut out, &rows)?;
-        have += part.len();
-        eprint!("\rbench: {have} of {} chunks embedded, once", texts.len());
-    }
-    eprintln!();
-    Ok(fs::rename(partial, path)?)
-}
-
 /// Keeps the [`K`] nearest rows of each query, best first.
 fn scan_block(block: &[f32], begin: usize, bucket: Option<u32>, queries: &[&[f32]], nearest: &mut [Vec<(f32, u32)>]) {
     for (row, id) in block.chunks_exact(DIMENSIONS).zip(begin as u32..) {
@@ -262,23 +269,11 @@ fn scan_block(block: &[f32], begin: usize, bucket: Option<u32>, queries: &[&[f32
 
 /// Makes rows by their number.
 struct Maker {
+    /// The embedded rows; none for Gaussian rows.
     real: Vec<f32>,
-    /// The nearest embedded rows of each; empty for Gaussian rows.
-    neighbours: Vec<Vec<u32>>,
 }
 
 impl Maker {
-    fn new(real: Vec<f32>) -> Self {
-        let rows: Vec<&[f32]> = real.chunks_exact(DIMENSIONS).collect();
-        let nearest = |row: &&[f32]| {
-            let mut scored: Vec<(f32, u32)> = rows.iter().zip(0..).map(|(other, id)| (dot(row, other), id)).collect();
-            scored.select_nth_unstable_by(NEIGHBOURS, |a, b| b.0.total_cmp(&a.0));
-            scored.into_iter().take(NEIGHBOURS).map(|(_, id)| id).collect()
-        };
-        let neighbours = rows.iter().map(nearest).collect();
-        Self { real, neighbours }
-    }
-
     fn rows(&self, first: u64, count: usize) -> Vec<f32> {
         let share = count.div_ceil(threads()) as u64;
         let end = first + count as u64;
@@ -294,21 +289,17 @@ impl Maker {
     }
 
     fn row(&self, number: u64) -> Vec<f32> {
-        let real = |row: usize| &self.real[row * DIMENSIONS..][..DIMENSIONS];
-        if self.neighbours.is_empty() {
-            return unit(noise(&mut Random::new(number), 1.0));
-        }
-        if let Ok(row) = usize::try_from(number)
-            && row < self.neighbours.len()
-        {
-            return real(row).to_vec();
-        }
         let mut random = Random::new(number);
-        let row = random.below(self.neighbours.len());
-        let neighbour = self.neighbours[row][random.below(NEIGHBOURS)] as usize;
+        let rows = self.real.len() / DIMENSIONS;
+        if rows == 0 {
+            return unit(noise(&mut random, 1.0));
+        }
+        let real = |row: usize| &self.real[row * DIMENSIONS..][..DIMENSIONS];
+        let row = random.below(rows);
+        let nearby = (row + 1 + random.below(NEARBY)) % rows;
         let share = random.unit() / 2.0;
         let mut made = noise(&mut random, NOISE);
-        for ((value, a), b) in made.iter_mut().zip(real(row)).zip(real(neighbour)) {
+        for ((value, a), b) in made.iter_mut().zip(real(row)).zip(real(nearby)) {
             *value += (1.0 - share) * a + share * b;
         }
         unit(made)
@@ -340,10 +331,12 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// The longest sentence of up to 160 bytes, for a question; else the beginning.
-fn sentence(text: &str) -> String {
-    let fits = vademecum::retrieve::sentences(text).into_iter().filter(|sentence| sentence.len() <= 160).max_by_key(|s| s.len());
-    fits.map_or_else(|| text.chars().take(160).collect(), str::to_owned)
+/// The longest sentence that is not too long, or the next ones by `rank`; else the beginning of the text.
+fn sentence(text: &str, rank: usize) -> String {
+    let mut fitting: Vec<&str> = vademecum::retrieve::sentences(text);
+    fitting.retain(|sentence| sentence.len() <= SENTENCE);
+    fitting.sort_by_key(|sentence| std::cmp::Reverse(sentence.len()));
+    fitting.get(rank).map_or_else(|| text.chars().take(SENTENCE).collect(), |sentence| (*sentence).to_owned())
 }
 
 fn threads() -> usize {
@@ -368,9 +361,14 @@ fn write_new(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> R
 pub(crate) fn read_rows(path: &Path, first: usize, count: usize) -> Result<Vec<f32>> {
     let file = File::open(path)?;
     let rows = (file.metadata()?.len() as usize / (DIMENSIONS * 4)).saturating_sub(first).min(count);
-    let mut bytes = vec![0; rows * DIMENSIONS * 4];
-    file.read_exact_at(&mut bytes, (first * DIMENSIONS * 4) as u64)?;
-    Ok(values(&bytes))
+    let mut all = Vec::with_capacity(rows * DIMENSIONS);
+    // In blocks, so that the bytes of a million rows are not held beside their numbers.
+    for begin in (first..first + rows).step_by(BLOCK) {
+        let mut bytes = vec![0; BLOCK.min(first + rows - begin) * DIMENSIONS * 4];
+        file.read_exact_at(&mut bytes, (begin * DIMENSIONS * 4) as u64)?;
+        all.extend(values(&bytes));
+    }
+    Ok(all)
 }
 
 /// A row; empty when there is none of that number.
