@@ -74,17 +74,23 @@ fn run(arguments: &[String]) -> Result<()> {
     fs::create_dir_all(&cache)?;
     let scratch = Scratch::within(&cache)?;
     let options = parse(arguments, &root, cache, scratch.path().to_owned())?;
-    let embedder = Embedder::load(&options.embedder, &EmbedOptions::default())
+    // One for each core: two passes of one thread are faster than one of two.
+    let load = || Embedder::load(&options.embedder, &EmbedOptions::default());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let embedders = (0..cores)
+        .map(|_| load())
+        .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(|e| format!("{e}; `make setup` fetches the test models"))?;
+    let embedder = embedders.first().ok_or("no cores")?;
 
-    let corpus = Corpus::prepare(&options.cache, &embedder)?;
+    let corpus = Corpus::prepare(&options.cache, embedder)?;
     let most = options.rows.iter().chain(&options.chunks).copied().max().unwrap_or(0);
-    let text = Set::prepare(Kind::Text, &options.cache, &corpus, &embedder, most)?;
-    let gauss = Set::prepare(Kind::Gauss, &options.cache, &corpus, &embedder, options.focus())?;
+    let text = Set::prepare(Kind::Text, &options.cache, &corpus, &embedders, most)?;
+    let gauss = Set::prepare(Kind::Gauss, &options.cache, &corpus, &embedders, options.focus())?;
     text.truths(&options.rows, None)?;
 
     let dense = Dense::measure(&options, &text, &gauss)?;
-    let library = Library::measure(&options, &corpus, &text, &embedder)?;
+    let library = Library::measure(&options, &corpus, &text, embedder)?;
     let mut conditions = report::machine()?;
     conditions["load_before_and_after"] = serde_json::json!([load_before, report::load()?]);
     results::write(&options, &conditions, &corpus, &text, &dense, &library)?;

@@ -70,11 +70,14 @@ pub(crate) struct Truth {
 
 impl Set {
     /// Makes what is not in the cache yet.
-    pub(crate) fn prepare(kind: Kind, cache: &Path, corpus: &Corpus, embedder: &Embedder, rows: usize) -> Result<Self> {
+    pub(crate) fn prepare(kind: Kind, cache: &Path, corpus: &Corpus, embedders: &[Embedder], rows: usize) -> Result<Self> {
         let folder = cache.join("vectors");
         fs::create_dir_all(&folder)?;
         let name = match kind {
-            Kind::Text => format!("text{RECIPE}-{}", embedder.fingerprint().chars().take(12).collect::<String>()),
+            Kind::Text => format!(
+                "text{RECIPE}-{}",
+                embedders.first().ok_or("no embedder")?.fingerprint().chars().take(12).collect::<String>()
+            ),
             Kind::Gauss => format!("gauss{RECIPE}"),
         };
         let path = |part: &str| folder.join(format!("{name}-{part}.f32"));
@@ -86,16 +89,16 @@ impl Set {
             folder: folder.clone(),
             name: name.clone(),
         };
-        set.extend(corpus, embedder, rows)?;
+        set.extend(corpus, embedders, rows)?;
         Ok(set)
     }
 
     /// Appends rows until there are enough: embeddings first, then rows made from them.
-    fn extend(&self, corpus: &Corpus, embedder: &Embedder, rows: usize) -> Result<()> {
+    fn extend(&self, corpus: &Corpus, embedders: &[Embedder], rows: usize) -> Result<()> {
         let mut have = self.length()?;
         let embedded = if self.kind == Kind::Text { EMBEDDED } else { 0 };
         if have < rows.min(embedded) || !self.queries.exists() || !self.extra.exists() {
-            self.embed(corpus, embedder, rows.min(embedded))?;
+            self.embed(corpus, embedders, rows.min(embedded))?;
             have = self.length()?;
         }
         if have >= rows {
@@ -112,14 +115,25 @@ impl Set {
     }
 
     /// Embeds queries, rows beside the set, and the rows up to `rows`; goes on where an interrupted run stopped.
-    fn embed(&self, corpus: &Corpus, embedder: &Embedder, rows: usize) -> Result<()> {
+    fn embed(&self, corpus: &Corpus, embedders: &[Embedder], rows: usize) -> Result<()> {
         if self.kind == Kind::Gauss {
             let maker = Maker { real: Vec::new() };
             write_new(&self.queries, |out| write_rows(out, &maker.rows(1 << 40, QUERIES)))?;
             return write_new(&self.extra, |out| write_rows(out, &maker.rows(1 << 41, EXTRA)));
         }
         let vectors = |texts: &[String]| -> Result<Vec<f32>> {
-            Ok(embedder.embed(texts)?.into_iter().flat_map(|embedding| embedding.vector).collect())
+            let share = texts.len().div_ceil(embedders.len()).max(1);
+            let parts: Vec<_> = std::thread::scope(|scope| {
+                let begun: Vec<_> =
+                    texts.chunks(share).zip(embedders).map(|(texts, embedder)| scope.spawn(|| embedder.embed(texts))).collect();
+                begun.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+            });
+            let mut rows = Vec::with_capacity(texts.len() * DIMENSIONS);
+            for part in parts {
+                let part = part.map_err(|_| "a thread that embeds has panicked")??;
+                rows.extend(part.into_iter().flat_map(|embedding| embedding.vector));
+            }
+            Ok(rows)
         };
         let texts = corpus.read(EMBEDDED + EXTRA)?;
         let own: Vec<String> = texts.iter().map(|text| sentence(&text.text, 0)).collect();
