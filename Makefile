@@ -16,10 +16,10 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test lint fmt deny bench fuzz doc models-dir tools clean
+.PHONY: help setup demo run test lint fmt deny bench bench-retrieval fuzz doc models-dir tools clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing and fetch the test models (a no-op when done)
 	@$(SETUP)/setup.sh
@@ -51,6 +51,9 @@ deny: tools ## Check licences, sources and duplicates, and advisories where a da
 bench: setup build ## Measure (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench main-job $(ARGS)
 
+bench-retrieval: setup build ## Compare retrieval with FAISS, usearch, qdrant-edge and others (see benches/)
+	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench retrieval $(ARGS)
+
 fuzz: ## Fuzz the readers (make fuzz TIME=600: seconds for each target; needs nightly Rust and cargo-fuzz)
 	@for target in pdf pdf_page epub html; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(TIME),60); done
 
@@ -66,7 +69,7 @@ tools: ## Get the programs that lint needs (a no-op when done)
 clean: ## Remove what was built (the models in the cache stay)
 	cargo clean
 
-# Not listed: demo, run, test and bench use it.
+# Not listed: demo, run, test and both benches use it.
 .PHONY: build
 build:
 	@cargo build --release --workspace

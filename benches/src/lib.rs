@@ -1,8 +1,10 @@
-//! Shared parts of the benchmarks: programs under measurement, an MQTT client, figures of a process, and the report.
+//! Shared parts of the benchmarks: programs under measurement, an MQTT client, figures of a process, report and plots.
 //!
-//! Nothing here links the daemon: it is measured from outside, as a client and the system see it.
+//! Nothing here links the daemon: it is measured from outside, as a client and the system see it. (`retrieval` does, in a
+//! process beside the peers': it measures the library.)
 
 pub mod client;
+pub mod plot;
 pub mod process;
 pub mod report;
 

@@ -26,6 +26,24 @@ pub struct Memory {
     pub file_kb: u64,
 }
 
+impl Memory {
+    /// Of the process with that number.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn of_process(process: u32) -> Result<Self> {
+        Ok(Self::of(&fs::read_to_string(format!("/proc/{process}/status"))?))
+    }
+
+    fn of(status: &str) -> Self {
+        let kb = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next()?.parse().ok()).unwrap_or(0)
+        };
+        Self { anonymous_kb: kb("RssAnon"), file_kb: kb("RssFile") }
+    }
+}
+
 impl Program {
     /// Starts `command` with its words in `log`.
     ///
@@ -55,12 +73,7 @@ impl Program {
     /// # Errors
     /// The program has ended.
     pub fn memory(&self) -> Result<Memory> {
-        let status = self.proc("status")?;
-        let kb = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next()?.parse().ok()).unwrap_or(0)
-        };
-        Ok(Memory { anonymous_kb: kb("RssAnon"), file_kb: kb("RssFile") })
+        Ok(Memory::of(&self.proc("status")?))
     }
 
     fn proc(&self, file: &str) -> Result<String> {
@@ -107,7 +120,15 @@ impl Scratch {
     /// # Errors
     /// It cannot be made.
     pub fn new() -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("vademecum-bench-{}", std::process::id()));
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// Makes one in `parent`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn within(parent: &Path) -> Result<Self> {
+        let dir = parent.join(format!("vademecum-bench-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
         Ok(Self(dir))
     }

@@ -95,8 +95,13 @@ pub fn table(rows: &Rows, columns: &[Column]) -> String {
         };
         lines.push(std::iter::once(name(row)).chain(columns.iter().map(cell)).collect());
     }
-    let widths: Vec<usize> =
-        (0..=columns.len()).map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0)).collect();
+    grid(&lines)
+}
+
+/// Lines of equally many cells as a Markdown table; the first is its head.
+pub fn grid(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns).map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0)).collect();
     let mut text = String::new();
     for (i, line) in lines.iter().enumerate() {
         let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));

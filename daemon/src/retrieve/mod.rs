@@ -403,6 +403,21 @@ impl Retriever {
     }
 }
 
+/// The `count` chunks that fit the words of `text` best, by BM25F alone: ids and scores, best first. Needs no embedder.
+pub fn rank_lexical(store: &Store, collection: &str, text: &str, count: usize) -> Result<Vec<(String, f32)>, RetrieveError> {
+    let ranked = store.search(collection, |index| {
+        let scores = score::lexical(index, &score::weigh(index, text));
+        let mut rows = score::highest(&scores, index.live(), count);
+        rows.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let named = rows.into_iter().filter_map(|(row, score)| {
+            let place = index.place(row);
+            Some((format!("{}#{}", index.document(place.slot)?.id, place.ordinal), score))
+        });
+        named.collect()
+    })?;
+    Ok(ranked.unwrap_or_default())
+}
+
 fn candidate(index: &Index, sum: f32, hit: &Hit) -> Option<Candidate> {
     let place = index.place(hit.row);
     let document = index.document(place.slot)?;

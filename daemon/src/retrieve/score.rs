@@ -51,25 +51,25 @@ pub(super) fn hits(index: &Index, vector: &[f32], question: &Weighed, selected: 
     let query = Query::new(vector);
     let mut dense = index.nearest(&query, KEPT, selected);
     let near: RoaringBitmap = dense.iter().map(|(row, _)| *row).collect();
-    let others = highest(&lexical, selected).into_iter().filter(|row| !near.contains(*row));
+    let others = highest(&lexical, selected, KEPT).into_iter().map(|(row, _)| row).filter(|row| !near.contains(*row));
     dense.extend(others.map(|row| (row, index.cosine(&query, row))));
     dense.sort_unstable_by_key(|(row, _)| *row);
     dense.into_iter().map(|(row, dense)| Hit { row, dense, lexical: lexical[row as usize] }).collect()
 }
 
-/// The [`KEPT`] rows out of `selected` with the highest scores above 0, in no order; of equal ones the lower row.
-fn highest(scores: &[f32], selected: &RoaringBitmap) -> Vec<u32> {
+/// The `count` rows out of `selected` with the highest scores above 0, in no order; of equal ones the lower row.
+pub(super) fn highest(scores: &[f32], selected: &RoaringBitmap, count: usize) -> Vec<(u32, f32)> {
     let scored = (0..).zip(scores).filter(|(row, score)| **score > 0.0 && selected.contains(*row));
     let mut rows: Vec<(u32, f32)> = scored.map(|(row, score)| (row, *score)).collect();
-    if rows.len() > KEPT {
-        rows.select_nth_unstable_by(KEPT, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        rows.truncate(KEPT);
+    if rows.len() > count {
+        rows.select_nth_unstable_by(count, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        rows.truncate(count);
     }
-    rows.into_iter().map(|(row, _)| row).collect()
+    rows
 }
 
 /// BM25F of every row: per term the field counts are normalised by field length, weighted and summed before saturation.
-fn lexical(index: &Index, question: &Weighed) -> Vec<f32> {
+pub(super) fn lexical(index: &Index, question: &Weighed) -> Vec<f32> {
     let mut scores = vec![0.0; index.rows()];
     let mean = index.mean_lengths().map(|mean| mean.max(1.0));
     for (term, weight) in question.distinct() {
