@@ -214,6 +214,7 @@ fn document(id: &str, title: &str, parts: &[Part]) -> (Document, String, Vec<Chu
             heading: heading.clone(),
             page: None,
             text: text.clone(),
+            breaks: Vec::new(),
             offset,
             tokens: *tokens,
         });

@@ -21,7 +21,7 @@ const OVERLAP_WEIGHT: f32 = 0.3;
 /// One sentence of a passage.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Scored {
-    /// Its place in the passage.
+    /// Where it begins in the passage, in bytes.
     pub(super) at: usize,
     /// The sentence.
     pub(super) text: String,
@@ -64,9 +64,9 @@ impl Selector {
 
     /// The statements of each passage, best first, for a question and its vector.
     pub(super) fn rank(&self, question: &str, asked: &[f32], passages: &[&str]) -> Result<Vec<Vec<Scored>>, EmbedError> {
-        let split: Vec<Vec<String>> =
+        let split: Vec<Vec<(usize, String)>> =
             passages.iter().map(|passage| statements(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
-        let vectors = self.vectors(split.iter().flatten().map(String::as_str))?;
+        let vectors = self.vectors(split.iter().flatten().map(|(_, said)| said.as_str()))?;
         let language = terms::language_of(passages.iter().copied());
         let terms_asked: BTreeSet<String> = terms::analyze(question, language).terms.into_iter().collect();
         let score = |sentence: &str| {
@@ -74,8 +74,8 @@ impl Selector {
                 vectors.get(sentence).map_or(0.0, |vector| asked.iter().zip(vector.iter()).map(|(a, b)| a * b).sum::<f32>());
             cosine + OVERLAP_WEIGHT * overlap(&terms_asked, sentence, language)
         };
-        let rank = |sentences: &Vec<String>| {
-            let scored = sentences.iter().enumerate().map(|(at, text)| Scored { at, text: text.clone(), score: score(text) });
+        let rank = |sentences: &Vec<(usize, String)>| {
+            let scored = sentences.iter().map(|(at, text)| Scored { at: *at, text: text.clone(), score: score(text) });
             let mut scored: Vec<Scored> = scored.collect();
             scored.sort_by(|a, b| b.score.total_cmp(&a.score));
             scored

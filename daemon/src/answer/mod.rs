@@ -7,7 +7,7 @@ mod statements;
 use crate::embed::{EmbedError, Embedder};
 use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Request, Sampling};
 use crate::retrieve::{Passage, Query, RetrieveError, Retriever};
-use evidence::Selector;
+use evidence::{Scored, Selector};
 use marks::Marks;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -269,7 +269,7 @@ impl Answerer {
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
                 let read = evidence::best_of_all(&ranked, &scores, sentences);
                 for (i, (passage, ranked)) in retrieval.passages.iter().zip(&ranked).enumerate() {
-                    evidence.citations.push(cite(i + 1, passage, evidence::best(ranked, QUOTE_SENTENCES)));
+                    evidence.citations.push(cite(i + 1, passage, ranked));
                     let text = if sentences == 0 { &passage.text } else { &read[i] };
                     if !text.is_empty() {
                         evidence.prompt.push(PromptPassage { n: i + 1, text: text.clone() });
@@ -386,16 +386,17 @@ struct Evidence {
     search_ms: f64,
 }
 
-fn cite(n: usize, passage: &Passage, quote: String) -> Citation {
+/// The page is that of the best sentence: a passage may go on over several.
+fn cite(n: usize, passage: &Passage, ranked: &[Scored]) -> Citation {
     Citation {
         n,
         document: passage.document.clone(),
         title: passage.title.clone(),
         heading: passage.heading.clone(),
-        page: passage.page,
+        page: ranked.first().map_or(passage.page, |best| passage.page_at(best.at)),
         chunk: passage.chunk.clone(),
         score: passage.score,
-        quote,
+        quote: evidence::best(ranked, QUOTE_SENTENCES),
     }
 }
 

@@ -3,43 +3,49 @@
 //! A row alone, `| E-17 | High pressure | Clean the filter |`, says little to a reader and less to a small model;
 //! `Code: E-17; Meaning: High pressure; Remedy: Clean the filter` says what the table says.
 
+use std::ops::Range;
+
 use crate::retrieve::sentences;
 
-/// The statements of a passage in reading order.
-pub(super) fn statements(passage: &str) -> Vec<String> {
+/// The statements of a passage in reading order, each with where it begins in the passage, in bytes.
+pub(super) fn statements(passage: &str) -> Vec<(usize, String)> {
     let mut all = Vec::new();
-    let mut prose = String::new();
-    let mut table: Vec<&str> = Vec::new();
-    for line in passage.lines() {
+    let mut prose = 0..0;
+    let mut table: Vec<(usize, &str)> = Vec::new();
+    let mut at = 0;
+    for line in passage.split_inclusive('\n') {
+        let begins = at;
+        at += line.len();
         if line.trim_start().starts_with('|') {
-            flush_prose(&mut prose, &mut all);
-            table.push(line);
+            flush_prose(passage, prose, &mut all);
+            table.push((begins, line.trim_end()));
+            prose = at..at;
         } else {
             flush_table(&mut table, &mut all);
-            prose.push_str(line);
-            prose.push('\n');
+            prose.end = at;
         }
     }
     flush_table(&mut table, &mut all);
-    flush_prose(&mut prose, &mut all);
+    flush_prose(passage, prose, &mut all);
     all
 }
 
-fn flush_prose(prose: &mut String, all: &mut Vec<String>) {
-    all.extend(sentences(prose).into_iter().map(str::to_owned));
-    prose.clear();
+fn flush_prose(passage: &str, prose: Range<usize>, all: &mut Vec<(usize, String)>) {
+    // Sentences are slices of the text they come from.
+    let begins = |sentence: &str| sentence.as_ptr() as usize - passage.as_ptr() as usize;
+    all.extend(sentences(&passage[prose]).into_iter().map(|sentence| (begins(sentence), sentence.to_owned())));
 }
 
-fn flush_table(table: &mut Vec<&str>, all: &mut Vec<String>) {
+fn flush_table(table: &mut Vec<(usize, &str)>, all: &mut Vec<(usize, String)>) {
     let lines = std::mem::take(table);
     // The rule under the first row says that it is the head. A head can come again where chunks were joined.
-    let is_head = |i: usize| lines.get(i + 1).is_some_and(|next| is_rule(next));
+    let is_head = |i: usize| lines.get(i + 1).is_some_and(|(_, next)| is_rule(next));
     let mut head: Vec<&str> = Vec::new();
-    for (i, line) in lines.iter().enumerate() {
+    for (i, (begins, line)) in lines.iter().enumerate() {
         if is_head(i) {
             head = cells(line);
         } else if !is_rule(line) {
-            all.extend(row(&head, &cells(line)));
+            all.extend(row(&head, &cells(line)).map(|said| (*begins, said)));
         }
     }
 }
@@ -78,7 +84,17 @@ fn cells(line: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::statements;
+    fn statements(passage: &str) -> Vec<String> {
+        let found = super::statements(passage);
+        // Each begins where its first words stand.
+        for (at, said) in &found {
+            let words = |text: &str| text.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty()).map(str::to_owned);
+            let is_row = passage[*at..].trim_start().starts_with('|');
+            assert!(is_row || words(&passage[*at..]) == words(said), "{at} {said}");
+        }
+        assert!(found.is_sorted_by(|a, b| a.0 < b.0));
+        found.into_iter().map(|(_, said)| said).collect()
+    }
 
     #[test]
     fn rows_are_said_with_their_heads() {

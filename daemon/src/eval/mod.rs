@@ -198,6 +198,7 @@ mod tests {
                 heading: Vec::new(),
                 page: None,
                 text: labelled.text.clone(),
+                breaks: Vec::new(),
                 offset: 0,
                 tokens: 10,
             };

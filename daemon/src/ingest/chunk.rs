@@ -37,6 +37,8 @@ pub struct TextChunk {
     pub page: Option<u32>,
     /// The text, in Markdown where the document was.
     pub text: String,
+    /// Where in `text` further pages begin, in bytes, ascending: the second page at the first entry.
+    pub breaks: Vec<u32>,
     /// Where it starts in the [`Reading`]'s text, in bytes.
     pub offset: u64,
     /// Embedder tokens of [`embedded_text`].
@@ -304,12 +306,11 @@ impl Chunker<'_> {
         let text = match &draft.header {
             Some(header) => format!("{}\n{body}", self.text(header).trim_end()),
             None => body.to_owned(),
-        }
-        .replace("\n\u{0C}\n", "")
-        .replace('\u{0C}', "");
+        };
+        let (text, breaks) = without_form_feeds(&text);
         let tokens = (self.meter.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
         let page = pages.of(draft.range.start);
-        TextChunk { heading: draft.path, page, text, offset: draft.range.start as u64, tokens }
+        TextChunk { heading: draft.path, page, text, breaks, offset: draft.range.start as u64, tokens }
     }
 }
 
@@ -435,6 +436,23 @@ impl ChunkSizer for Meter<'_> {
         let tokens: usize = text.split_whitespace().map(|word| self.word(word)).sum();
         tokens.max(text.len() / MAX_BYTES_PER_TOKEN)
     }
+}
+
+/// A text without its form feeds, and where they stood. Line ends around one are one paragraph's end at most.
+fn without_form_feeds(paged: &str) -> (String, Vec<u32>) {
+    let mut pages = paged.split('\u{0C}');
+    let mut text = pages.next().unwrap_or_default().to_owned();
+    let mut breaks = Vec::new();
+    for page in pages {
+        let rest = page.trim_start_matches('\n');
+        let kept = text.trim_end_matches('\n').len();
+        let line_ends = text.len() - kept + page.len() - rest.len();
+        text.truncate(kept);
+        text.push_str(&"\n\n"[..line_ends.min(2)]);
+        breaks.push(text.len() as u32);
+        text.push_str(rest);
+    }
+    (text, breaks)
 }
 
 /// Page numbers by form feeds; `of` is asked in ascending order.
@@ -619,6 +637,20 @@ mod tests {
         let chunks = chunks("a.md", "# M\n\n## Warranty void if opened\n", 100);
         assert_eq!(chunks.len(), 1);
         assert!(chunks[0].text.contains("Warranty void"));
+    }
+
+    #[test]
+    fn form_feeds_leave_their_places() {
+        let cases = [
+            ("a\n\u{0C}b", "a\nb", vec![2]),
+            ("a\n\u{0C}\nb", "a\n\nb", vec![3]),
+            ("a\n\n\u{0C}\n\nb\u{0C}c", "a\n\nb\u{0}c", vec![3, 4]),
+            ("a\n\u{0C}\u{0C}\nb", "a\n\nb", vec![2, 3]),
+            ("a", "a", vec![]),
+        ];
+        for (paged, text, breaks) in cases {
+            assert_eq!(without_form_feeds(paged), (text.replace('\0', ""), breaks), "{paged:?}");
+        }
     }
 
     #[test]

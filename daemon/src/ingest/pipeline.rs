@@ -216,6 +216,7 @@ fn numbered(document: &Document, part: TextChunk, ordinal: u32) -> Chunk {
         heading: part.heading,
         page: part.page,
         text: part.text,
+        breaks: part.breaks,
         offset: part.offset,
         tokens: part.tokens,
     }

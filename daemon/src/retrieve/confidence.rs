@@ -55,6 +55,10 @@ pub(super) fn of_code(coverage: f32) -> f32 {
     1.0 / (1.0 + (-40.0 * (coverage - 0.85)).exp())
 }
 
+/// Most confidence in an answer to a question that names a code which no document knows: what is said of other codes is no
+/// answer, however alike the words.
+pub(super) const UNKNOWN_CODE: f32 = 0.25;
+
 /// Constants fitted to one collection, as they are kept beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fitted {

@@ -30,6 +30,8 @@ pub(super) type Terms = Vec<(String, f32)>;
 pub(super) struct Weighed {
     /// For each language of the collection's documents.
     pub(super) by_language: Vec<(Language, Terms)>,
+    /// Whether it names a code that the collection does not know in any spelling.
+    pub(super) unknown_code: bool,
     /// Mean length of the collection's rows in terms, title and headings included; at least 1.
     pub(super) mean_length: f32,
 }
@@ -157,7 +159,7 @@ mod tests {
 
     fn weighed(terms: &[(&str, f32)]) -> Weighed {
         let terms = terms.iter().map(|(term, weight)| ((*term).to_owned(), *weight)).collect();
-        Weighed { by_language: vec![(Language::English, terms)], mean_length: 4.0 }
+        Weighed { by_language: vec![(Language::English, terms)], unknown_code: false, mean_length: 4.0 }
     }
 
     fn words(text: &str) -> Vec<String> {
@@ -196,7 +198,7 @@ mod tests {
             (Language::English, terms(&[("pump", 1.0), ("pump", 1.0)])),
             (Language::German, terms(&[("pump", 1.0), ("x", 4.0)])),
         ];
-        let question = Weighed { by_language, mean_length: 1.0 };
+        let question = Weighed { by_language, unknown_code: false, mean_length: 1.0 };
         assert_eq!(question.distinct().into_iter().collect::<Vec<_>>(), [("pump", 2.0), ("x", 4.0)]);
         assert!((question.attainable() - 5.0).abs() < 1e-6);
         assert!((question.coverage(Language::German, &words("pump")) - 0.2).abs() < 1e-6);

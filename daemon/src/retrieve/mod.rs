@@ -62,6 +62,15 @@ pub struct Passage {
     pub lexical: f32,
     /// The text, of one chunk or of neighbours joined.
     pub text: String,
+    /// Which page begins where in the text, in bytes, ascending; empty where the source has no pages.
+    pub pages: Vec<(usize, u32)>,
+}
+
+impl Passage {
+    /// The page that a place in the text, in bytes, stands on.
+    pub fn page_at(&self, at: usize) -> Option<u32> {
+        self.pages.iter().take_while(|(begins, _)| *begins <= at).last().map(|(_, page)| *page)
+    }
 }
 
 /// What a question found.
@@ -187,6 +196,9 @@ impl Retriever {
             return Ok(0.0);
         }
         let mut confidence = self.calibration(collection)?.confidence(&ranking.features);
+        if ranking.question.unknown_code {
+            return Ok(confidence.min(confidence::UNKNOWN_CODE));
+        }
         if ranking.code {
             confidence = confidence.max(confidence::of_code(ranking.features.coverage));
         }
@@ -387,16 +399,18 @@ impl Retriever {
             let candidate = &ranking.candidates[origins[run.rank]];
             let best = &run.chunks[run.best];
             let document = self.store.document(collection, &best.document)?;
+            let (text, pages) = run.text();
             passages.push(Passage {
                 document: best.document.clone(),
                 title: document.map(|document| document.title).unwrap_or_default(),
                 heading: best.heading.join(" > "),
-                page: run.chunks.first().and_then(|chunk| chunk.page),
+                page: pages.first().map(|(_, page)| *page),
                 chunk: best.id(),
                 score: ranking.fusion.readable(candidate.sum, best_lexical),
                 dense: candidate.dense,
                 lexical: candidate.lexical,
-                text: run.text(),
+                text,
+                pages,
             });
         }
         Ok(passages)

@@ -68,17 +68,23 @@ impl Run {
         }
     }
 
-    /// The text of the run; what one chunk repeats of the one before appears once.
-    pub(super) fn text(&self) -> String {
-        let mut text = String::new();
+    /// The text of the run, and which page begins where in it, in bytes. What one chunk repeats of the one before appears
+    /// once.
+    pub(super) fn text(&self) -> (String, Vec<(usize, u32)>) {
+        let (mut text, mut pages) = (String::new(), Vec::new());
         for chunk in &self.chunks {
             let shared = overlap(&text, &chunk.text);
             if shared == 0 && !text.is_empty() {
                 text.push('\n');
             }
+            let begins = text.len();
             text.push_str(&chunk.text[shared..]);
+            if let Some(first) = chunk.page {
+                let places = [0].into_iter().chain(chunk.breaks.iter().map(|at| *at as usize));
+                pages.extend(places.map(|at| begins + at.saturating_sub(shared)).zip(first..));
+            }
         }
-        text
+        (text, pages)
     }
 }
 
@@ -103,6 +109,7 @@ mod tests {
             heading: Vec::new(),
             page: None,
             text: text.to_owned(),
+            breaks: Vec::new(),
             offset: 0,
             tokens,
         }
@@ -120,9 +127,24 @@ mod tests {
         ];
         let runs = group(candidates.into_iter(), 3);
         assert_eq!(runs.len(), 3);
-        assert_eq!(runs[0].text(), "Before you begin:\nOpen the valve slowly. Wait ten minutes. Close it again.");
+        assert_eq!(runs[0].text().0, "Before you begin:\nOpen the valve slowly. Wait ten minutes. Close it again.");
         assert_eq!((runs[0].chunks[runs[0].best].ordinal, runs[0].rank), (4, 0));
-        assert_eq!(runs[2].text(), "far away");
+        assert_eq!(runs[2].text().0, "far away");
+    }
+
+    #[test]
+    fn each_part_of_a_passage_knows_its_page() {
+        let paged = |ordinal, text, page, breaks: &[u32]| Chunk {
+            page: Some(page),
+            breaks: breaks.to_vec(),
+            ..chunk("a", ordinal, text, 100)
+        };
+        let first = paged(0, "one two three four", 4, &[8]);
+        let second = paged(1, "three four five six", 5, &[11, 11]);
+        let runs = group([(1, first), (1, second)].into_iter(), 2);
+        let (text, pages) = runs[0].text();
+        assert_eq!(text, "one two three four five six");
+        assert_eq!(pages, [(0, 4), (8, 5), (18, 5), (19, 6), (19, 7)]);
     }
 
     #[test]

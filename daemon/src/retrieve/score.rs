@@ -2,7 +2,7 @@
 
 use roaring::RoaringBitmap;
 
-use super::fuse::Weighed;
+use super::fuse::{Terms, Weighed};
 use crate::store::Index;
 use crate::store::dense::Query;
 use crate::store::terms::{self, Language};
@@ -38,10 +38,16 @@ pub(super) fn weigh(index: &Index, question: &str) -> Weighed {
     let languages: Vec<Language> = index.languages().into_iter().collect();
     let analyses = terms::analyze_question(question, &languages);
     let weighed = analyses.into_iter().map(|analysis| analysis.terms.into_iter().map(weigh).collect());
-    Weighed {
-        by_language: languages.iter().copied().zip(weighed).collect(),
-        mean_length: index.mean_lengths().iter().sum::<f32>().max(1.0),
-    }
+    let by_language: Vec<(Language, Terms)> = languages.iter().copied().zip(weighed).collect();
+    let unknown_code = by_language.iter().flat_map(|(_, terms)| terms).any(|(term, _)| is_unknown_code(index, term));
+    Weighed { unknown_code, by_language, mean_length: index.mean_lengths().iter().sum::<f32>().max(1.0) }
+}
+
+/// Whether no row holds a code, nor the numbers in it: however it is spelt there, it is not there.
+fn is_unknown_code(index: &Index, term: &str) -> bool {
+    let mut numbers = term.split(|c: char| !c.is_numeric()).filter(|number| !number.is_empty()).peekable();
+    let is_unknown = |term: &str| index.document_frequency(term) == 0;
+    terms::is_code(term) && is_unknown(term) && numbers.peek().is_some() && numbers.all(is_unknown)
 }
 
 /// The rows out of `selected` that are among the [`KEPT`] best by either score, ascending. `vector` has unit length and the

@@ -36,6 +36,7 @@ fn put(store: &Store, id: &str, tags: &[(&str, &str)], texts: &[&str], vectors: 
         heading: vec!["A".to_owned(), "B".to_owned()],
         page: Some(ordinal + 1),
         text: (*text).to_owned(),
+        breaks: Vec::new(),
         offset: 0,
         tokens: 10,
     };
@@ -97,6 +98,16 @@ fn lexical_scores_are_bm25() {
     assert!((pump[0] - idf * frequency / (0.9 + frequency)).abs() < 1e-5, "{pump:?}");
     assert_eq!(pump[1..], [0.0, 0.0]);
     assert!(lexical("about").iter().all(|score| *score == 0.0), "a stop word scores nothing");
+}
+
+#[test]
+fn a_code_that_nobody_knows_is_told_from_another_spelling() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), DIMENSIONS);
+    put(&store, "a", &[], &["error E-42 means low flow, 192.168.1.1 is the address", "fault 17: filter"], &[unit(0), unit(1)]);
+    let unknown = |text: &str| store.search("c", |index| score::weigh(index, text).unknown_code).unwrap().unwrap();
+    assert!(["What does E-99 mean?", "P0420", "10.0.77.3"].iter().all(|text| unknown(text)));
+    assert!(!["E42?", "What is E-17?", "192.168.1.1", "How high is the flow?", "2003"].iter().any(|text| unknown(text)));
 }
 
 #[test]

@@ -143,6 +143,9 @@ pub struct Chunk {
     pub page: Option<u32>,
     /// The text.
     pub text: String,
+    /// Where in the text further pages begin, in bytes, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breaks: Vec<u32>,
     /// Where it begins in the document's text, in bytes.
     pub offset: u64,
     /// Its length in embedder tokens.

@@ -38,6 +38,7 @@ fn chunk(id: &str, ordinal: u32, text: &str) -> Chunk {
         heading: vec!["Chapter".to_owned()],
         page: Some(3),
         text: text.to_owned(),
+        breaks: Vec::new(),
         offset: 0,
         tokens: 2,
     }
