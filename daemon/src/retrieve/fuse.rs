@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::score::{B, Hit, K1};
+use super::sentences::sentences;
 use crate::store::terms::{self, Language};
 
 /// Share of the dense score in the sum; the rest is lexical. Both count the same: the optimum is flat from 0.45 to 0.6, and
@@ -76,6 +77,20 @@ impl Weighed {
         let total: f32 = asked.values().sum();
         let found: f32 = asked.iter().filter(|(term, _)| held.contains(*term)).map(|(_, weight)| weight).sum();
         if total > 0.0 { found / total } else { 0.0 }
+    }
+
+    /// Where in a text in `language` the sentence begins, in bytes, that holds most of the question's terms by their rarity;
+    /// of equal ones the first.
+    pub(super) fn best_sentence(&self, language: Language, text: &str) -> usize {
+        let mut best = (0, 0.0);
+        for sentence in sentences(text) {
+            let coverage = self.coverage(language, &terms::analyze(sentence, language).terms);
+            if coverage > best.1 {
+                // Sentences are slices of the text they come from.
+                best = (sentence.as_ptr() as usize - text.as_ptr() as usize, coverage);
+            }
+        }
+        best.0
     }
 
     /// What a text in `language` gains for the question's neighbouring terms that stand next to each other in it, in the
@@ -168,6 +183,14 @@ mod tests {
 
     fn hits(scores: &[(f32, f32)]) -> Vec<Hit> {
         scores.iter().zip(0..).map(|(&(dense, lexical), row)| Hit { row, dense, lexical }).collect()
+    }
+
+    #[test]
+    fn the_best_sentence_holds_the_rarest_words() {
+        let question = weighed(&[("filter", 3.0), ("clean", 1.0)]);
+        let text = "Clean the tank. Look after the filter.\nDone.";
+        assert_eq!(question.best_sentence(Language::English, text), 16);
+        assert_eq!(question.best_sentence(Language::English, "Nothing. Of it."), 0);
     }
 
     #[test]

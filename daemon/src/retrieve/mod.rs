@@ -50,7 +50,7 @@ pub struct Passage {
     pub title: String,
     /// Headings above the passage, `A > B`.
     pub heading: String,
-    /// Page it begins on, where the source has pages.
+    /// Page of the sentence that holds most of the question's words, where the source has pages.
     pub page: Option<u32>,
     /// Id of the chunk that ranked highest in it.
     pub chunk: String,
@@ -69,7 +69,7 @@ pub struct Passage {
 impl Passage {
     /// The page that a place in the text, in bytes, stands on.
     pub fn page_at(&self, at: usize) -> Option<u32> {
-        self.pages.iter().take_while(|(begins, _)| *begins <= at).last().map(|(_, page)| *page)
+        page_at(&self.pages, at)
     }
 }
 
@@ -404,7 +404,7 @@ impl Retriever {
                 document: best.document.clone(),
                 title: document.map(|document| document.title).unwrap_or_default(),
                 heading: best.heading.join(" > "),
-                page: pages.first().map(|(_, page)| *page),
+                page: page_at(&pages, ranking.question.best_sentence(candidate.language, &text)),
                 chunk: best.id(),
                 score: ranking.fusion.readable(candidate.sum, best_lexical),
                 dense: candidate.dense,
@@ -430,6 +430,10 @@ pub fn rank_lexical(store: &Store, collection: &str, text: &str, count: usize) -
         named.collect()
     })?;
     Ok(ranked.unwrap_or_default())
+}
+
+fn page_at(pages: &[(usize, u32)], at: usize) -> Option<u32> {
+    pages.iter().take_while(|(begins, _)| *begins <= at).last().map(|(_, page)| *page)
 }
 
 fn candidate(index: &Index, sum: f32, hit: &Hit) -> Option<Candidate> {
