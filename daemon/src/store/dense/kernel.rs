@@ -147,6 +147,17 @@ impl Kernel {
         }
     }
 
+    /// Turns the sums of a block into estimates, `(sum * scale + offset) * factor`, and returns the highest.
+    pub(super) fn estimates(self, sums: &[u16; BLOCK], line: [f32; 2], factors: &[f32], out: &mut [f32; BLOCK]) -> f32 {
+        match self {
+            // SAFETY: this kernel exists only after `detect` or `all` found its instructions.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => unsafe { x86::estimates_avx2(sums, line, factors, out) },
+            // What every aarch64 has is what the compiler may use anyway.
+            _ => estimates(sums, line, factors, out),
+        }
+    }
+
     /// For each of the 32 rows of a block of signs the sum of its table entries (after the "fast scan" of Andre, Kermarrec
     /// and Le Scouarnec, 2015). `block` and `tables` have 16 bytes per group.
     pub(super) fn sign_sums(self, block: &[u8], tables: &[u8]) -> [u16; BLOCK] {
@@ -163,6 +174,21 @@ impl Kernel {
             Kernel::Neon | Kernel::DotProduct => unsafe { arm::sign_sums_neon(block, tables) },
         }
     }
+}
+
+/// Written so that the compiler computes eight rows at a time.
+#[inline(always)]
+fn estimates(sums: &[u16; BLOCK], [scale, offset]: [f32; 2], factors: &[f32], out: &mut [f32; BLOCK]) -> f32 {
+    const LANES: usize = 8;
+    let mut highest = [f32::NEG_INFINITY; LANES];
+    let parts = sums.chunks_exact(LANES).zip(factors.chunks_exact(LANES)).zip(out.chunks_exact_mut(LANES));
+    for ((sums, factors), out) in parts {
+        for lane in 0..LANES {
+            out[lane] = (f32::from(sums[lane]) * scale + offset) * factors[lane];
+            highest[lane] = if out[lane] > highest[lane] { out[lane] } else { highest[lane] };
+        }
+    }
+    highest.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 mod portable {
@@ -191,6 +217,11 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{BLOCK, portable};
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn estimates_avx2(sums: &[u16; BLOCK], line: [f32; 2], factors: &[f32], out: &mut [f32; BLOCK]) -> f32 {
+        super::estimates(sums, line, factors, out)
+    }
 
     #[target_feature(enable = "avx2")]
     pub(super) fn dot_avx2(row: &[i8], query: &[i16]) -> i32 {
@@ -372,8 +403,15 @@ mod tests {
                     "{dimensions}: {found} {exact}"
                 );
             }
+            let factors: Vec<f32> = (0..BLOCK).map(|_| random.f32()).collect();
+            let mut expected = [0.0; BLOCK];
+            let highest = Kernel::Portable.estimates(&sums, [scale, offset], &factors, &mut expected);
+            assert!(expected.contains(&highest) && expected.iter().all(|estimate| *estimate <= highest));
             for kernel in Kernel::all() {
                 assert_eq!(kernel.sign_sums(&block, &tables), sums, "{kernel:?} {dimensions}");
+                let mut found = [0.0; BLOCK];
+                let high = kernel.estimates(&sums, [scale, offset], &factors, &mut found);
+                assert_eq!((high.to_bits(), found.map(f32::to_bits)), (highest.to_bits(), expected.map(f32::to_bits)));
             }
         }
     }

@@ -34,8 +34,9 @@ pub use super::sections::Unusable;
 
 /// Up to so many rows every one is scored exactly; a first pass would save less than a millisecond.
 pub const EXACT_ROWS: u64 = 32_768;
-/// Rows the first pass hands on at least, and per row asked for.
-const CANDIDATES: usize = 400;
+/// Rows the first pass hands on at least, one in so many of all, and per row asked for.
+const CANDIDATES: usize = 256;
+const ROWS_PER_CANDIDATE: usize = 2500;
 const CANDIDATES_PER_ROW: usize = 2;
 /// Rows that are worth a thread of their own in the first pass: starting one costs some 30 microseconds.
 const ROWS_PER_THREAD: usize = 1 << 17;
@@ -257,7 +258,7 @@ impl DenseIndex {
             self.scan(scorer, rows.range(0..self.rows as u32), best);
             return;
         }
-        let count = CANDIDATES.max(best.count * CANDIDATES_PER_ROW);
+        let count = CANDIDATES.max(self.rows / ROWS_PER_CANDIDATE).max(best.count * CANDIDATES_PER_ROW);
         let mut candidates: Vec<u32> = self.first_pass(query, rows, count, threads).found.iter().map(|(row, _)| *row).collect();
         candidates.sort_unstable();
         self.scan(scorer, candidates.into_iter(), best);
@@ -369,12 +370,7 @@ impl DenseIndex {
             let sums = kernel.sign_sums(&signs[block * bytes..][..bytes], &query.tables);
             let mut estimates = [0.0f32; BLOCK];
             let factors = &factors[block * BLOCK..][..BLOCK];
-            let mut high = f32::NEG_INFINITY;
-            for at in 0..BLOCK {
-                let estimate = (f32::from(sums[at]) * query.sum_scale + query.sum_offset) * factors[at];
-                estimates[at] = estimate;
-                high = if estimate > high { estimate } else { high };
-            }
+            let high = kernel.estimates(&sums, [query.sum_scale, query.sum_offset], factors, &mut estimates);
             if high <= best.threshold {
                 continue;
             }
