@@ -67,7 +67,7 @@ fn ingest(config: &Config, args: &Args) -> Result<Summary, Failure> {
     }
     let mut summary = Summary { failed: walked.failed, ..Summary::default() };
     if walked.entries.is_empty() {
-        let nothing = "no readable files found; name files, or folders that hold .pdf, .md, .txt or .html files";
+        let nothing = "no readable files found; name files, or folders that hold .pdf, .epub, .md, .txt or .html files";
         if summary.failed.is_empty() {
             return Err(Failure::Other(nothing.into()));
         }

@@ -57,7 +57,8 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     } else {
         for passage in &reply.passages {
             let heading = if passage.heading.is_empty() { &passage.title } else { &passage.heading };
-            print_line(&visible(&format!("[{}] {heading} ({}, score {:.2})", passage.n, passage.chunk, passage.score)));
+            let page = passage.page.map(|page| format!(", page {page}")).unwrap_or_default();
+            print_line(&visible(&format!("[{}] {heading}{page} ({}, score {:.2})", passage.n, passage.chunk, passage.score)));
             for line in passage.text.trim().lines() {
                 print_line(&visible(&format!("    {line}")));
             }

@@ -63,6 +63,9 @@ pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
     }
 }
 
+/// The file of an EPUB that names its package; names stand in an archive as they are.
+const CONTAINER: &[u8] = b"META-INF/container.xml";
+
 /// First bytes that leave no doubt.
 fn signature(bytes: &[u8]) -> Option<Kind> {
     const SIGNATURES: &[(&[u8], &str)] = &[
@@ -82,8 +85,8 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
     if bytes.starts_with(b"%PDF") {
         return Some(Kind::Readable(MediaType::Pdf));
     }
-    // An EPUB's first file, stored as it is, says what the archive is.
-    if bytes.get(30..58) == Some(b"mimetypeapplication/epub+zip") {
+    // An EPUB's first file should say what the archive is; not every tool puts it first. This one every EPUB has.
+    if bytes.starts_with(b"PK\x03\x04") && bytes.windows(CONTAINER.len()).any(|name| name == CONTAINER) {
         return Some(Kind::Readable(MediaType::Epub));
     }
     SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
@@ -165,6 +168,13 @@ mod tests {
             bytes: bytes.into(),
             ..Source::default()
         })
+    }
+
+    #[test]
+    fn an_epub_is_known_by_its_container_wherever_it_stands() {
+        let archive = b"PK\x03\x04 other.xhtml ... META-INF/container.xml ...";
+        assert_eq!(told("book.bin", None, archive).unwrap(), MediaType::Epub);
+        assert!(told("report.docx", None, b"PK\x03\x04[Content_Types].xml").is_err());
     }
 
     #[test]

@@ -43,8 +43,12 @@ pub(super) fn weigh(index: &Index, question: &str) -> Weighed {
     Weighed { unknown_code, by_language, mean_length: index.mean_lengths().iter().sum::<f32>().max(1.0) }
 }
 
-/// Whether no row holds a code, nor the numbers in it: however it is spelt there, it is not there.
+/// Whether no row holds a code, nor the numbers in it: however it is spelt there, it is not there. An address has one
+/// spelling only.
 fn is_unknown_code(index: &Index, term: &str) -> bool {
+    if term.parse::<std::net::Ipv4Addr>().is_ok() {
+        return index.document_frequency(term) == 0;
+    }
     let mut numbers = term.split(|c: char| !c.is_numeric()).filter(|number| !number.is_empty()).peekable();
     let is_unknown = |term: &str| index.document_frequency(term) == 0;
     terms::is_code(term) && is_unknown(term) && numbers.peek().is_some() && numbers.all(is_unknown)

@@ -15,8 +15,8 @@ const MAX_ENTRIES: usize = 50_000;
 const MAX_PAGES: usize = 10_000;
 const MAX_FILE_BYTES: u64 = 32 << 20;
 
-/// Most bytes of all pages together.
-const MAX_BOOK_BYTES: usize = 128 << 20;
+/// Most bytes of all pages together: the largest books have a tenth of it.
+const MAX_BOOK_BYTES: usize = 30 << 20;
 
 /// Reads an EPUB.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Fault> {
