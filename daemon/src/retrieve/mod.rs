@@ -150,10 +150,6 @@ struct Ranking {
     features: Features,
     /// Whether the library has too few chunks for the margin to mean anything.
     small: bool,
-    /// Whether the question names a code.
-    code: bool,
-    /// The language of the first candidate's document.
-    language: Language,
     question: Weighed,
 }
 
@@ -199,7 +195,7 @@ impl Retriever {
         if ranking.question.unknown_code {
             return Ok(confidence.min(confidence::UNKNOWN_CODE));
         }
-        if ranking.code {
+        if ranking.question.names_code() {
             confidence = confidence.max(confidence::of_code(ranking.features.coverage));
         }
         if !ranking.small {
@@ -254,8 +250,9 @@ impl Retriever {
         let accept = |document: &IndexedDocument| accepts(&query.filter, document);
         let Some(ranking) = self.rank_among(query, &asked, READ, &accept, Some(changed))? else { return Ok(None) };
         let dense = asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
-        let terms = terms::analyze(&format!("{}\n{}", head_of("", &changed.heading), changed.text), ranking.language).terms;
-        let coverage = ranking.question.coverage(ranking.language, &terms);
+        let language = ranking.candidates[0].language;
+        let terms = terms::analyze(&format!("{}\n{}", head_of("", &changed.heading), changed.text), language).terms;
+        let coverage = ranking.question.coverage(language, &terms);
         let Features { dense: best, margin, coverage: other } = ranking.features;
         // The margin's mean over the next ones is that of the others, or nearly so.
         let next = best - margin;
@@ -320,8 +317,7 @@ impl Retriever {
             return Ok(None);
         }
         features.coverage = question.coverage(candidates[0].language, &first_terms);
-        let (code, language) = (question.names_code(), candidates[0].language);
-        Ok(Some(Ranking { candidates, fusion, features, small, code, language, question }))
+        Ok(Some(Ranking { candidates, fusion, features, small, question }))
     }
 
     /// Reads the first [`READ`] candidates and lets the order of their words count; returns the terms of the one that is
@@ -404,7 +400,11 @@ impl Retriever {
                 document: best.document.clone(),
                 title: document.map(|document| document.title).unwrap_or_default(),
                 heading: best.heading.join(" > "),
-                page: page_at(&pages, ranking.question.best_sentence(candidate.language, &text)),
+                page: match pages.as_slice() {
+                    [] => None,
+                    [(_, only)] => Some(*only),
+                    _ => page_at(&pages, ranking.question.best_sentence(candidate.language, &text)),
+                },
                 chunk: best.id(),
                 score: ranking.fusion.readable(candidate.sum, best_lexical),
                 dense: candidate.dense,

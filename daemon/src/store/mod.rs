@@ -342,10 +342,7 @@ impl Store {
             if let Some(old) = old {
                 index.remove_document(old.number);
             }
-            index.add_document(indexed(new));
-            let rows = self.inner.tree.scan_prefix(keys::rows_of(new.number)).values();
-            let mut append = |bytes: &[u8]| row::decode(bytes).is_some_and(|row| index.append(&row).is_some());
-            rows.into_iter().all(|bytes| bytes.is_ok_and(|bytes| append(&bytes)))
+            self.read_rows(new, index).is_ok()
         });
     }
 
