@@ -1,18 +1,16 @@
 //! The sentences of a passage that answer best: what is quoted, and what a small model reads.
 //!
 //! Sentences are scored by the cosine of their vectors with the question's plus the share of the question's terms that they
-//! hold. Vectors are kept for the next question: people ask about the same pages.
+//! hold. Their vectors come with the passages; what a library of an older version, or of another kind of encoder, has none for
+//! is encoded, and kept for the next question: people ask about the same pages.
 
-use super::statements::statements;
 use crate::embed::{EmbedError, Embedder};
+use crate::retrieve::{Passage, Statement};
 use crate::store::terms::{self, Language};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Sentences of one passage that are looked at; the rest of a longer one is left out.
-const MAX_SENTENCES: usize = 24;
-
-/// Sentences whose vectors are kept: 1.5 kB each at 384 dimensions.
+/// Sentences whose computed vectors are kept: 1.5 kB each at 384 dimensions.
 const KEPT_VECTORS: usize = 2048;
 
 /// Weight of the share of the question's terms beside the cosine.
@@ -63,24 +61,24 @@ impl Selector {
     }
 
     /// The statements of each passage, best first, for a question and its vector.
-    pub(super) fn rank(&self, question: &str, asked: &[f32], passages: &[&str]) -> Result<Vec<Vec<Scored>>, EmbedError> {
-        let split: Vec<Vec<(usize, String)>> =
-            passages.iter().map(|passage| statements(passage).into_iter().take(MAX_SENTENCES).collect()).collect();
-        let vectors = self.vectors(split.iter().flatten().map(|(_, said)| said.as_str()))?;
-        let language = terms::language_of(passages.iter().copied());
+    pub(super) fn rank(&self, question: &str, asked: &[f32], passages: &[Passage]) -> Result<Vec<Vec<Scored>>, EmbedError> {
+        let without = passages.iter().flat_map(|passage| &passage.statements).filter(|statement| statement.vector.is_none());
+        let computed = self.vectors(without.map(|statement| statement.text.as_str()))?;
+        let language = terms::language_of(passages.iter().map(|passage| passage.text.as_str()));
         let terms_asked: BTreeSet<String> = terms::analyze(question, language).terms.into_iter().collect();
-        let score = |sentence: &str| {
-            let cosine =
-                vectors.get(sentence).map_or(0.0, |vector| asked.iter().zip(vector.iter()).map(|(a, b)| a * b).sum::<f32>());
-            cosine + OVERLAP_WEIGHT * overlap(&terms_asked, sentence, language)
+        let score = |statement: &Statement| {
+            let vector = statement.vector.as_deref().or_else(|| computed.get(statement.text.as_str()).map(AsRef::as_ref));
+            let cosine = vector.map_or(0.0, |vector| asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>());
+            cosine + OVERLAP_WEIGHT * overlap(&terms_asked, &statement.text, language)
         };
-        let rank = |sentences: &Vec<(usize, String)>| {
-            let scored = sentences.iter().map(|(at, text)| Scored { at: *at, text: text.clone(), score: score(text) });
-            let mut scored: Vec<Scored> = scored.collect();
-            scored.sort_by(|a, b| b.score.total_cmp(&a.score));
-            scored
+        let rank = |passage: &Passage| {
+            let scored =
+                |statement: &Statement| Scored { at: statement.at, text: statement.text.clone(), score: score(statement) };
+            let mut ranked: Vec<Scored> = passage.statements.iter().map(scored).collect();
+            ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+            ranked
         };
-        Ok(split.iter().map(rank).collect())
+        Ok(passages.iter().map(rank).collect())
     }
 
     /// Vectors of the sentences, computing those that are not kept in one call.

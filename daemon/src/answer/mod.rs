@@ -2,7 +2,6 @@
 
 mod evidence;
 mod marks;
-mod statements;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Request, Sampling};
@@ -264,8 +263,7 @@ impl Answerer {
                 search_ms: retrieval.search_ms,
             };
             if found {
-                let texts: Vec<&str> = retrieval.passages.iter().map(|passage| passage.text.as_str()).collect();
-                let ranked = selector.rank(&query.text, &retrieval.vector, &texts)?;
+                let ranked = selector.rank(&query.text, &retrieval.vector, &retrieval.passages)?;
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
                 let read = evidence::best_of_all(&ranked, &scores, sentences);
                 for (i, (passage, ranked)) in retrieval.passages.iter().zip(&ranked).enumerate() {

@@ -7,13 +7,14 @@
 mod tokens;
 mod worker;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::gguf::{Gguf, GgufError, Kind, Pooling};
 use crate::llama::{self, LlamaError};
 use tokens::{TextTokenizer, Tokens};
-use worker::{Limits, Worker};
+use worker::{Limits, Output, Pooled, Sequence, Worker};
 
 /// How an embedder is run.
 #[derive(Debug, Clone)]
@@ -42,6 +43,23 @@ pub struct Embedding {
     pub tokens: usize,
     /// Whether the text was longer than the model takes, and was cut.
     pub truncated: bool,
+}
+
+/// A text and the places in it, in bytes, that get vectors of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parted {
+    /// The text.
+    pub text: String,
+    /// The places, at characters' boundaries.
+    pub parts: Vec<Range<usize>>,
+}
+
+impl Parted {
+    /// The parts that none of the tokens stand for.
+    fn without_tokens<'a>(&'a self, tokens: &'a Tokens) -> impl Iterator<Item = String> + 'a {
+        let missing = self.parts.iter().zip(&tokens.parts).filter(|(_, found)| found.is_none());
+        missing.map(|(part, _)| self.text[part.clone()].to_owned())
+    }
 }
 
 /// Why there is no embedding.
@@ -125,6 +143,8 @@ struct Shared {
     fingerprint: String,
     dimensions: usize,
     limits: Limits,
+    /// Whether parts can be pooled: a model that answers with its first token has no meaningful mean.
+    pools_parts: bool,
     tokenizer: TextTokenizer,
     worker: Worker,
 }
@@ -133,7 +153,7 @@ impl Embedder {
     /// Loads the encoder; everything that llama.cpp would answer with an abort is checked before it is called.
     pub fn load(path: &Path, options: &EmbedOptions) -> Result<Embedder, EmbedError> {
         let gguf = Gguf::open(path)?;
-        check_kind(&gguf)?;
+        let pooling = check_kind(&gguf)?;
         let (dimensions, positions) = check_shape(&gguf)?;
         let longest = gguf.unsigned(crate::gguf::MAX_SEQ_LENGTH).map_or(positions, |max| positions.min(max as usize));
         let (tokenizer, source_hash) = TextTokenizer::load(&gguf, options.tokenizer.as_deref(), longest)?;
@@ -147,8 +167,9 @@ impl Embedder {
         let name = gguf.name();
         // The worker maps the file itself; this mapping is not needed any longer.
         drop(gguf);
-        let worker = Worker::start(path, limits, options.threads.clamp(1, 256), dimensions)?;
-        Ok(Embedder { shared: Arc::new(Shared { name, fingerprint, dimensions, limits, tokenizer, worker }) })
+        let worker = Worker::start(path, limits, options.threads.clamp(1, 256), Output { dimensions, pooling })?;
+        let pools_parts = pooling == Pooling::Mean;
+        Ok(Embedder { shared: Arc::new(Shared { name, fingerprint, dimensions, limits, pools_parts, tokenizer, worker }) })
     }
 
     /// The model's name as its file gives it.
@@ -179,28 +200,61 @@ impl Embedder {
 
     /// The token ids that the encoder sees for a text: with special tokens, truncated.
     pub fn token_ids(&self, text: &str) -> Result<Vec<u32>, EmbedError> {
-        let tokens = self.shared.tokenizer.encode(text)?;
+        let tokens = self.shared.tokenizer.encode(text, &[])?;
         Ok(tokens.ids.iter().map(|id| *id as u32).collect())
     }
 
     /// Embeds one text ahead of all batches that wait. Blocks for at most the pass that runs, then its own.
     pub fn embed_query(&self, text: &str) -> Result<Embedding, EmbedError> {
-        let tokens = self.shared.tokenizer.encode(text)?;
-        let vectors = self.shared.worker.query(tokens.ids.clone())?;
-        vectors.into_iter().next().map(|vector| embedding(vector, &tokens)).ok_or(EmbedError::Stopped)
+        let tokens = self.shared.tokenizer.encode(text, &[])?;
+        let sequence = Sequence { ids: tokens.ids.clone(), parts: Vec::new() };
+        let pooled = self.shared.worker.query(sequence)?;
+        pooled.into_iter().next().map(|pooled| embedding(pooled.whole, &tokens)).ok_or(EmbedError::Stopped)
     }
 
     /// Embeds texts, in order. Blocks; passes are packed by tokens, texts of similar length together. An empty text has
     /// the vector of its special tokens alone.
     pub fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError> {
-        let all = texts.iter().map(|text| self.shared.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
-        let packs = pack(&all, &self.shared.limits);
-        let vectors = self.shared.worker.batches(&packs, |index| all[index].ids.clone())?;
-        let mut embeddings: Vec<Option<Embedding>> = vec![None; all.len()];
-        for (index, vector) in vectors {
-            embeddings[index] = Some(embedding(vector, &all[index]));
+        let all = texts.iter().map(|text| self.shared.tokenizer.encode(text, &[])).collect::<Result<Vec<_>, _>>()?;
+        let pooled = self.pooled(&all)?;
+        Ok(pooled.into_iter().zip(&all).map(|(pooled, tokens)| embedding(pooled.whole, tokens)).collect())
+    }
+
+    /// [`Embedder::embed`], with a unit vector for each part of each text that comes out of the same pass: the mean of its
+    /// tokens' vectors, which know of the text around them (late chunking: Günther et al. 2024, arXiv 2409.04701).
+    ///
+    /// A part beyond the model's longest text, or without a token, is embedded on its own. With a model whose pooling is
+    /// not the mean there are no vectors of parts.
+    pub fn embed_parted(&self, texts: &[Parted]) -> Result<Vec<(Embedding, Vec<Vec<f32>>)>, EmbedError> {
+        let all = texts.iter().map(|text| {
+            let parts = if self.shared.pools_parts { text.parts.as_slice() } else { &[] };
+            self.shared.tokenizer.encode(&text.text, parts)
+        });
+        let all = all.collect::<Result<Vec<_>, _>>()?;
+        let alone: Vec<String> = texts.iter().zip(&all).flat_map(|(text, tokens)| text.without_tokens(tokens)).collect();
+        let mut alone = self.embed(&alone)?.into_iter().map(|embedding| embedding.vector);
+        let mut embedded = Vec::with_capacity(texts.len());
+        for (pooled, tokens) in self.pooled(&all)?.into_iter().zip(&all) {
+            let mut pooled_parts = pooled.parts.into_iter();
+            let vector = |part: &Option<_>| if part.is_some() { pooled_parts.next() } else { alone.next() };
+            let parts = tokens.parts.iter().map(vector).collect::<Option<Vec<_>>>().ok_or(EmbedError::Stopped)?;
+            embedded.push((embedding(pooled.whole, tokens), parts));
         }
-        embeddings.into_iter().map(|each| each.ok_or(EmbedError::Stopped)).collect()
+        Ok(embedded)
+    }
+
+    /// The vectors of texts, in order.
+    fn pooled(&self, all: &[Tokens]) -> Result<Vec<Pooled>, EmbedError> {
+        let packs = pack(all, &self.shared.limits);
+        let sequence = |index: usize| {
+            let tokens: &Tokens = &all[index];
+            Sequence { ids: tokens.ids.clone(), parts: tokens.parts.iter().flatten().cloned().collect() }
+        };
+        let mut pooled: Vec<Option<Pooled>> = vec![None; all.len()];
+        for (index, vectors) in self.shared.worker.batches(&packs, sequence)? {
+            pooled[index] = Some(vectors);
+        }
+        pooled.into_iter().map(|each| each.ok_or(EmbedError::Stopped)).collect()
     }
 }
 
@@ -208,11 +262,11 @@ fn embedding(vector: Vec<f32>, tokens: &Tokens) -> Embedding {
     Embedding { vector, tokens: tokens.of_text, truncated: tokens.truncated }
 }
 
-fn check_kind(gguf: &Gguf) -> Result<(), EmbedError> {
+fn check_kind(gguf: &Gguf) -> Result<Pooling, EmbedError> {
     let path = gguf.path().display().to_string();
     let not_an_encoder = |found: String| EmbedError::NotAnEncoder { path: path.clone(), found };
     match gguf.kind() {
-        Kind::Encoder(Pooling::Mean | Pooling::Cls) if gguf.is_encoder_architecture() => Ok(()),
+        Kind::Encoder(pooling @ (Pooling::Mean | Pooling::Cls)) if gguf.is_encoder_architecture() => Ok(pooling),
         Kind::Encoder(Pooling::Rank) => Err(not_an_encoder("it is a reranker".into())),
         Kind::Encoder(_) if !gguf.is_encoder_architecture() => {
             Err(not_an_encoder(format!("it is an embedder made of a generator (architecture `{}`)", gguf.architecture())))

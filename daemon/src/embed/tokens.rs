@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -24,6 +25,8 @@ pub(super) struct Tokens {
     /// Without special tokens.
     pub(super) of_text: usize,
     pub(super) truncated: bool,
+    /// Of each part asked for, where its tokens stand in `ids`; `None` when it has none, or was cut.
+    pub(super) parts: Vec<Option<Range<usize>>>,
 }
 
 pub(super) struct TextTokenizer {
@@ -87,15 +90,28 @@ impl TextTokenizer {
         self.text_ids(text).map_or(0, |ids| ids.len())
     }
 
-    /// Ids with special tokens around them, cut to the model's limit.
-    pub(super) fn encode(&self, text: &str) -> Result<Tokens, EmbedError> {
+    /// Ids with special tokens around them, cut to the model's limit. `parts` are byte ranges of the text.
+    pub(super) fn encode(&self, text: &str, parts: &[Range<usize>]) -> Result<Tokens, EmbedError> {
         let mut end = text.len().min(MAX_TEXT_BYTES);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        let mut of_text = self
-            .text_ids(&text[..end])
-            .map_err(|error| EmbedError::Tokenizer { from: "the model".into(), what: format!("it fails on a text: {error}") })?;
+        let fails = |error: tokenizers::Error| EmbedError::Tokenizer {
+            from: "the model".into(),
+            what: format!("it fails on a text: {error}"),
+        };
+        let (mut of_text, parts) = if parts.is_empty() {
+            (self.text_ids(&text[..end]).map_err(fails)?, Vec::new())
+        } else {
+            let (ids, begins) = self.text_ids_and_places(&text[..end]).map_err(fails)?;
+            let in_ids = |part: &Range<usize>| {
+                let first = begins.partition_point(|at| *at < part.start);
+                let last = begins.partition_point(|at| *at < part.end);
+                let whole = first < last && last <= self.max_text_tokens;
+                whole.then(|| self.before.len() + first..self.before.len() + last)
+            };
+            (ids, parts.iter().map(in_ids).collect())
+        };
         let truncated = end < text.len() || of_text.len() > self.max_text_tokens;
         of_text.truncate(self.max_text_tokens);
         let mut ids = self.before.clone();
@@ -104,7 +120,7 @@ impl TextTokenizer {
         if ids.is_empty() {
             return Err(EmbedError::EmptyText);
         }
-        Ok(Tokens { ids, of_text: of_text.len(), truncated })
+        Ok(Tokens { ids, of_text: of_text.len(), truncated, parts })
     }
 
     fn text_ids(&self, text: &str) -> tokenizers::Result<Vec<i32>> {
@@ -112,6 +128,13 @@ impl TextTokenizer {
         // Some vocabularies also hold their control tokens as ordinary pieces.
         let of_text = encoding.get_ids().iter().filter(|id| !self.control.contains(id));
         Ok(of_text.map(|id| *id as i32).collect())
+    }
+
+    /// The ids, and where in the text each begins, in bytes.
+    fn text_ids_and_places(&self, text: &str) -> tokenizers::Result<(Vec<i32>, Vec<usize>)> {
+        let encoding = self.tokenizer.encode(text, false)?;
+        let placed = encoding.get_ids().iter().zip(encoding.get_offsets()).filter(|(id, _)| !self.control.contains(id));
+        Ok(placed.map(|(id, (begins, _))| (*id as i32, *begins)).unzip())
     }
 }
 
@@ -158,10 +181,10 @@ mod tests {
     #[test]
     fn the_files_truncation_and_padding_are_off() {
         let tokenizer = minilm();
-        let tokens = tokenizer.encode("a pump").expect("encodes");
+        let tokens = tokenizer.encode("a pump", &[]).expect("encodes");
         assert_eq!(tokens.ids, [101, 1037, 10216, 102]);
         assert_eq!((tokens.of_text, tokens.truncated), (2, false));
-        let long = tokenizer.encode(&"pump ".repeat(300)).expect("encodes");
+        let long = tokenizer.encode(&"pump ".repeat(300), &[]).expect("encodes");
         assert_eq!((long.ids.len(), long.of_text, long.truncated), (256, 254, true));
         assert_eq!(tokenizer.count(&"pump ".repeat(300)), 300);
     }
@@ -169,19 +192,19 @@ mod tests {
     #[test]
     fn control_tokens_in_a_text_are_words() {
         let tokenizer = minilm();
-        let tokens = tokenizer.encode("stop [SEP] [CLS][MASK] [PAD] go").expect("encodes");
+        let tokens = tokenizer.encode("stop [SEP] [CLS][MASK] [PAD] go", &[]).expect("encodes");
         let inner = &tokens.ids[1..tokens.ids.len() - 1];
         assert!(inner.iter().all(|id| !(0..=103).contains(id) || *id == 100), "{inner:?}");
         assert!(inner.len() > 10, "brackets and words: {inner:?}");
         // Unknown characters still give the unknown token.
-        assert!(tokenizer.encode("\u{10FFFD}").expect("encodes").ids.len() <= 3);
-        assert!(tokenizer.encode("𓀀").expect("encodes").ids.contains(&100));
+        assert!(tokenizer.encode("\u{10FFFD}", &[]).expect("encodes").ids.len() <= 3);
+        assert!(tokenizer.encode("𓀀", &[]).expect("encodes").ids.contains(&100));
     }
 
     #[test]
     fn an_endless_text_is_cut_before_it_is_tokenised() {
         let text = format!("{}é", "x".repeat(MAX_TEXT_BYTES - 1));
-        let tokens = minilm().encode(&text).expect("encodes");
+        let tokens = minilm().encode(&text, &[]).expect("encodes");
         assert!(tokens.truncated);
     }
 

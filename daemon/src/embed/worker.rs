@@ -5,13 +5,14 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -19,6 +20,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED;
 
 use super::{EmbedError, EmbedOptions};
+use crate::gguf::Pooling;
 use crate::llama;
 
 /// Queries that may wait; further callers block until there is room.
@@ -49,8 +51,32 @@ impl Limits {
     }
 }
 
-type Sequence = Vec<i32>;
-type Vectors = Vec<Vec<f32>>;
+/// One text as the model sees it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sequence {
+    /// Token ids, special tokens included.
+    pub(super) ids: Vec<i32>,
+    /// Places in `ids` that get a vector of their own.
+    pub(super) parts: Vec<Range<usize>>,
+}
+
+/// The unit vectors of one sequence.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Pooled {
+    pub(super) whole: Vec<f32>,
+    /// In the order of the sequence's parts.
+    pub(super) parts: Vec<Vec<f32>>,
+}
+
+type Vectors = Vec<Pooled>;
+
+/// What the model's token vectors become.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    pub(super) dimensions: usize,
+    /// How a whole text is pooled, mean or CLS; parts are always means.
+    pub(super) pooling: Pooling,
+}
 
 /// Sequences of one pass and where their vectors go.
 struct Job {
@@ -66,14 +92,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(path: &Path, limits: Limits, threads: usize, dimensions: usize) -> Result<Worker, EmbedError> {
+    pub(super) fn start(path: &Path, limits: Limits, threads: usize, output: Output) -> Result<Worker, EmbedError> {
         let queue = Arc::new(Queue::default());
         let (ready, loaded) = channel();
         let (of_thread, path) = (Arc::clone(&queue), path.to_path_buf());
         let body = move || {
             // Should the thread end for any reason, nobody may wait for it.
             let _closes = CloseOnDrop(Arc::clone(&of_thread));
-            own_model(&path, limits, threads, dimensions, &of_thread, &ready);
+            own_model(&path, limits, threads, output, &of_thread, &ready);
         };
         let thread = std::thread::Builder::new().name("embedder".into()).spawn(body);
         let thread = thread.map_err(|error| EmbedError::Run(format!("cannot start a thread: {error}")))?;
@@ -95,7 +121,7 @@ impl Worker {
         &self,
         packs: &[Vec<usize>],
         sequence: impl Fn(usize) -> Sequence,
-    ) -> Result<Vec<(usize, Vec<f32>)>, EmbedError> {
+    ) -> Result<Vec<(usize, Pooled)>, EmbedError> {
         let (reply, replies) = channel();
         for (tag, pack) in packs.iter().enumerate() {
             let job = Job { sequences: pack.iter().map(|index| sequence(*index)).collect(), tag, reply: reply.clone() };
@@ -214,7 +240,7 @@ fn own_model(
     path: &Path,
     limits: Limits,
     threads: usize,
-    dimensions: usize,
+    output: Output,
     queue: &Arc<Queue>,
     ready: &Sender<Result<(), EmbedError>>,
 ) {
@@ -236,7 +262,7 @@ fn own_model(
             let serve = move || {
                 // Should one thread end for any reason, nobody may wait for it.
                 let _closes = CloseOnDrop(Arc::clone(&queue));
-                let mut encoder = Encoder::new(context, limits, dimensions);
+                let mut encoder = Encoder::new(context, limits, output);
                 while let Some(job) = queue.pop() {
                     let vectors = encoder.forward(&job.sequences);
                     let _ = job.reply.send((job.tag, vectors));
@@ -261,7 +287,7 @@ struct Encoder<'model> {
     context: LlamaContext<'model>,
     batch: LlamaBatch<'static>,
     limits: Limits,
-    dimensions: usize,
+    output: Output,
     /// Tokens of the largest pass so far.
     largest: usize,
 }
@@ -280,26 +306,28 @@ fn new_context(model: &LlamaModel, limits: Limits) -> Result<LlamaContext<'_>, S
         .with_n_threads_batch(1)
         .with_flash_attention_policy(LLAMA_FLASH_ATTN_TYPE_ENABLED)
         .with_no_perf(true)
+        // Pooled here, so that parts of a text can have vectors of the same pass.
+        .with_pooling_type(LlamaPoolingType::None)
         .with_embeddings(true);
     model.new_context(backend, params).map_err(|error| format!("no context: {error}"))
 }
 
 impl<'model> Encoder<'model> {
-    fn new(context: LlamaContext<'model>, limits: Limits, dimensions: usize) -> Encoder<'model> {
-        Encoder { context, batch: LlamaBatch::new(limits.batch_tokens, 1), limits, dimensions, largest: 0 }
+    fn new(context: LlamaContext<'model>, limits: Limits, output: Output) -> Encoder<'model> {
+        Encoder { context, batch: LlamaBatch::new(limits.batch_tokens, 1), limits, output, largest: 0 }
     }
 
-    /// One pass: a unit vector for each sequence.
+    /// One pass: the unit vectors of each sequence.
     fn forward(&mut self, sequences: &[Sequence]) -> Result<Vectors, EmbedError> {
-        let tokens: usize = sequences.iter().map(Vec::len).sum();
-        let fits = sequences.iter().all(|sequence| (1..=self.limits.longest).contains(&sequence.len()));
+        let tokens: usize = sequences.iter().map(|sequence| sequence.ids.len()).sum();
+        let fits = sequences.iter().all(|sequence| (1..=self.limits.longest).contains(&sequence.ids.len()));
         if !fits || tokens > self.limits.batch_tokens || sequences.len() > self.limits.sequences {
             return Err(EmbedError::Run(format!("{tokens} tokens do not fit one pass")));
         }
         let refused = |error: &dyn std::fmt::Display| EmbedError::Run(error.to_string());
         self.batch.clear();
         for (number, sequence) in (0..).zip(sequences) {
-            for (position, id) in (0..).zip(sequence) {
+            for (position, id) in (0..).zip(&sequence.ids) {
                 self.batch.add(LlamaToken(*id), position, &[number], true).map_err(|error| refused(&error))?;
             }
         }
@@ -308,12 +336,35 @@ impl<'model> Encoder<'model> {
             self.largest = tokens;
             release_logits(&self.context, tokens.max(self.limits.sequences));
         }
-        (0..sequences.len() as i32)
-            .map(|number| {
-                let pooled = self.context.embeddings_seq_ith(number).map_err(|error| refused(&error))?;
-                unit(pooled, self.dimensions)
-            })
-            .collect()
+        let mut begins = 0;
+        let mut pooled = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            pooled.push(self.pool(begins, sequence)?);
+            begins += sequence.ids.len();
+        }
+        Ok(pooled)
+    }
+
+    /// Pools the token vectors of the sequence whose first token was the pass's `begins`-th.
+    fn pool(&self, begins: usize, sequence: &Sequence) -> Result<Pooled, EmbedError> {
+        let whole = match self.output.pooling {
+            Pooling::Cls => 0..1,
+            _ => 0..sequence.ids.len(),
+        };
+        let mean = |tokens: Range<usize>| {
+            let mut sum = vec![0.0; self.output.dimensions];
+            for token in tokens {
+                let vector = self.context.embeddings_ith((begins + token) as i32);
+                let vector = vector.map_err(|error| EmbedError::Run(error.to_string()))?;
+                if vector.len() != sum.len() {
+                    return Err(EmbedError::NotFinite);
+                }
+                sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value);
+            }
+            unit(&sum)
+        };
+        let parts = sequence.parts.iter().map(|part| mean(part.clone())).collect::<Result<_, _>>()?;
+        Ok(Pooled { whole: mean(whole)?, parts })
     }
 }
 
@@ -340,9 +391,9 @@ fn release_logits(context: &LlamaContext, rows: usize) {
 }
 
 /// The vector at length 1.
-fn unit(vector: &[f32], dimensions: usize) -> Result<Vec<f32>, EmbedError> {
+fn unit(vector: &[f32]) -> Result<Vec<f32>, EmbedError> {
     let norm = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
-    if vector.len() != dimensions || !norm.is_finite() || norm < 1e-12 {
+    if !norm.is_finite() || norm < 1e-12 {
         return Err(EmbedError::NotFinite);
     }
     Ok(vector.iter().map(|x| (f64::from(*x) / norm) as f32).collect())
@@ -389,9 +440,9 @@ mod tests {
 
     #[test]
     fn a_vector_without_direction_is_an_error() {
-        assert!(matches!(unit(&[0.0; 3], 3), Err(EmbedError::NotFinite)));
-        assert!(matches!(unit(&[f32::NAN, 1.0], 2), Err(EmbedError::NotFinite)));
-        assert_eq!(unit(&[3.0, 4.0], 2).expect("a vector"), [0.6, 0.8]);
+        assert!(matches!(unit(&[0.0; 3]), Err(EmbedError::NotFinite)));
+        assert!(matches!(unit(&[f32::NAN, 1.0]), Err(EmbedError::NotFinite)));
+        assert_eq!(unit(&[3.0, 4.0]).expect("a vector"), [0.6, 0.8]);
     }
 
     #[test]

@@ -16,8 +16,9 @@ use super::{
     media::media_type, read, read::given_title,
 };
 use crate::{
-    embed::{EmbedError, Embedder, Embedding},
-    store::{Chunk, Document, EmbedderId, Incoming, Put, Store, sha256_hex},
+    embed::{EmbedError, Embedder, Embedding, Parted},
+    retrieve::{STATEMENTS_VERSION, statements_of_chunk},
+    store::{Chunk, Document, EmbedderId, Incoming, Put, StatementVectors, Store, sha256_hex},
 };
 
 /// Most chunks of one document: what the 32 MiB of text come to that a document may have.
@@ -25,7 +26,7 @@ const MAX_CHUNKS: usize = 65_536;
 
 /// What the readers and the chunker make of a source. To be raised with every change of theirs that documents already in
 /// a library should get: they are read again when they are next put.
-const READER_VERSION: u32 = 1;
+const READER_VERSION: u32 = 2;
 
 /// Chunks embedded in one call, so that questions and progress get their turn.
 const BATCH_CHUNKS: usize = 32;
@@ -191,13 +192,15 @@ impl Pipeline {
             if batch.is_empty() {
                 break;
             }
-            let texts: Vec<String> = batch.iter().map(|part| embedded_text(&document.title, &part.heading, &part.text)).collect();
-            let embeddings = self.encoder.embed(&texts)?;
+            let texts: Vec<Parted> = batch.iter().map(|part| parted(&document.title, part)).collect();
+            let (embeddings, statements): (Vec<Embedding>, Vec<Vec<Vec<f32>>>) = self.encoder.embed(&texts)?.into_iter().unzip();
             truncated += embeddings.iter().filter(|embedding| embedding.truncated).count() as u32;
             let vectors: Vec<Vec<f32>> = embeddings.into_iter().map(|embedding| embedding.vector).collect();
+            let statements: Vec<StatementVectors> =
+                statements.into_iter().map(|vectors| StatementVectors { version: STATEMENTS_VERSION, vectors }).collect();
             let chunks: Vec<Chunk> =
                 batch.into_iter().zip(ordinals.by_ref()).map(|(part, ordinal)| numbered(document, part, ordinal)).collect();
-            incoming.append(&chunks, &vectors)?;
+            incoming.append_with_statements(&chunks, &vectors, &statements)?;
             if progress(document.chunks as usize - parts.len(), document.chunks as usize).is_break() {
                 return Err(IngestError::Cancelled { id: document.id.clone() });
             }
@@ -207,6 +210,14 @@ impl Pipeline {
         }
         Ok(truncated)
     }
+}
+
+/// The text that is embedded for a chunk, and where its statements stand in it.
+fn parted(title: &str, part: &TextChunk) -> Parted {
+    let text = embedded_text(title, &part.heading, &part.text);
+    let before = text.len() - part.text.len();
+    let places = statements_of_chunk(&part.text).into_iter().map(|(place, _)| before + place.start..before + place.end);
+    Parted { parts: places.collect(), text }
 }
 
 fn numbered(document: &Document, part: TextChunk, ordinal: u32) -> Chunk {
@@ -227,7 +238,8 @@ trait Encoder: Send + Sync {
     fn id(&self) -> EmbedderId;
     fn max_tokens(&self) -> usize;
     fn count_tokens(&self, text: &str) -> usize;
-    fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError>;
+    /// The texts' vectors, each with those of its parts.
+    fn embed(&self, texts: &[Parted]) -> Result<Vec<(Embedding, Vec<Vec<f32>>)>, EmbedError>;
 }
 
 impl Encoder for Embedder {
@@ -243,8 +255,8 @@ impl Encoder for Embedder {
         Embedder::count_tokens(self, text)
     }
 
-    fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError> {
-        Embedder::embed(self, texts)
+    fn embed(&self, texts: &[Parted]) -> Result<Vec<(Embedding, Vec<Vec<f32>>)>, EmbedError> {
+        self.embed_parted(texts)
     }
 }
 
@@ -390,13 +402,13 @@ mod tests {
             text.split_whitespace().count()
         }
 
-        fn embed(&self, texts: &[String]) -> Result<Vec<Embedding>, EmbedError> {
+        fn embed(&self, texts: &[Parted]) -> Result<Vec<(Embedding, Vec<Vec<f32>>)>, EmbedError> {
             self.embedded.fetch_add(texts.len(), Ordering::Relaxed);
             self.largest_batch.fetch_max(texts.len(), Ordering::Relaxed);
-            let embedding = |text: &String| Embedding {
-                vector: vec![1.0 / (self.dimensions as f32).sqrt(); self.dimensions],
-                tokens: self.count_tokens(text),
-                truncated: text.contains("LONG"),
+            let vector = vec![1.0 / (self.dimensions as f32).sqrt(); self.dimensions];
+            let embedding = |Parted { text, parts }: &Parted| {
+                let (tokens, truncated) = (self.count_tokens(text), text.contains("LONG"));
+                (Embedding { vector: vector.clone(), tokens, truncated }, vec![vector.clone(); parts.len()])
             };
             Ok(texts.iter().map(embedding).collect())
         }

@@ -9,6 +9,7 @@ mod fuse;
 mod passages;
 mod score;
 mod sentences;
+mod statements;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Once};
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 pub use confidence::{Calibration, Features, Fitted, MARGIN_RANK};
 pub use sentences::sentences;
+pub use statements::{VERSION as STATEMENTS_VERSION, statements_of_chunk};
 
 use crate::embed::{EmbedError, Embedder};
 use crate::store::terms::{self, Language};
@@ -64,6 +66,19 @@ pub struct Passage {
     pub text: String,
     /// Which page begins where in the text, in bytes, ascending; empty where the source has no pages.
     pub pages: Vec<(usize, u32)>,
+    /// What it says, in reading order.
+    pub statements: Vec<Statement>,
+}
+
+/// A sentence, list item or table row of a passage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    /// Where it begins in the passage's text, in bytes.
+    pub at: usize,
+    /// What it says; a row with its column heads.
+    pub text: String,
+    /// Its unit vector, as it was kept with its chunk; `None` where there is none.
+    pub vector: Option<Vec<f32>>,
 }
 
 impl Passage {
@@ -395,7 +410,10 @@ impl Retriever {
             let candidate = &ranking.candidates[origins[run.rank]];
             let best = &run.chunks[run.best];
             let document = self.store.document(collection, &best.document)?;
-            let (text, pages) = run.text();
+            let joined = run.joined();
+            let kept = run.chunks.iter().map(|chunk| self.store.statements(run.number(), chunk.ordinal));
+            let statements = joined.statements(&run, kept.collect::<Result<_, _>>()?);
+            let passages::Joined { text, pages, .. } = joined;
             passages.push(Passage {
                 document: best.document.clone(),
                 title: document.map(|document| document.title).unwrap_or_default(),
@@ -411,6 +429,7 @@ impl Retriever {
                 lexical: candidate.lexical,
                 text,
                 pages,
+                statements,
             });
         }
         Ok(passages)

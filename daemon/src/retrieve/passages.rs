@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::store::Chunk;
+use super::Statement;
+use super::statements::{self, statements_of_chunk};
+use crate::store::{Chunk, StatementVectors};
 
 /// A passage grows by its neighbours up to this many embedder tokens.
 const MAX_TOKENS: u32 = 512;
@@ -68,23 +70,57 @@ impl Run {
         }
     }
 
-    /// The text of the run, and which page begins where in it, in bytes. What one chunk repeats of the one before appears
-    /// once.
-    pub(super) fn text(&self) -> (String, Vec<(usize, u32)>) {
-        let (mut text, mut pages) = (String::new(), Vec::new());
+    /// The version of the document that the run is of.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The run as one text. What one chunk repeats of the one before appears once.
+    pub(super) fn joined(&self) -> Joined {
+        let mut joined = Joined::default();
         for chunk in &self.chunks {
-            let shared = overlap(&text, &chunk.text);
-            if shared == 0 && !text.is_empty() {
-                text.push('\n');
+            let shared = overlap(&joined.text, &chunk.text);
+            if shared == 0 && !joined.text.is_empty() {
+                joined.text.push('\n');
             }
-            let begins = text.len();
-            text.push_str(&chunk.text[shared..]);
+            let begins = joined.text.len();
+            joined.text.push_str(&chunk.text[shared..]);
+            joined.chunks.push((begins, shared));
             if let Some(first) = chunk.page {
                 let places = [0].into_iter().chain(chunk.breaks.iter().map(|at| *at as usize));
-                pages.extend(places.map(|at| begins + at.saturating_sub(shared)).zip(first..));
+                joined.pages.extend(places.map(|at| begins + at.saturating_sub(shared)).zip(first..));
             }
         }
-        (text, pages)
+        joined
+    }
+}
+
+/// The chunks of a run as one text.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    pub(super) text: String,
+    /// Which page begins where in the text, in bytes.
+    pub(super) pages: Vec<(usize, u32)>,
+    /// Of each chunk where it begins in the text, and how many of its first bytes the chunks before it say.
+    chunks: Vec<(usize, usize)>,
+}
+
+impl Joined {
+    /// The statements of the run in reading order. `kept` gives the vectors that are kept of its chunks, in their order.
+    pub(super) fn statements(&self, run: &Run, kept: Vec<Option<StatementVectors>>) -> Vec<Statement> {
+        let mut all = Vec::new();
+        for ((chunk, kept), (begins, shared)) in run.chunks.iter().zip(kept).zip(&self.chunks) {
+            let said = statements_of_chunk(&chunk.text);
+            let kept = kept.filter(|kept| kept.version == statements::VERSION && kept.vectors.len() == said.len());
+            let vectors = kept.map_or_else(|| vec![None; said.len()], |kept| kept.vectors.into_iter().map(Some).collect());
+            let new = said.into_iter().zip(vectors).filter(|((place, _), _)| place.end > *shared);
+            all.extend(new.map(|((place, text), vector)| Statement {
+                at: begins + place.start.saturating_sub(*shared),
+                text,
+                vector,
+            }));
+        }
+        all
     }
 }
 
@@ -127,9 +163,9 @@ mod tests {
         ];
         let runs = group(candidates.into_iter(), 3);
         assert_eq!(runs.len(), 3);
-        assert_eq!(runs[0].text().0, "Before you begin:\nOpen the valve slowly. Wait ten minutes. Close it again.");
+        assert_eq!(runs[0].joined().text, "Before you begin:\nOpen the valve slowly. Wait ten minutes. Close it again.");
         assert_eq!((runs[0].chunks[runs[0].best].ordinal, runs[0].rank), (4, 0));
-        assert_eq!(runs[2].text().0, "far away");
+        assert_eq!(runs[2].joined().text, "far away");
     }
 
     #[test]
@@ -142,9 +178,33 @@ mod tests {
         let first = paged(0, "one two three four", 4, &[8]);
         let second = paged(1, "three four five six", 5, &[11, 11]);
         let runs = group([(1, first), (1, second)].into_iter(), 2);
-        let (text, pages) = runs[0].text();
+        let Joined { text, pages, .. } = runs[0].joined();
         assert_eq!(text, "one two three four five six");
         assert_eq!(pages, [(0, 4), (8, 5), (18, 5), (19, 6), (19, 7)]);
+    }
+
+    #[test]
+    fn statements_stand_where_their_chunks_say_them() {
+        let candidates =
+            [(1, chunk("a", 4, "Open the valve. Wait ten minutes.", 9)), (1, chunk("a", 5, "Wait ten minutes. Close it.", 9))];
+        let runs = group([candidates[0].clone(), candidates[1].clone(), (2, chunk("b", 1, "Else.", 9))].into_iter(), 2);
+        let vectors = |version, count| Some(StatementVectors { version, vectors: vec![vec![1.0]; count] });
+        let joined = runs[0].joined();
+        let told = |kept| {
+            let statements = joined.statements(&runs[0], kept);
+            let at_its_place = |s: &Statement| joined.text[s.at..].starts_with(&s.text);
+            assert!(statements.iter().all(at_its_place), "{statements:?}");
+            statements.into_iter().map(|s| (s.text, s.vector.is_some())).collect::<Vec<_>>()
+        };
+        let said = |vectors: [bool; 3]| {
+            let said = ["Open the valve.", "Wait ten minutes.", "Close it."].map(str::to_owned);
+            said.into_iter().zip(vectors).collect::<Vec<_>>()
+        };
+        let current = statements::VERSION;
+        assert_eq!(told(vec![vectors(current, 2), vectors(current, 2)]), said([true; 3]));
+        // Nothing kept, as by older versions; other statements; another number of them.
+        assert_eq!(told(vec![None, vectors(current, 2)]), said([false, false, true]));
+        assert_eq!(told(vec![vectors(current + 1, 2), vectors(current, 3)]), said([false; 3]));
     }
 
     #[test]

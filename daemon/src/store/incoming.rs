@@ -5,9 +5,10 @@
 //! The number stands in the database as unfinished meanwhile; what a crash leaves of it is removed at the next start.
 
 use super::{
-    Chunk, Document, DocumentRecord, MAX_CHUNK_BYTES, Put, Store, StoreError, check_collection, check_fields, check_id, head_of,
-    keys, remove_rows, row, sha256_hex,
+    Chunk, Document, DocumentRecord, MAX_CHUNK_BYTES, Put, StatementVectors, Store, StoreError, check_collection, check_fields,
+    check_id, head_of, keys, remove_rows, row, sha256_hex,
     sources::Staged,
+    statements,
     terms::{self, Language},
 };
 
@@ -26,12 +27,20 @@ pub struct Incoming<'a> {
     staged: Option<Staged>,
     /// The language of the first chunks.
     language: Option<Language>,
-    /// Chunks and rows, encoded, that are not written yet.
-    held: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Chunks that are not written yet.
+    held: Vec<Held>,
     /// The version's number, once chunks are written under it.
     number: Option<u64>,
     /// Chunks so far.
     chunks: u32,
+}
+
+/// What is written for a chunk, encoded.
+#[derive(Debug)]
+struct Held {
+    chunk: Vec<u8>,
+    row: Vec<u8>,
+    statements: Option<Vec<u8>>,
 }
 
 impl Store {
@@ -74,7 +83,7 @@ impl Store {
 
     /// Removes the chunks and rows of an unfinished number.
     fn sweep(&self, number: u64) -> Result<(), StoreError> {
-        for prefix in [keys::chunks_of(number), keys::rows_of(number)] {
+        for prefix in [keys::chunks_of(number), keys::rows_of(number), keys::statements_of(number)] {
             loop {
                 let some = self.inner.tree.scan_prefix(&prefix).keys().take(SWEPT_KEYS);
                 let some: Vec<_> = some.collect::<Result<_, _>>().map_err(|error| self.database(error))?;
@@ -101,15 +110,34 @@ impl Store {
 impl Incoming<'_> {
     /// Adds chunks, in their order, with their unit vectors.
     pub fn append(&mut self, chunks: &[Chunk], vectors: &[Vec<f32>]) -> Result<(), StoreError> {
-        if chunks.len() != vectors.len() {
-            return Err(self.refused(format!("{} chunks came with {} vectors", chunks.len(), vectors.len())));
+        self.append_with_statements(chunks, vectors, &vec![StatementVectors::default(); chunks.len()])
+    }
+
+    /// Adds chunks, in their order, with their unit vectors and those of their statements.
+    pub fn append_with_statements(
+        &mut self,
+        chunks: &[Chunk],
+        vectors: &[Vec<f32>],
+        statements: &[StatementVectors],
+    ) -> Result<(), StoreError> {
+        if chunks.len() != vectors.len() || chunks.len() != statements.len() {
+            return Err(self.refused(format!(
+                "{} chunks came with {} vectors and {} lists of statements",
+                chunks.len(),
+                vectors.len(),
+                statements.len()
+            )));
         }
         let texts = chunks.iter().map(|chunk| chunk.text.as_str());
         let language = *self.language.get_or_insert_with(|| terms::language_of(texts));
-        for (chunk, vector) in chunks.iter().zip(vectors) {
-            self.check(chunk, vector)?;
+        for ((chunk, vector), said) in chunks.iter().zip(vectors).zip(statements) {
+            self.check(chunk)?;
+            for vector in std::iter::once(vector).chain(&said.vectors) {
+                self.check_vector(vector)?;
+            }
             let row = row::encode(vector, &head_of(&self.document.title, &chunk.heading), &chunk.text, language);
-            self.held.push((self.store.encode(chunk)?, row));
+            let statements = (!said.vectors.is_empty()).then(|| statements::encode(said, self.dimensions));
+            self.held.push(Held { chunk: self.store.encode(chunk)?, row, statements });
             self.chunks += 1;
             if self.held.len() >= HELD_CHUNKS {
                 self.write_ahead()?;
@@ -118,7 +146,7 @@ impl Incoming<'_> {
         Ok(())
     }
 
-    fn check(&self, chunk: &Chunk, vector: &[f32]) -> Result<(), StoreError> {
+    fn check(&self, chunk: &Chunk) -> Result<(), StoreError> {
         let ordinal = self.chunks;
         if chunk.ordinal != ordinal || chunk.document != self.document.id {
             return Err(self.refused(format!("its chunk {ordinal} is named {}", chunk.id())));
@@ -126,8 +154,12 @@ impl Incoming<'_> {
         if chunk.text.len() > MAX_CHUNK_BYTES || head_of("", &chunk.heading).len() > MAX_CHUNK_BYTES {
             return Err(self.refused(format!("its chunk {ordinal} is longer than {MAX_CHUNK_BYTES} bytes")));
         }
+        Ok(())
+    }
+
+    fn check_vector(&self, vector: &[f32]) -> Result<(), StoreError> {
         if vector.len() != self.dimensions || vector.iter().any(|value| !value.is_finite()) {
-            return Err(self.refused(format!("its vector {ordinal} is not {} finite numbers", self.dimensions)));
+            return Err(self.refused(format!("a vector of its chunk {} is not {} finite numbers", self.chunks, self.dimensions)));
         }
         Ok(())
     }
@@ -160,9 +192,12 @@ impl Incoming<'_> {
 
     fn insert_held(&mut self, batch: &mut sled::Batch, number: u64) {
         let first = self.chunks - self.held.len() as u32;
-        for ((chunk, row), ordinal) in self.held.drain(..).zip(first..) {
-            batch.insert(keys::chunk(number, ordinal), chunk);
-            batch.insert(keys::row(number, ordinal), row);
+        for (held, ordinal) in self.held.drain(..).zip(first..) {
+            batch.insert(keys::chunk(number, ordinal), held.chunk);
+            batch.insert(keys::row(number, ordinal), held.row);
+            if let Some(statements) = held.statements {
+                batch.insert(keys::statements(number, ordinal), statements);
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `n` name NUL collection | what another room keeps beside a collection (CBOR) |
 //! | `u` number | nothing: chunks and rows under this number are being written, no document names it yet |
 //! | `r` number ordinal | search row, see [`super::row`] |
+//! | `s` number ordinal | vectors of the chunk's statements, see [`super::statements`]; not of older versions' documents |
 //!
 //! `number` (u64, big-endian) is given to each version of a document once and never again; `ordinal` (u32, big-endian)
 //! is the chunk's place in it. Collection names cannot hold NUL, so the two parts of a `d` key cannot run into each other.
@@ -56,4 +57,12 @@ pub(super) fn row(number: u64, ordinal: u32) -> Vec<u8> {
 
 pub(super) fn rows_of(number: u64) -> Vec<u8> {
     [&b"r"[..], &number.to_be_bytes()].concat()
+}
+
+pub(super) fn statements(number: u64, ordinal: u32) -> Vec<u8> {
+    [&b"s"[..], &number.to_be_bytes(), &ordinal.to_be_bytes()].concat()
+}
+
+pub(super) fn statements_of(number: u64) -> Vec<u8> {
+    [&b"s"[..], &number.to_be_bytes()].concat()
 }

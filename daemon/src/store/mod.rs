@@ -22,6 +22,7 @@ mod language;
 mod row;
 mod sections;
 mod sources;
+mod statements;
 pub mod terms;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -38,6 +39,7 @@ pub use error::StoreError;
 pub use incoming::Incoming;
 pub use index::{Index, IndexedDocument, Place, Posting};
 pub use sources::sha256_hex;
+pub use statements::StatementVectors;
 
 use index::Origin;
 use sections::Unusable;
@@ -527,6 +529,12 @@ impl Store {
         self.get(&keys::chunk(number, ordinal))
     }
 
+    /// The vectors of a chunk's statements; `None` when none were kept with it. Damaged ones are none: they can be computed.
+    pub fn statements(&self, number: u64, ordinal: u32) -> Result<Option<StatementVectors>, StoreError> {
+        let value = self.inner.tree.get(keys::statements(number, ordinal)).map_err(|error| self.database(error))?;
+        Ok(value.and_then(|value| statements::decode(&value)))
+    }
+
     /// Opens the collection's index file and adds what has changed since it was written; without a file, all rows.
     fn load_index(&self, collection: &str) -> Result<Option<Arc<RwLock<Index>>>, StoreError> {
         let _writer = self.writer();
@@ -826,6 +834,7 @@ fn remove_rows(batch: &mut sled::Batch, record: &DocumentRecord) {
     for ordinal in 0..record.document.chunks {
         batch.remove(keys::chunk(record.number, ordinal));
         batch.remove(keys::row(record.number, ordinal));
+        batch.remove(keys::statements(record.number, ordinal));
     }
 }
 

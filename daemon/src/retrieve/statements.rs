@@ -5,10 +5,29 @@
 
 use std::ops::Range;
 
-use crate::retrieve::sentences;
+use super::sentences;
+
+/// To be raised with every change of what is a statement: vectors kept of other statements are not used then.
+pub const VERSION: u8 = 1;
+
+/// Statements of one chunk that are looked at; the rest of a longer one is left out.
+const MAX_STATEMENTS: usize = 24;
+
+/// A chunk's statements, as many as are looked at, each with its place in the text, in bytes.
+pub fn statements_of_chunk(text: &str) -> Vec<(Range<usize>, String)> {
+    let mut all = statements(text);
+    all.truncate(MAX_STATEMENTS);
+    let place = |(at, said): (usize, String)| {
+        let rest = &text[at..];
+        // A sentence stands there word for word, a row on a line of its own.
+        let length = if rest.starts_with(&said) { said.len() } else { rest.lines().next().map_or(0, |row| row.trim_end().len()) };
+        (at..at + length, said)
+    };
+    all.into_iter().map(place).collect()
+}
 
 /// The statements of a passage in reading order, each with where it begins in the passage, in bytes.
-pub(super) fn statements(passage: &str) -> Vec<(usize, String)> {
+fn statements(passage: &str) -> Vec<(usize, String)> {
     let mut all = Vec::new();
     let mut prose = 0..0;
     let mut table: Vec<(usize, &str)> = Vec::new();
