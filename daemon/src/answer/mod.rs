@@ -263,7 +263,7 @@ impl Answerer {
                 search_ms: retrieval.search_ms,
             };
             if found {
-                let ranked = selector.rank(&query.text, &retrieval.vector, &retrieval.passages)?;
+                let ranked = selector.rank(&retrieval.vector, &retrieval.passages)?;
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
                 let read = evidence::best_of_all(&ranked, &scores, sentences);
                 for (i, (passage, ranked)) in retrieval.passages.iter().zip(&ranked).enumerate() {

@@ -62,6 +62,9 @@ impl Parted {
     }
 }
 
+/// A text's embedding, and unit vectors of its parts.
+pub type WithParts = (Embedding, Vec<Vec<f32>>);
+
 /// Why there is no embedding.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbedError {
@@ -225,7 +228,7 @@ impl Embedder {
     ///
     /// A part beyond the model's longest text, or without a token, is embedded on its own. With a model whose pooling is
     /// not the mean there are no vectors of parts.
-    pub fn embed_parted(&self, texts: &[Parted]) -> Result<Vec<(Embedding, Vec<Vec<f32>>)>, EmbedError> {
+    pub fn embed_parted(&self, texts: &[Parted]) -> Result<Vec<WithParts>, EmbedError> {
         let all = texts.iter().map(|text| {
             let parts = if self.shared.pools_parts { text.parts.as_slice() } else { &[] };
             self.shared.tokenizer.encode(&text.text, parts)

@@ -133,6 +133,91 @@ fn many_short_and_long_texts_in_one_call_come_back_in_order() {
     assert_eq!(all.iter().filter(|each| each.truncated).count(), 20);
 }
 
+/// `text` with the parts between bars as its parts.
+fn parted(text: &str) -> Parted {
+    let mut parted = Parted::default();
+    for part in text.split('|') {
+        let begins = parted.text.len();
+        parted.text += part;
+        parted.parts.push(begins..parted.text.len());
+    }
+    parted
+}
+
+#[test]
+fn parts_have_vectors_of_the_pass_of_their_text() {
+    let embedder = embedder(Precision::F16);
+    let texts = [
+        parted("The pump is loud. |Bleed the circuit: it holds air.| The warranty covers five years."),
+        parted("Öl prüfen. |Straße, naïve café — 漢字 🫠.| Ende."),
+        parted("One part alone."),
+    ];
+    let embedded = embedder.embed_parted(&texts).expect("embeds");
+    let whole: Vec<String> = texts.iter().map(|text| text.text.clone()).collect();
+    for (((embedding, parts), text), alone) in embedded.iter().zip(&texts).zip(embedder.embed(&whole).expect("embeds")) {
+        assert!(cosine(&embedding.vector, &alone.vector) > 0.99999);
+        assert_eq!((embedding.tokens, parts.len()), (alone.tokens, text.parts.len()));
+        // The whole text's vector is the mean of all tokens, so it lies among its parts'.
+        assert!(parts.iter().all(|part| cosine(part, &alone.vector) > 0.3 && (cosine(part, part) - 1.0).abs() < 1e-6));
+    }
+    let nearest = |question: &str, parts: &[Vec<f32>]| {
+        let asked = embedder.embed_query(question).expect("embeds").vector;
+        (0..parts.len()).max_by(|a, b| cosine(&parts[*a], &asked).total_cmp(&cosine(&parts[*b], &asked)))
+    };
+    assert_eq!(nearest("What is to be done about air in the circuit?", &embedded[0].1), Some(1));
+    assert_eq!(nearest("How many years of guarantee are there?", &embedded[0].1), Some(2));
+}
+
+#[test]
+fn parts_out_of_reach_are_embedded_on_their_own() {
+    let embedder = embedder(Precision::Q8_0);
+    let long = "pump ".repeat(250);
+    let text = parted(&format!("{long}|It hums and cracks and leaks at the lower valve.| |After that the valve closes."));
+    let (embedding, parts) = embedder.embed_parted(&[text.clone(), text]).expect("embeds").remove(1);
+    assert!(embedding.truncated && parts.len() == 4);
+    // The second begins within reach and ends beyond, the third has no tokens.
+    for (part, said) in [(1, "It hums and cracks and leaks at the lower valve."), (2, " "), (3, "After that the valve closes.")] {
+        let alone = embedder.embed_query(said).expect("embeds").vector;
+        assert!(cosine(&parts[part], &alone) > 0.9995, "{said:?}");
+    }
+    assert!(embedder.embed_parted(&[]).expect("nothing to do").is_empty());
+}
+
+/// Its first token's vector stands for a text; the mean of others is nothing it was trained for.
+#[test]
+fn a_model_that_pools_by_its_first_token_has_no_parts() {
+    let mut bytes = std::fs::read(&converted(Precision::F16).0).expect("a file");
+    let at = position(&bytes, "bert.pooling_type") + "bert.pooling_type".len() + 4;
+    bytes[at..at + 4].copy_from_slice(&2_u32.to_le_bytes());
+    let file = Scratch::with(&bytes);
+    let first = Embedder::load(&file.0, &EmbedOptions::default()).expect("loads");
+    let text = parted("The pump is loud. |It holds air.");
+    let (embedding, parts) = first.embed_parted(std::slice::from_ref(&text)).expect("embeds").remove(0);
+    assert!(parts.is_empty());
+    assert!(cosine(&embedding.vector, &llama_cpp_pools(&file.0, &first, &text.text)) > 0.99999);
+    let mean = embedder(Precision::F16);
+    let by_mean = mean.embed_query(&text.text).expect("embeds").vector;
+    assert!(cosine(&embedding.vector, &by_mean) < 0.99);
+    assert!(cosine(&by_mean, &llama_cpp_pools(&converted(Precision::F16).0, &mean, &text.text)) > 0.99999);
+}
+
+/// The vector that llama.cpp pools itself, as the file says.
+fn llama_cpp_pools(path: &Path, embedder: &Embedder, text: &str) -> Vec<f32> {
+    use llama_cpp_2::context::params::LlamaContextParams;
+    use llama_cpp_2::model::{LlamaModel, params::LlamaModelParams};
+    use llama_cpp_2::{llama_batch::LlamaBatch, token::LlamaToken};
+    let backend = crate::llama::backend().expect("initialises");
+    let model = LlamaModel::load_from_file(backend, path, &LlamaModelParams::default()).expect("loads");
+    let params = LlamaContextParams::default().with_n_ctx(std::num::NonZeroU32::new(256)).with_embeddings(true);
+    let mut context = model.new_context(backend, params).expect("a context");
+    let mut batch = LlamaBatch::new(256, 1);
+    for (position, id) in (0..).zip(embedder.token_ids(text).expect("encodes")) {
+        batch.add(LlamaToken(id as i32), position, &[0], true).expect("room");
+    }
+    context.encode(&mut batch).expect("encodes");
+    context.embeddings_seq_ith(0).expect("pooled").to_vec()
+}
+
 #[test]
 fn callers_on_many_threads_share_one_embedder() {
     let embedder = embedder(Precision::Q8_0);

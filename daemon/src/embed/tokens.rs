@@ -190,6 +190,23 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_found_among_the_tokens() {
+        let tokenizer = minilm();
+        let text = "Häuser [SEP] a pump, 漢字";
+        let parts = [0..7, 8..13, 14..20, 14..21, 21..text.len(), 20..20];
+        let tokens = tokenizer.encode(text, &parts).expect("encodes");
+        assert_eq!(tokens.ids, tokenizer.encode(text, &[]).expect("encodes").ids);
+        let said = |part: usize| {
+            let ids = tokens.ids[tokens.parts[part].clone().expect("tokens")].iter().map(|id| *id as u32).collect::<Vec<_>>();
+            tokenizer.tokenizer.decode(&ids, false).expect("decodes").replace(" ##", "")
+        };
+        assert_eq!([said(0), said(1), said(2), said(3)], ["hauser", "[ sep ]", "a pump", "a pump,"]);
+        assert_eq!((tokens.parts[4].as_ref().map(Range::len), &tokens.parts[5]), (Some(2), &None));
+        let long = tokenizer.encode(&"pump ".repeat(300), &[0..1270, 1265..1275, 1400..1410]).expect("encodes");
+        assert_eq!(long.parts, [Some(1..255), None, None]);
+    }
+
+    #[test]
     fn control_tokens_in_a_text_are_words() {
         let tokenizer = minilm();
         let tokens = tokenizer.encode("stop [SEP] [CLS][MASK] [PAD] go", &[]).expect("encodes");

@@ -16,7 +16,7 @@ use super::{
     media::media_type, read, read::given_title,
 };
 use crate::{
-    embed::{EmbedError, Embedder, Embedding, Parted},
+    embed::{EmbedError, Embedder, Embedding, Parted, WithParts},
     retrieve::{STATEMENTS_VERSION, statements_of_chunk},
     store::{Chunk, Document, EmbedderId, Incoming, Put, StatementVectors, Store, sha256_hex},
 };
@@ -239,7 +239,7 @@ trait Encoder: Send + Sync {
     fn max_tokens(&self) -> usize;
     fn count_tokens(&self, text: &str) -> usize;
     /// The texts' vectors, each with those of its parts.
-    fn embed(&self, texts: &[Parted]) -> Result<Vec<(Embedding, Vec<Vec<f32>>)>, EmbedError>;
+    fn embed(&self, texts: &[Parted]) -> Result<Vec<WithParts>, EmbedError>;
 }
 
 impl Encoder for Embedder {
@@ -255,7 +255,7 @@ impl Encoder for Embedder {
         Embedder::count_tokens(self, text)
     }
 
-    fn embed(&self, texts: &[Parted]) -> Result<Vec<(Embedding, Vec<Vec<f32>>)>, EmbedError> {
+    fn embed(&self, texts: &[Parted]) -> Result<Vec<WithParts>, EmbedError> {
         self.embed_parted(texts)
     }
 }
@@ -402,7 +402,7 @@ mod tests {
             text.split_whitespace().count()
         }
 
-        fn embed(&self, texts: &[Parted]) -> Result<Vec<(Embedding, Vec<Vec<f32>>)>, EmbedError> {
+        fn embed(&self, texts: &[Parted]) -> Result<Vec<WithParts>, EmbedError> {
             self.embedded.fetch_add(texts.len(), Ordering::Relaxed);
             self.largest_batch.fetch_max(texts.len(), Ordering::Relaxed);
             let vector = vec![1.0 / (self.dimensions as f32).sqrt(); self.dimensions];
@@ -603,7 +603,7 @@ mod tests {
         let embedder = Embedder::load(model, &crate::embed::EmbedOptions::default()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
-        let pipeline = Pipeline::new(store.clone(), embedder, IngestOptions::default());
+        let pipeline = Pipeline::new(store.clone(), embedder.clone(), IngestOptions::default());
         let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/demo");
         let found = crate::ingest::walk(&[demo], &["maintenance.md".into()], &[]).unwrap();
         let begun = Instant::now();
@@ -618,5 +618,48 @@ mod tests {
         let document = store.document("default", "maintenance.md").unwrap().unwrap();
         assert_eq!(document.title, "Kelvessa HPC-7 Maintenance Manual");
         assert!((10..30).contains(&document.chunks), "{}", document.chunks);
+        every_statement_ranks_as_alone(&store, &embedder);
+    }
+
+    /// The vectors kept of each chunk's statements choose the ones that encoding them apart would choose.
+    fn every_statement_ranks_as_alone(store: &Store, embedder: &Embedder) {
+        let retriever = crate::retrieve::Retriever::new(store.clone(), embedder.clone());
+        let mut chunks = Vec::new();
+        store.for_each_chunk("default", &mut |chunk| chunks.push(chunk)).unwrap();
+        let questions = [
+            "How often is the filter in the return cleaned?",
+            "What torque do the mains terminals need?",
+            "Which pressure is too low for the heating water?",
+            "What is the charge of R290?",
+            "How do I clean the fins of the outdoor unit?",
+            "Who replaces the buffer battery of the clock?",
+            "May I clean the controller with solvents?",
+        ];
+        let (mut statements, mut agree) = (0, 0);
+        for question in questions {
+            let query = crate::retrieve::Query {
+                text: question.into(),
+                collection: "default".into(),
+                top_k: chunks.len(),
+                ..crate::retrieve::Query::default()
+            };
+            let retrieval = retriever.search(&query).unwrap();
+            let cosine = |vector: &[f32]| vector.iter().zip(&retrieval.vector).map(|(a, b)| a * b).sum::<f32>();
+            for passage in &retrieval.passages {
+                assert!(passage.statements.iter().all(|statement| statement.vector.is_some()), "{}", passage.chunk);
+                statements += passage.statements.len();
+            }
+            let said = &retrieval.passages[0].statements;
+            let texts: Vec<String> = said.iter().map(|statement| statement.text.clone()).collect();
+            let apart: Vec<f32> = embedder.embed(&texts).unwrap().iter().map(|embedding| cosine(&embedding.vector)).collect();
+            let late: Vec<f32> = said.iter().map(|statement| cosine(statement.vector.as_deref().unwrap())).collect();
+            let best = (0..late.len()).max_by(|a, b| late[*a].total_cmp(&late[*b])).unwrap();
+            let better = apart.iter().filter(|cosine| **cosine > apart[best]).count();
+            println!("{question} -> {} (place {better} of {} apart)", texts[best], texts.len());
+            agree += usize::from(better < 2);
+        }
+        let expected: usize = chunks.iter().map(|chunk| statements_of_chunk(&chunk.text).len()).sum();
+        assert_eq!(statements, expected * questions.len());
+        assert!(agree >= questions.len() - 1, "{agree} of {}", questions.len());
     }
 }

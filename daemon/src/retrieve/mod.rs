@@ -44,7 +44,7 @@ pub struct Query {
 }
 
 /// A piece of a document that may answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Passage {
     /// Id of the document.
     pub document: String,
@@ -71,7 +71,7 @@ pub struct Passage {
 }
 
 /// A sentence, list item or table row of a passage.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statement {
     /// Where it begins in the passage's text, in bytes.
     pub at: usize,
@@ -79,6 +79,8 @@ pub struct Statement {
     pub text: String,
     /// Its unit vector, as it was kept with its chunk; `None` where there is none.
     pub vector: Option<Vec<f32>>,
+    /// Share of the question's terms, weighted by their rarity in the collection, that it holds; 0 to 1.
+    pub coverage: f32,
 }
 
 impl Passage {
@@ -412,7 +414,9 @@ impl Retriever {
             let document = self.store.document(collection, &best.document)?;
             let joined = run.joined();
             let kept = run.chunks.iter().map(|chunk| self.store.statements(run.number(), chunk.ordinal));
-            let statements = joined.statements(&run, kept.collect::<Result<_, _>>()?);
+            let coverage =
+                |said: &str| ranking.question.coverage(candidate.language, &terms::analyze(said, candidate.language).terms);
+            let statements = joined.statements(&run, kept.collect::<Result<_, _>>()?, &coverage);
             let passages::Joined { text, pages, .. } = joined;
             passages.push(Passage {
                 document: best.document.clone(),

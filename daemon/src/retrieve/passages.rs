@@ -106,8 +106,14 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// The statements of the run in reading order. `kept` gives the vectors that are kept of its chunks, in their order.
-    pub(super) fn statements(&self, run: &Run, kept: Vec<Option<StatementVectors>>) -> Vec<Statement> {
+    /// The statements of the run in reading order. `kept` gives the vectors that are kept of its chunks, in their order,
+    /// `coverage` how much of the question a statement holds.
+    pub(super) fn statements(
+        &self,
+        run: &Run,
+        kept: Vec<Option<StatementVectors>>,
+        coverage: &dyn Fn(&str) -> f32,
+    ) -> Vec<Statement> {
         let mut all = Vec::new();
         for ((chunk, kept), (begins, shared)) in run.chunks.iter().zip(kept).zip(&self.chunks) {
             let said = statements_of_chunk(&chunk.text);
@@ -116,6 +122,7 @@ impl Joined {
             let new = said.into_iter().zip(vectors).filter(|((place, _), _)| place.end > *shared);
             all.extend(new.map(|((place, text), vector)| Statement {
                 at: begins + place.start.saturating_sub(*shared),
+                coverage: coverage(&text),
                 text,
                 vector,
             }));
@@ -191,9 +198,10 @@ mod tests {
         let vectors = |version, count| Some(StatementVectors { version, vectors: vec![vec![1.0]; count] });
         let joined = runs[0].joined();
         let told = |kept| {
-            let statements = joined.statements(&runs[0], kept);
+            let statements = joined.statements(&runs[0], kept, &|said| if said == "Close it." { 0.5 } else { 0.0 });
             let at_its_place = |s: &Statement| joined.text[s.at..].starts_with(&s.text);
             assert!(statements.iter().all(at_its_place), "{statements:?}");
+            assert!(statements[2].coverage > statements[1].coverage);
             statements.into_iter().map(|s| (s.text, s.vector.is_some())).collect::<Vec<_>>()
         };
         let said = |vectors: [bool; 3]| {

@@ -118,6 +118,43 @@ fn replacing_and_deleting_leave_nothing_behind() {
 }
 
 #[test]
+fn vectors_of_statements_live_and_die_with_their_chunk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let put_with = |texts: &[&str], vectors: Vec<Vec<f32>>| {
+        let source = texts.join("\n");
+        let (id, collection) = ("a".to_owned(), "c".to_owned());
+        let document = Document { id, collection, hash: sha256_hex(source.as_bytes()), ..Document::default() };
+        let chunks: Vec<Chunk> = texts.iter().zip(0..).map(|(text, ordinal)| chunk("a", ordinal, text)).collect();
+        let statements = vec![StatementVectors { version: 1, vectors }; texts.len()];
+        let mut incoming = store.begin_put(&document, source.as_bytes()).unwrap();
+        incoming.append_with_statements(&chunks, &vec![vec![0.5; DIMENSIONS]; texts.len()], &statements)?;
+        incoming.commit()
+    };
+    let kept = || store.inner.tree.scan_prefix("s").count();
+    let number = || store.get::<DocumentRecord>(&keys::document("c", "a")).unwrap().unwrap().number;
+    let texts: Vec<String> = (0..300).map(|n| format!("word{n}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    put_with(&texts, vec![vec![0.5; DIMENSIONS]; 2]).unwrap();
+    assert_eq!(kept(), 300);
+    let first = store.statements(number(), 299).unwrap().unwrap();
+    assert_eq!((first.version, first.vectors), (1, vec![vec![0.5; DIMENSIONS]; 2]));
+    // Refused, and the first version stays.
+    assert!(put_with(&["new"], vec![vec![0.5; DIMENSIONS + 1]]).is_err());
+    assert_eq!(kept(), 300);
+    put_with(&["new"], vec![vec![0.5; DIMENSIONS]]).unwrap();
+    assert_eq!(kept(), 1);
+    // As documents of older versions are.
+    put_with(&["newer"], Vec::new()).unwrap();
+    assert_eq!((kept(), store.statements(number(), 0).unwrap()), (0, None));
+    put_with(&["newest"], vec![vec![0.5; DIMENSIONS]]).unwrap();
+    store.inner.tree.insert(keys::statements(number(), 0), vec![1, 0]).unwrap();
+    assert_eq!(store.statements(number(), 0).unwrap(), None, "damaged");
+    store.delete("c", "a").unwrap();
+    assert_eq!(kept(), 0);
+}
+
+#[test]
 fn documents_with_the_same_source_share_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
