@@ -365,6 +365,7 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         if let Some((topic, payload)) = &options.will {
             o.set_last_will(p5::LastWill::new(topic, *payload, v5::mqttbytes::QoS::AtLeastOnce, true, None));
         }
+        o.set_network_options(without_delay());
         let (client, event_loop) = v5::AsyncClient::new(o, REQUESTS);
         (Client::V5(client), EventLoop::V5(Box::new(event_loop)), Carried::V5(vec![]))
     } else {
@@ -377,9 +378,18 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         if let Some((topic, payload)) = &options.will {
             o.set_last_will(rumqttc::LastWill::new(topic, *payload, QoS::AtLeastOnce, true));
         }
-        let (client, event_loop) = rumqttc::AsyncClient::new(o, REQUESTS);
+        let (client, mut event_loop) = rumqttc::AsyncClient::new(o, REQUESTS);
+        event_loop.set_network_options(without_delay());
         (Client::V4(client), EventLoop::V4(Box::new(event_loop)), Carried::V4(vec![]))
     }
+}
+
+/// The evidence follows the acknowledgement of its question at once; with Nagle's algorithm it would wait some 40 ms for the
+/// broker's TCP to acknowledge that.
+fn without_delay() -> rumqttc::NetworkOptions {
+    let mut options = rumqttc::NetworkOptions::new();
+    options.set_tcp_nodelay(true);
+    options
 }
 
 async fn poll(event_loop: &mut EventLoop) -> Result<Option<Polled>, Failure> {
