@@ -112,28 +112,53 @@ impl Selector {
 /// How much a passage's score counts beside its sentence's: a good sentence of the best passage before an equal one elsewhere.
 const PASSAGE_WEIGHT: f32 = 0.3;
 
-/// Of each passage what the model reads: the `count` best sentences of all passages together, each where it belongs.
-/// A passage without any gets an empty text.
-pub(super) fn best_of_all(ranked: &[Vec<Scored>], passage_scores: &[f32], count: usize) -> Vec<String> {
+/// Sentences quoted for each passage on average.
+const QUOTED: usize = 2;
+/// Sentences quoted from one passage at most.
+const MOST_QUOTED: usize = 4;
+
+/// The sentences of all passages, best first, each with its passage.
+fn in_order<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) -> Vec<(usize, &'a Scored)> {
     let weighted =
         |passage: usize, sentence: &Scored| sentence.score + PASSAGE_WEIGHT * passage_scores.get(passage).copied().unwrap_or(0.0);
     let mut all: Vec<(usize, &Scored)> =
         ranked.iter().enumerate().flat_map(|(i, sentences)| sentences.iter().map(move |s| (i, s))).collect();
     all.sort_by(|a, b| weighted(b.0, b.1).total_cmp(&weighted(a.0, a.1)));
-    all.truncate(count);
-    let of = |passage: usize| {
-        let mut chosen: Vec<&Scored> = all.iter().filter(|(i, _)| *i == passage).map(|(_, sentence)| *sentence).collect();
-        chosen.sort_by_key(|sentence| sentence.at);
-        chosen.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n")
-    };
-    (0..ranked.len()).map(of).collect()
+    all
 }
 
-/// The `count` best sentences in the order in which they stand in the passage.
-pub(super) fn best(ranked: &[Scored], count: usize) -> String {
-    let mut chosen: Vec<&Scored> = ranked.iter().take(count).collect();
-    chosen.sort_by_key(|sentence| sentence.at);
-    chosen.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n")
+/// Of each of `passages` its chosen sentences as one text, in the order in which they stand there.
+fn texts(chosen: &[(usize, &Scored)], passages: usize) -> Vec<String> {
+    let of = |passage: usize| {
+        let mut own: Vec<&Scored> = chosen.iter().filter(|(i, _)| *i == passage).map(|(_, sentence)| *sentence).collect();
+        own.sort_by_key(|sentence| sentence.at);
+        own.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n")
+    };
+    (0..passages).map(of).collect()
+}
+
+/// Of each passage what the model reads: the `count` best sentences of all passages together, each where it belongs.
+/// A passage without any gets an empty text.
+pub(super) fn best_of_all(ranked: &[Vec<Scored>], passage_scores: &[f32], count: usize) -> Vec<String> {
+    let mut all = in_order(ranked, passage_scores);
+    all.truncate(count);
+    texts(&all, ranked.len())
+}
+
+/// Of each passage what is quoted: its best sentence, and the best others of all passages together, [`QUOTED`] for each
+/// passage on average. The passage that answers is quoted at more length than those that only come close.
+pub(super) fn quotes(ranked: &[Vec<Scored>], passage_scores: &[f32]) -> Vec<String> {
+    let mut quoted = vec![0; ranked.len()];
+    let is_best = |&(passage, sentence): &(usize, &Scored)| ranked[passage].first() == Some(sentence);
+    let (mut chosen, others): (Vec<_>, Vec<_>) = in_order(ranked, passage_scores).into_iter().partition(is_best);
+    chosen.iter().for_each(|(passage, _)| quoted[*passage] += 1);
+    for (passage, sentence) in others {
+        if chosen.len() < QUOTED * ranked.len() && quoted[passage] < MOST_QUOTED {
+            quoted[passage] += 1;
+            chosen.push((passage, sentence));
+        }
+    }
+    texts(&chosen, ranked.len())
 }
 
 #[cfg(test)]
@@ -141,13 +166,31 @@ mod tests {
     use super::*;
     use crate::embed::EmbedOptions;
 
+    fn scored(at: usize, text: &str, score: f32) -> Scored {
+        Scored { at, text: text.to_owned(), score }
+    }
+
     #[test]
-    fn the_best_sentences_stand_in_reading_order() {
-        let scored = |at, text: &str, score| Scored { at, text: text.to_owned(), score };
-        let ranked = [scored(2, "c.", 0.9), scored(0, "a.", 0.5), scored(1, "b.", 0.1)];
-        assert_eq!(best(&ranked, 2), "a.\nc.");
-        assert_eq!(best(&ranked, 9), "a.\nb.\nc.");
-        assert_eq!(best(&[], 2), "");
+    fn the_model_reads_the_best_sentences_in_reading_order() {
+        let ranked = [vec![scored(2, "c.", 0.9), scored(0, "a.", 0.5), scored(1, "b.", 0.1)], vec![scored(0, "d.", 0.6)], vec![]];
+        assert_eq!(best_of_all(&ranked, &[1.0, 0.9, 0.8], 3), ["a.\nc.", "d.", ""]);
+        assert_eq!(best_of_all(&ranked, &[1.0, 0.0, 0.0], 2), ["a.\nc.", "", ""]);
+        assert_eq!(best_of_all(&[], &[], 2), [""; 0]);
+    }
+
+    #[test]
+    fn every_passage_is_quoted_and_the_best_at_more_length() {
+        let said = |scores: &[f32]| -> Vec<Scored> {
+            scores.iter().enumerate().map(|(i, score)| scored(9 - i, &format!("{score}"), *score)).collect()
+        };
+        let good = said(&[0.9, 0.8, 0.7, 0.6, 0.5]);
+        let (fair, poor) = (said(&[0.55, 0.2]), said(&[0.1, 0.05]));
+        let all = [good.clone(), fair.clone(), poor.clone()];
+        assert_eq!(quotes(&all, &[1.0; 3]), ["0.6\n0.7\n0.8\n0.9", "0.55", "0.1"]);
+        assert_eq!(quotes(&[good.clone(), said(&[]), poor.clone()], &[1.0; 3]), ["0.6\n0.7\n0.8\n0.9", "", "0.05\n0.1"]);
+        assert_eq!(quotes(&[fair, poor], &[1.0; 2]), ["0.2\n0.55", "0.05\n0.1"]);
+        assert_eq!(quotes(&[good], &[1.0]), ["0.8\n0.9"]);
+        assert!(quotes(&[], &[]).is_empty());
     }
 
     #[test]

@@ -13,9 +13,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Sentences quoted from a passage.
-const QUOTE_SENTENCES: usize = 2;
-
 /// What can go wrong with a question.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
@@ -91,7 +88,7 @@ pub struct Citation {
     pub chunk: String,
     /// Fused score, 0 to 1.
     pub score: f32,
-    /// The sentence or two that answer best.
+    /// The sentences that answer best: one to four, two on average over the passages.
     pub quote: String,
 }
 
@@ -266,8 +263,9 @@ impl Answerer {
                 let ranked = selector.rank(&retrieval.vector, &retrieval.passages)?;
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
                 let read = evidence::best_of_all(&ranked, &scores, sentences);
-                for (i, (passage, ranked)) in retrieval.passages.iter().zip(&ranked).enumerate() {
-                    evidence.citations.push(cite(i + 1, passage, ranked));
+                let quotes = evidence::quotes(&ranked, &scores);
+                for (i, ((passage, ranked), quote)) in retrieval.passages.iter().zip(&ranked).zip(quotes).enumerate() {
+                    evidence.citations.push(cite(i + 1, passage, ranked, quote));
                     let text = if sentences == 0 { &passage.text } else { &read[i] };
                     if !text.is_empty() {
                         evidence.prompt.push(PromptPassage { n: i + 1, text: text.clone() });
@@ -385,7 +383,7 @@ struct Evidence {
 }
 
 /// The page is that of the best sentence: a passage may go on over several.
-fn cite(n: usize, passage: &Passage, ranked: &[Scored]) -> Citation {
+fn cite(n: usize, passage: &Passage, ranked: &[Scored], quote: String) -> Citation {
     Citation {
         n,
         document: passage.document.clone(),
@@ -394,7 +392,7 @@ fn cite(n: usize, passage: &Passage, ranked: &[Scored]) -> Citation {
         page: ranked.first().map_or(passage.page, |best| passage.page_at(best.at)),
         chunk: passage.chunk.clone(),
         score: passage.score,
-        quote: evidence::best(ranked, QUOTE_SENTENCES),
+        quote,
     }
 }
 
