@@ -41,8 +41,7 @@ const ROWS_PER_CANDIDATE: usize = 2000;
 const CANDIDATES_PER_ROW: usize = 2;
 /// Rows that are worth a thread of their own in the first pass: starting one costs some 30 microseconds.
 const ROWS_PER_THREAD: usize = 1 << 17;
-/// How far ahead is asked for what is read soon: bytes of signs in the first pass, rows when candidates are scored.
-const SIGNS_AHEAD: usize = 6 << 10;
+/// How many rows ahead a candidate's codes are asked for.
 const ROWS_AHEAD: usize = 8;
 
 /// A question's vector, prepared for the scan.
@@ -269,8 +268,8 @@ impl DenseIndex {
     /// Asks for what the score of a row is made of.
     fn prefetch(&self, row: u32) {
         let row = row as usize;
-        kernel::prefetch(bytemuck::cast_slice(&self.file.get::<f32>(Kind::Scales)[row..][..1]));
-        kernel::prefetch(bytemuck::cast_slice(&self.file.get::<i8>(Kind::Codes)[row * self.dimensions..][..self.dimensions]));
+        kernel::prefetch(self.file.get::<f32>(Kind::Scales)[row..].as_ptr().cast(), 1);
+        kernel::prefetch(self.file.get::<u8>(Kind::Codes)[row * self.dimensions..].as_ptr(), self.dimensions);
     }
 
     /// Scores rows exactly, given in ascending order.
@@ -375,10 +374,7 @@ impl DenseIndex {
         let bytes = kernel::block_bytes(self.dimensions);
         let signs = self.file.get::<u8>(Kind::Signs);
         for block in blocks {
-            let begin = block * bytes;
-            let ahead = signs.len().min(begin + SIGNS_AHEAD);
-            kernel::prefetch(&signs[ahead..signs.len().min(ahead + bytes)]);
-            let (sums, highest) = kernel.sign_sums(&signs[begin..][..bytes], &query.tables);
+            let (sums, highest) = kernel.sign_sums(&signs[block * bytes..][..bytes], &query.tables);
             if f32::from(highest) <= best.threshold {
                 continue;
             }
