@@ -251,31 +251,45 @@ mod x86 {
         _mm_cvtsi128_si32(sum) + rest
     }
 
+    /// Sums in bytes of up to [`RUN`] pairs of groups. Inlined, so that a whole run needs no loop.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn run_avx2(signs: &[u8], tables: &[u8]) -> [__m256i; 2] {
+        let low = _mm256_set1_epi8(15);
+        let mut bytes = [_mm256_setzero_si256(); 2];
+        for (signs, table) in signs.chunks_exact(32).zip(tables.chunks_exact(32)) {
+            // SAFETY: both chunks have 32 bytes.
+            let (signs, table) = unsafe {
+                (_mm256_loadu_si256(signs.as_ptr().cast::<__m256i>()), _mm256_loadu_si256(table.as_ptr().cast::<__m256i>()))
+            };
+            let halves = [_mm256_and_si256(signs, low), _mm256_and_si256(_mm256_srli_epi16::<4>(signs), low)];
+            for half in 0..2 {
+                bytes[half] = _mm256_add_epi8(bytes[half], _mm256_shuffle_epi8(table, halves[half]));
+            }
+        }
+        bytes
+    }
+
     #[target_feature(enable = "avx2")]
     pub(super) fn sign_sums_avx2(block: &[u8], tables: &[u8]) -> ([u16; BLOCK], u16) {
-        let low = _mm256_set1_epi8(15);
+        const BYTES: usize = 32 * RUN;
         // Sums of whole words, and of their upper bytes: the lower bytes are the difference, modulo 2^16.
         let mut words = [_mm256_setzero_si256(); 2];
         let mut uppers = [_mm256_setzero_si256(); 2];
-        for (signs, tables) in block.chunks(32 * RUN).zip(tables.chunks(32 * RUN)) {
-            // Measured: the next page's signs come slower than these are added up.
-            prefetch(signs.as_ptr().wrapping_add(SIGNS_AHEAD), signs.len());
-            let mut bytes = [_mm256_setzero_si256(); 2];
-            for (signs, table) in signs.chunks_exact(32).zip(tables.chunks_exact(32)) {
-                // SAFETY: both chunks have 32 bytes.
-                let (signs, table) = unsafe {
-                    (_mm256_loadu_si256(signs.as_ptr().cast::<__m256i>()), _mm256_loadu_si256(table.as_ptr().cast::<__m256i>()))
-                };
-                let halves = [_mm256_and_si256(signs, low), _mm256_and_si256(_mm256_srli_epi16::<4>(signs), low)];
-                for half in 0..2 {
-                    bytes[half] = _mm256_add_epi8(bytes[half], _mm256_shuffle_epi8(table, halves[half]));
-                }
-            }
+        let mut widen = |bytes: [__m256i; 2]| {
             for half in 0..2 {
                 words[half] = _mm256_add_epi16(words[half], bytes[half]);
                 uppers[half] = _mm256_add_epi16(uppers[half], _mm256_srli_epi16::<8>(bytes[half]));
             }
+        };
+        let (runs, rest) = block.as_chunks::<BYTES>();
+        let (runs_of_tables, rest_of_tables) = tables.as_chunks::<BYTES>();
+        for (signs, tables) in runs.iter().zip(runs_of_tables) {
+            // Measured: the next page's signs come slower than these are added up.
+            prefetch(signs.as_ptr().wrapping_add(SIGNS_AHEAD), BYTES);
+            widen(run_avx2(signs, tables));
         }
+        widen(run_avx2(rest, rest_of_tables));
         let mut sums = [0u16; BLOCK];
         for half in 0..2 {
             let lowers = _mm256_sub_epi16(words[half], _mm256_slli_epi16::<8>(uppers[half]));
@@ -347,23 +361,35 @@ mod arm {
         sum
     }
 
+    /// Sums in bytes of up to [`RUN`] groups. Inlined, so that a whole run needs no loop.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn run_neon(signs: &[u8], tables: &[u8]) -> [uint8x16_t; 2] {
+        let low = vdupq_n_u8(15);
+        let mut bytes = [vdupq_n_u8(0); 2];
+        for (signs, table) in signs.chunks_exact(16).zip(tables.chunks_exact(16)) {
+            // SAFETY: both chunks have 16 bytes.
+            let (signs, table) = unsafe { (vld1q_u8(signs.as_ptr()), vld1q_u8(table.as_ptr())) };
+            bytes[0] = vaddq_u8(bytes[0], vqtbl1q_u8(table, vandq_u8(signs, low)));
+            bytes[1] = vaddq_u8(bytes[1], vqtbl1q_u8(table, vshrq_n_u8::<4>(signs)));
+        }
+        bytes
+    }
+
     #[target_feature(enable = "neon")]
     pub(super) fn sign_sums_neon(block: &[u8], tables: &[u8]) -> ([u16; BLOCK], u16) {
+        const BYTES: usize = 16 * RUN;
         let mut parts = [vdupq_n_u16(0); 4];
-        let low = vdupq_n_u8(15);
-        for (signs, tables) in block.chunks(16 * RUN).zip(tables.chunks(16 * RUN)) {
-            let mut bytes = [vdupq_n_u8(0); 2];
-            for (signs, table) in signs.chunks_exact(16).zip(tables.chunks_exact(16)) {
-                // SAFETY: both chunks have 16 bytes.
-                let (signs, table) = unsafe { (vld1q_u8(signs.as_ptr()), vld1q_u8(table.as_ptr())) };
-                bytes[0] = vaddq_u8(bytes[0], vqtbl1q_u8(table, vandq_u8(signs, low)));
-                bytes[1] = vaddq_u8(bytes[1], vqtbl1q_u8(table, vshrq_n_u8::<4>(signs)));
-            }
+        let mut widen = |bytes: [uint8x16_t; 2]| {
             for half in 0..2 {
                 parts[2 * half] = vaddw_u8(parts[2 * half], vget_low_u8(bytes[half]));
                 parts[2 * half + 1] = vaddw_high_u8(parts[2 * half + 1], bytes[half]);
             }
-        }
+        };
+        let (runs, rest) = block.as_chunks::<BYTES>();
+        let (runs_of_tables, rest_of_tables) = tables.as_chunks::<BYTES>();
+        runs.iter().zip(runs_of_tables).for_each(|(signs, tables)| widen(run_neon(signs, tables)));
+        widen(run_neon(rest, rest_of_tables));
         let mut sums = [0u16; BLOCK];
         for (part, out) in parts.into_iter().zip(sums.chunks_exact_mut(8)) {
             // SAFETY: each chunk has eight sums.
