@@ -98,7 +98,7 @@ pub(super) fn sign_tables(query: &[f32]) -> (Vec<u8>, f32) {
 
 /// Asks for bytes that are read soon, so that they need not come one after the other. A hint without effect on anything but
 /// speed: there need not be memory at all, and of a mapped file nothing is read for it.
-#[inline(always)]
+#[inline]
 pub(super) fn prefetch(bytes: *const u8, count: usize) {
     for line in (0..count).step_by(LINE).map(|at| bytes.wrapping_add(at)) {
         // SAFETY: the instruction does nothing where an address cannot be read.
@@ -194,7 +194,7 @@ impl Kernel {
 }
 
 /// The highest of the sums; in the caller's instructions.
-#[inline(always)]
+#[inline]
 fn highest(sums: &[u16; BLOCK]) -> u16 {
     sums.iter().fold(0, |highest, sum| highest.max(*sum))
 }
