@@ -151,7 +151,9 @@ pub(super) fn quotes(ranked: &[Vec<Scored>], passage_scores: &[f32]) -> Vec<Stri
     let mut quoted = vec![0; ranked.len()];
     let is_best = |&(passage, sentence): &(usize, &Scored)| ranked[passage].first() == Some(sentence);
     let (mut chosen, others): (Vec<_>, Vec<_>) = in_order(ranked, passage_scores).into_iter().partition(is_best);
-    chosen.iter().for_each(|(passage, _)| quoted[*passage] += 1);
+    for (passage, _) in &chosen {
+        quoted[*passage] += 1;
+    }
     for (passage, sentence) in others {
         if chosen.len() < QUOTED * ranked.len() && quoted[passage] < MOST_QUOTED {
             quoted[passage] += 1;

@@ -48,6 +48,8 @@ pub struct Query {
 pub struct Passage {
     /// Id of the document.
     pub document: String,
+    /// Number of that version of the document: never given twice.
+    pub number: u64,
     /// Its title.
     pub title: String,
     /// Headings above the passage, `A > B`.
@@ -413,13 +415,14 @@ impl Retriever {
             let best = &run.chunks[run.best];
             let document = self.store.document(collection, &best.document)?;
             let joined = run.joined();
-            let kept = run.chunks.iter().map(|chunk| self.store.statements(run.number(), chunk.ordinal));
+            let kept = run.chunks.iter().map(|chunk| self.store.statements(run.number, chunk.ordinal));
             let coverage =
                 |said: &str| ranking.question.coverage(candidate.language, &terms::analyze(said, candidate.language).terms);
             let statements = joined.statements(&run, kept.collect::<Result<_, _>>()?, &coverage);
             let passages::Joined { text, pages, .. } = joined;
             passages.push(Passage {
                 document: best.document.clone(),
+                number: run.number,
                 title: document.map(|document| document.title).unwrap_or_default(),
                 heading: best.heading.join(" > "),
                 page: match pages.as_slice() {

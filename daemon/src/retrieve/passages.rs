@@ -20,7 +20,8 @@ pub(super) struct Run {
     pub(super) best: usize,
     /// Its rank among the candidates.
     pub(super) rank: usize,
-    number: u64,
+    /// The document version's number.
+    pub(super) number: u64,
 }
 
 /// Groups candidates, best first, into at most `count` runs. A chunk next to a run joins it while the run stays within
@@ -68,11 +69,6 @@ impl Run {
         } else {
             self.chunks.push(chunk);
         }
-    }
-
-    /// The version of the document that the run is of.
-    pub(super) fn number(&self) -> u64 {
-        self.number
     }
 
     /// The run as one text. What one chunk repeats of the one before appears once.
