@@ -3,6 +3,7 @@
 
 mod log;
 mod memory;
+mod threads;
 
 use std::sync::OnceLock;
 
@@ -10,6 +11,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 
 use crate::gguf::{Gguf, Value};
 pub use memory::{Memory, available_memory};
+pub use threads::{Bench, set_threads, with_model};
 
 /// Why llama.cpp is not asked to load a model, or could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,14 @@ pub enum LlamaError {
         path: String,
         /// What is wrong.
         what: String,
+    },
+    /// A model could not be measured.
+    #[error("cannot measure {path}: {reason}; give a text-generation GGUF that `vademecum doctor` accepts")]
+    Measure {
+        /// The model file.
+        path: String,
+        /// What is the matter.
+        reason: String,
     },
     /// Keys, values and buffers need more than is free.
     #[error(
