@@ -14,9 +14,8 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{c_uint, c_void};
 use std::hint::spin_loop;
 use std::ptr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,6 +34,24 @@ const BUDGET_SHARE: u32 = 8;
 const BUDGET_LEAST: Duration = Duration::from_micros(800);
 /// Regions that sleep at once before spinning is tried again: 1, then twice as many each time that it did not pay.
 const LONGEST_PAUSE: u32 = 64;
+
+/// How threads wait for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// As the load has it: what everything but a measurement wants.
+    Follow,
+    /// Always spinning.
+    Spin,
+    /// Always asleep at once.
+    Sleep,
+}
+
+static WAITING: AtomicU8 = AtomicU8::new(Waiting::Follow as u8);
+
+/// How the threads of this process wait from the next forward pass on. For measuring one way beside the other.
+pub fn set_waiting(waiting: Waiting) {
+    WAITING.store(waiting as u8, Ordering::Relaxed);
+}
 
 /// How many turns of a spinning loop fit into a time: a turn takes 1 ns on one processor, 50 on another.
 fn turns(time: Duration) -> u32 {
@@ -192,11 +209,20 @@ impl Team {
     fn run(&mut self, threads: usize, body: Body, data: *mut c_void) {
         let helpers = self.grow(threads - 1);
         let members = helpers as u32 + 1;
-        let (spins, shared) = (self.habit.spins(), &*self.shared);
+        let shared = &*self.shared;
+        let waiting = WAITING.load(Ordering::Relaxed);
+        let follows = waiting == Waiting::Follow as u8;
+        let spins = follows && self.habit.spins();
         let budget = turns((self.last / BUDGET_SHARE).max(BUDGET_LEAST));
         shared.wasted.store(0, Ordering::Relaxed);
         shared.budget.store(budget, Ordering::Relaxed);
-        shared.patience.store(turns(if spins { LONGEST } else { SHORTEST }), Ordering::Relaxed);
+        let patience = match () {
+            () if spins => turns(LONGEST),
+            () if waiting == Waiting::Spin as u8 => u32::MAX,
+            () if waiting == Waiting::Sleep as u8 => 0,
+            () => turns(SHORTEST),
+        };
+        shared.patience.store(patience, Ordering::Relaxed);
         let started = Instant::now();
         for worker in &self.workers[..helpers] {
             worker.seat.body.store(body as *mut c_void, Ordering::Relaxed);
@@ -301,12 +327,15 @@ unsafe extern "C" fn GOMP_parallel(body: Body, data: *mut c_void, threads: c_uin
         return alone();
     }
     // While this thread's memory is being torn down there is no team any more.
-    let ran = TEAM.try_with(|team| {
-        let mut team = team.borrow_mut();
-        let team = team.get_or_insert_with(Team::new);
-        team.run(threads as usize, body, data);
+    let ran = TEAM.try_with(|team| match team.try_borrow_mut() {
+        Ok(mut team) => {
+            team.get_or_insert_with(Team::new).run(threads as usize, body, data);
+            true
+        }
+        // Within a region that got no helpers.
+        Err(_) => false,
     });
-    if ran.is_err() {
+    if !ran.unwrap_or(false) {
         alone();
     }
 }
@@ -318,7 +347,7 @@ extern "C" fn GOMP_barrier() {
     let member = MEMBER.get();
     if member.members > 1 {
         // SAFETY: it outlives the region.
-        unsafe { (*member.shared).meet(member.members) }
+        unsafe { (*member.shared).meet(member.members) };
     }
 }
 
@@ -337,4 +366,109 @@ extern "C" fn omp_get_thread_num() -> i32 {
 #[unsafe(no_mangle)]
 extern "C" fn omp_get_num_threads() -> i32 {
     MEMBER.get().members as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// What the threads of a region see: number, size of the team, whether they are the single one.
+    #[derive(Default)]
+    struct Seen {
+        members: Mutex<Vec<(i32, i32, bool)>>,
+        steps: [AtomicU32; 4],
+        torn: AtomicU32,
+    }
+
+    const STEPS: u32 = 2000;
+
+    unsafe extern "C" fn region(data: *mut c_void) {
+        // SAFETY: the test passes this and waits.
+        let seen = unsafe { &*data.cast::<Seen>() };
+        let (number, members) = (omp_get_thread_num(), omp_get_num_threads());
+        seen.members.lock().expect("lock").push((number, members, GOMP_single_start()));
+        for step in 1..=STEPS {
+            seen.steps[number as usize].store(step, Ordering::Relaxed);
+            GOMP_barrier();
+            // Between two barriers all are at the same step.
+            if seen.steps[..members as usize].iter().any(|other| other.load(Ordering::Relaxed) != step) {
+                seen.torn.fetch_add(1, Ordering::Relaxed);
+            }
+            GOMP_barrier();
+        }
+    }
+
+    fn run(threads: u32) -> Vec<(i32, i32, bool)> {
+        let seen = Seen::default();
+        // SAFETY: `region` takes what it is given here and may run in several threads.
+        unsafe { GOMP_parallel(region, (&raw const seen).cast_mut().cast(), threads, 0) };
+        assert_eq!(seen.torn.load(Ordering::Relaxed), 0);
+        let mut members = seen.members.into_inner().expect("lock");
+        members.sort_unstable();
+        members
+    }
+
+    #[test]
+    fn members_have_numbers_and_meet_whatever_their_number_and_way_of_waiting() {
+        let all = |n: i32| (0..n).map(|number| (number, n, number == 0)).collect::<Vec<_>>();
+        for waiting in [Waiting::Follow, Waiting::Sleep, Waiting::Follow] {
+            set_waiting(waiting);
+            for threads in [2, 4, 1, 3, 0, 2] {
+                assert_eq!(run(threads), all(threads.max(1) as i32), "{waiting:?}");
+            }
+        }
+        assert_eq!((omp_get_thread_num(), omp_get_num_threads()), (0, 1));
+        GOMP_barrier();
+    }
+
+    #[test]
+    fn threads_of_the_program_have_teams_of_their_own_that_end_with_them() {
+        let before = threads_named("team-2");
+        std::thread::scope(|scope| {
+            (0..3).for_each(|_| drop(scope.spawn(|| assert_eq!(run(3).len(), 3))));
+        });
+        // A scope ends before its threads' own memory has gone.
+        let gone = || {
+            (0..200).any(|_| {
+                threads_named("team-2") <= before || {
+                    std::thread::sleep(Duration::from_millis(10));
+                    false
+                }
+            })
+        };
+        assert!(gone(), "helpers stay behind");
+    }
+
+    fn threads_named(name: &str) -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("tasks").flatten();
+        tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)).count()
+    }
+
+    #[test]
+    fn a_habit_backs_off_and_comes_back() {
+        let mut habit = Habit { pause: 0, next: 1 };
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            let mut asleep = 0;
+            while !habit.spins() {
+                asleep += 1;
+            }
+            pauses.push(asleep);
+            habit.learn(false);
+        }
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        while !habit.spins() {}
+        for _ in 0..6 {
+            habit.learn(true);
+            assert!(habit.spins());
+        }
+        assert_eq!(habit, Habit { pause: 0, next: 1 });
+    }
+
+    #[test]
+    fn spinning_is_counted_in_time() {
+        assert!(turns(LONGEST) > turns(SHORTEST) && turns(SHORTEST) >= 1);
+        assert_eq!(turns(Duration::ZERO), 1);
+    }
 }

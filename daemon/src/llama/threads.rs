@@ -147,3 +147,34 @@ impl Bench<'_> {
         Ok(started.elapsed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::tests::model;
+
+    #[test]
+    fn the_threads_of_a_context_can_be_changed() {
+        let threads = with_model(&model("generator.gguf"), |bench| {
+            let mut seen = Vec::new();
+            for threads in [1, 3, 2, 1] {
+                bench.decode(threads)?;
+                let raw = raw(&bench.ctx).expect("the address");
+                // SAFETY: it is the context's, which lives; both calls only read.
+                seen.push(unsafe { (sys::llama_n_threads(raw), sys::llama_n_threads_batch(raw), sys::llama_n_ctx(raw)) });
+            }
+            Ok(seen)
+        });
+        assert_eq!(threads.expect("measured"), [1, 3, 2, 1].map(|n| (n, n, CONTEXT as u32)));
+    }
+
+    #[test]
+    fn both_kinds_are_measured_and_encoders_are_refused() {
+        let speeds = with_model(&model("generator.gguf"), |bench| {
+            Ok([bench.measure(Kind::Decode, 1)?, bench.measure(Kind::Batch, 2)?, bench.measure(Kind::Decode, 2)?])
+        });
+        assert!(speeds.expect("measured").iter().all(|speed| (0.05..1e6).contains(speed)));
+        let error = with_model(&model("embedder.gguf"), |_| Ok(())).expect_err("an encoder");
+        assert!(error.to_string().contains("bert"), "{error}");
+    }
+}
