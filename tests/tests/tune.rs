@@ -64,9 +64,9 @@ fn a_cpu_quota_of_a_real_control_group_counts() {
         Some(behind(Command::new("sh").args(["-c", &join, "sh"]), &command))
     } else {
         let scope = || Command::new("systemd-run").args(["--scope", "--quiet", "-p", "CPUQuota=150%", "true"]).output();
-        scope().is_ok_and(|output| output.status.success()).then(|| {
-            behind(Command::new("systemd-run").args(["--scope", "--quiet", "-p", "CPUQuota=150%"]), &command)
-        })
+        scope()
+            .is_ok_and(|output| output.status.success())
+            .then(|| behind(Command::new("systemd-run").args(["--scope", "--quiet", "-p", "CPUQuota=150%"]), &command))
     };
     let Some(limited) = limited else {
         eprintln!("not tested: control groups cannot be made here, and systemd-run does not work");
@@ -125,7 +125,10 @@ fn a_model_that_cannot_be_measured_is_named_and_none_is_no_failure() {
     let mut without = bare_vademecum(["tune", "--json", "--data-dir"]);
     without.arg(dir.path()).env("HOME", dir.path());
     let without = run(&mut without).exits(0).json();
-    assert!(without["usable"].as_u64() > Some(0) && without["note"].as_str().is_some_and(|n| n.contains("--generator")), "{without}");
+    assert!(
+        without["usable"].as_u64() > Some(0) && without["note"].as_str().is_some_and(|n| n.contains("--generator")),
+        "{without}"
+    );
 }
 
 #[test]

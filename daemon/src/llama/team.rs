@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{c_uint, c_void};
 use std::hint::spin_loop;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,12 +28,12 @@ type Body = unsafe extern "C" fn(*mut c_void);
 const LONGEST: Duration = Duration::from_micros(400);
 /// The same while cores are shared: what a thread on its last instructions needs to arrive.
 const SHORTEST: Duration = Duration::from_micros(1);
-/// Time that may be spun in vain in a region, by all its members together: this share of how long the last one took, and
-/// never less than this.
-const BUDGET_SHARE: u32 = 8;
-const BUDGET_LEAST: Duration = Duration::from_micros(800);
+/// A region may lose this much, and this share of its time, in waits for which spinning was not enough; each of its members
+/// but one, that is: one always arrives last.
+const LOSS: Duration = Duration::from_micros(800);
+const LOSS_SHARE: f64 = 0.3;
 /// Regions that sleep at once before spinning is tried again: 1, then twice as many each time that it did not pay.
-const LONGEST_PAUSE: u32 = 64;
+const LONGEST_PAUSE: u32 = 32;
 
 /// How threads wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,21 +94,25 @@ impl Signal {
         }
     }
 
-    /// Waits until the value is no longer `old`: spinning for so many turns, then asleep. Returns whether spinning was enough.
-    fn wait(&self, old: u32, turns: u32) -> bool {
+    /// Whether the value was no longer `old` within so many turns.
+    fn spin(&self, old: u32, turns: u32) -> bool {
         for _ in 0..turns {
             if self.value.load(Ordering::Acquire) != old {
                 return true;
             }
             spin_loop();
         }
+        false
+    }
+
+    /// Sleeps until the value is no longer `old`.
+    fn sleep(&self, old: u32) {
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         while self.value.load(Ordering::SeqCst) == old {
             // Returns at once when the value has changed in between; interruptions are looked at above.
             let _ = futex::wait(&self.value, futex::Flags::PRIVATE, old, None);
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
-        false
     }
 }
 
@@ -119,9 +123,9 @@ struct Shared {
     phase: Signal,
     /// How long each of them spins, in turns.
     patience: AtomicU32,
-    /// Turns that were spun in vain in this region, and may be.
-    wasted: AtomicU32,
-    budget: AtomicU32,
+    /// When the region began, and what it lost so far in waits that were too long to spin through, in nanoseconds.
+    began: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Shared {
@@ -133,14 +137,34 @@ impl Shared {
             self.phase.change();
             return;
         }
-        let turns = self.patience.load(Ordering::Relaxed);
-        if !self.phase.wait(phase, turns) {
-            let wasted = self.wasted.fetch_add(turns, Ordering::Relaxed).saturating_add(turns);
-            if wasted > self.budget.load(Ordering::Relaxed) {
-                self.patience.store(self::turns(SHORTEST), Ordering::Relaxed);
+        let patience = self.patience.load(Ordering::Relaxed);
+        if self.phase.spin(phase, patience) {
+            return;
+        }
+        let from = nanoseconds();
+        self.phase.sleep(phase);
+        if patience > turns(SHORTEST) {
+            let time = nanoseconds() - from + LONGEST.as_nanos() as u64;
+            self.lost.fetch_add(time, Ordering::Relaxed);
+            if !self.pays(members) {
+                // Nobody spins any longer in this region, unless that is what was asked for.
+                let _ = self.patience.compare_exchange(patience, turns(SHORTEST), Ordering::Relaxed, Ordering::Relaxed);
             }
         }
     }
+
+    /// Whether spinning has been right in this region so far.
+    fn pays(&self, members: u32) -> bool {
+        let elapsed = nanoseconds() - self.began.load(Ordering::Relaxed);
+        let allowed = (LOSS.as_nanos() as f64 + LOSS_SHARE * elapsed as f64) * f64::from(members - 1);
+        self.lost.load(Ordering::Relaxed) as f64 <= allowed
+    }
+}
+
+/// Nanoseconds since the first call.
+fn nanoseconds() -> u64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    FIRST.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
 /// When to spin and when to sleep at once, region by region.
@@ -196,13 +220,11 @@ struct Team {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
     habit: Habit,
-    /// How long the last region took.
-    last: Duration,
 }
 
 impl Team {
     fn new() -> Self {
-        Self { shared: Arc::default(), workers: Vec::new(), habit: Habit { pause: 0, next: 1 }, last: Duration::ZERO }
+        Self { shared: Arc::default(), workers: Vec::new(), habit: Habit { pause: 0, next: 1 } }
     }
 
     /// Runs `body` in `threads` threads, this one among them.
@@ -213,9 +235,8 @@ impl Team {
         let waiting = WAITING.load(Ordering::Relaxed);
         let follows = waiting == Waiting::Follow as u8;
         let spins = follows && self.habit.spins();
-        let budget = turns((self.last / BUDGET_SHARE).max(BUDGET_LEAST));
-        shared.wasted.store(0, Ordering::Relaxed);
-        shared.budget.store(budget, Ordering::Relaxed);
+        shared.lost.store(0, Ordering::Relaxed);
+        shared.began.store(nanoseconds(), Ordering::Relaxed);
         let patience = match () {
             () if spins => turns(LONGEST),
             () if waiting == Waiting::Spin as u8 => u32::MAX,
@@ -223,7 +244,6 @@ impl Team {
             () => turns(SHORTEST),
         };
         shared.patience.store(patience, Ordering::Relaxed);
-        let started = Instant::now();
         for worker in &self.workers[..helpers] {
             worker.seat.body.store(body as *mut c_void, Ordering::Relaxed);
             worker.seat.data.store(data, Ordering::Relaxed);
@@ -234,9 +254,8 @@ impl Team {
         // SAFETY: as promised by who called `GOMP_parallel`.
         member.run(|| unsafe { body(data) });
         shared.meet(members);
-        self.last = started.elapsed();
         if spins {
-            self.habit.learn(shared.wasted.load(Ordering::Relaxed) <= budget);
+            self.habit.learn(shared.pays(members));
         }
     }
 
@@ -276,7 +295,9 @@ impl Drop for Team {
 fn serve(seat: &Seat, number: u32) {
     let mut seen = 0;
     loop {
-        seat.go.wait(seen, seat.shared.patience.load(Ordering::Relaxed));
+        if !seat.go.spin(seen, seat.shared.patience.load(Ordering::Relaxed)) {
+            seat.go.sleep(seen);
+        }
         seen = seen.wrapping_add(1);
         let members = seat.members.load(Ordering::Acquire);
         if members == 0 {
@@ -422,27 +443,46 @@ mod tests {
         GOMP_barrier();
     }
 
+    /// The numbers that the kernel gave to the members of a region.
+    unsafe extern "C" fn who(data: *mut c_void) {
+        // SAFETY: the test passes this and waits.
+        let all = unsafe { &*data.cast::<Mutex<Vec<i32>>>() };
+        all.lock().expect("lock").push(rustix::thread::gettid().as_raw_nonzero().get());
+    }
+
     #[test]
     fn threads_of_the_program_have_teams_of_their_own_that_end_with_them() {
-        let before = threads_named("team-2");
-        std::thread::scope(|scope| {
-            (0..3).for_each(|_| drop(scope.spawn(|| assert_eq!(run(3).len(), 3))));
-        });
-        // A scope ends before its threads' own memory has gone.
-        let gone = || {
+        let team = || {
+            let all = Mutex::new(Vec::new());
+            let run = || {
+                // SAFETY: `who` takes what it is given here and may run in several threads.
+                unsafe { GOMP_parallel(who, (&raw const all).cast_mut().cast(), 3, 0) };
+            };
+            run();
+            run();
+            let mut all = all.into_inner().expect("lock");
+            all.sort_unstable();
+            assert_eq!(all.len(), 6);
+            all.dedup();
+            assert_eq!(all.len(), 3, "the second region runs on the same threads");
+            all
+        };
+        let threads = [std::thread::spawn(team), std::thread::spawn(team)];
+        let mut all: Vec<i32> = threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+        // The kernel takes a moment to forget a thread that has been joined.
+        let gone = |thread: &i32| {
+            let task = std::path::PathBuf::from(format!("/proc/self/task/{thread}"));
             (0..200).any(|_| {
-                threads_named("team-2") <= before || {
+                !task.exists() || {
                     std::thread::sleep(Duration::from_millis(10));
                     false
                 }
             })
         };
-        assert!(gone(), "helpers stay behind");
-    }
-
-    fn threads_named(name: &str) -> usize {
-        let tasks = std::fs::read_dir("/proc/self/task").expect("tasks").flatten();
-        tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)).count()
+        assert!(all.iter().all(gone), "helpers stay behind");
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 6);
     }
 
     #[test]
@@ -457,7 +497,7 @@ mod tests {
             pauses.push(asleep);
             habit.learn(false);
         }
-        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 32, 32, 32]);
         while !habit.spins() {}
         for _ in 0..6 {
             habit.learn(true);
