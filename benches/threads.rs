@@ -101,10 +101,10 @@ fn measure(
 ) -> std::result::Result<Column, vademecum::llama::LlamaError> {
     let cores = topology.usable();
     let ways = [
-        ("one", 1, Waiting::Follow),
-        ("spin", cores, Waiting::Spin),
         ("sleep", cores, Waiting::Sleep),
         ("follow", cores, Waiting::Follow),
+        ("one", 1, Waiting::Follow),
+        ("spin", cores, Waiting::Spin),
     ];
     let mut governor = Governor::among(topology.candidates(), cores);
     let mut series: Vec<(&'static str, Vec<f64>)> = Vec::new();
@@ -127,7 +127,7 @@ fn measure(
             chosen[threads] += 1;
         })?;
         note("governed", speed);
-        for (key, (_, threads, waiting)) in ["batch_one", "batch_spin", "batch_sleep", "batch_follow"].into_iter().zip(ways) {
+        for (key, (_, threads, waiting)) in ["batch_sleep", "batch_follow", "batch_one", "batch_spin"].into_iter().zip(ways) {
             set_waiting(waiting);
             note(key, bench.measure(Kind::Batch, threads)?);
             settle(bench, threads)?;
@@ -169,10 +169,13 @@ fn decode(
     Ok(f64::from(tokens) / took.as_secs_f64())
 }
 
-/// Threads that spin for ever between two passes must not do so in the others' turn: a pass that sleeps ends it.
+/// Leaves nothing of one way to the next: threads that spin for ever between two passes are ended by a pass that sleeps, and
+/// what the scheduler holds against a process that spun is forgiven while it rests.
 fn settle(bench: &mut Bench<'_>, threads: usize) -> std::result::Result<(), vademecum::llama::LlamaError> {
     set_waiting(Waiting::Sleep);
-    bench.decode(threads).map(drop)
+    bench.decode(threads)?;
+    std::thread::sleep(Duration::from_millis(30));
+    Ok(())
 }
 
 /// A process that keeps a core busy until this is dropped.

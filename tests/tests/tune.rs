@@ -45,8 +45,10 @@ impl Quota {
             let group = Self(dir, join);
             fs::write(group.0.join(file), text).ok().map(|()| group)
         };
-        one(root, "cpu.max", "150000 100000", "cgroup.procs")
-            .or_else(|| one(&root.join("cpu"), "cpu.cfs_quota_us", "150000", "tasks"))
+        // Elsewhere the root is an ordinary folder, in which everything can be made.
+        let unified = root.join("cgroup.controllers").exists();
+        let first = unified.then(|| one(root, "cpu.max", "150000 100000", "cgroup.procs")).flatten();
+        first.or_else(|| one(&root.join("cpu"), "cpu.cfs_quota_us", "150000", "tasks"))
     }
 }
 

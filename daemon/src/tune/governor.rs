@@ -174,16 +174,11 @@ impl Governor {
     fn begin(&mut self, direction: Direction) {
         self.since = 0.0;
         self.trial = match direction {
-            Direction::Down => self.below(self.current),
+            Direction::Down => below(self.current),
             // Beyond the calibrated number there is nothing to be found.
             Direction::Up => (self.current < self.home).then_some(self.current + 1),
         }
         .map(|choice| Trial { choice, direction, speeds: Vec::with_capacity(TRIAL), seconds: 0.0 });
-    }
-
-    /// The next choice to try below one: half of many, since each step costs a trial.
-    fn below(&self, choice: usize) -> Option<usize> {
-        (choice > 0).then(|| if choice >= 4 { choice / 2 } else { choice - 1 })
     }
 
     fn tried(&mut self, speed: f64, seconds: f64) {
@@ -211,8 +206,7 @@ impl Governor {
         self.pause = (self.pause * 2.0).clamp(lost / REGRET, LATE.max(lost / REGRET));
         // Three threads may wait for a core that is gone as four do: look further down before giving up.
         if direction == Direction::Down {
-            self.trial =
-                self.below(choice).map(|choice| Trial { choice, direction, speeds: Vec::with_capacity(TRIAL), seconds: 0.0 });
+            self.trial = below(choice).map(|choice| Trial { choice, direction, speeds: Vec::with_capacity(TRIAL), seconds: 0.0 });
         }
     }
 
@@ -225,6 +219,11 @@ impl Governor {
             self.adrift = (self.adrift - seconds / 2.0).max(0.0);
         }
     }
+}
+
+/// The next choice to try below one: half of many, since each step costs a trial.
+fn below(choice: usize) -> Option<usize> {
+    (choice > 0).then(|| if choice >= 4 { choice / 2 } else { choice - 1 })
 }
 
 fn median(values: &[f64]) -> f64 {
