@@ -5,7 +5,7 @@ mod marks;
 mod statements;
 
 use crate::embed::{EmbedError, Embedder};
-use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Request, Sampling};
+use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Reading, Request, Sampling};
 use crate::retrieve::{Passage, Query, RetrieveError, Retriever};
 use evidence::{Scored, Selector};
 use marks::Marks;
@@ -160,6 +160,21 @@ pub enum Progress {
     Delta(String),
 }
 
+/// How passages become an answer: what the model reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reader {
+    /// The best few sentences of all passages.
+    #[default]
+    Evidence,
+    /// The best passage alone.
+    Best,
+    /// Each passage by itself; the likeliest answer is given.
+    Each,
+    /// All passages in one prompt.
+    Joined,
+}
+
 /// What the answering room needs to know from the configuration.
 #[derive(Debug, Clone)]
 pub struct AnswerOptions {
@@ -171,7 +186,9 @@ pub struct AnswerOptions {
     pub not_found: String,
     /// Strings that end an answer.
     pub stop: Vec<String>,
-    /// Sentences that the model reads, the best ones of all passages; 0: whole passages.
+    /// What the model reads.
+    pub reader: Reader,
+    /// Sentences that it reads where it reads sentences: the best ones of all passages.
     pub sentences: usize,
 }
 
@@ -235,7 +252,7 @@ impl Answerer {
         match (found, question.mode) {
             (false, _) => answer.answer.clone_from(&self.options.not_found),
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
-            (true, Mode::Answer) => self.generate(question, evidence.prompt, cancel, progress, &mut answer).await?,
+            (true, Mode::Answer) => self.generate(question, evidence.readings, cancel, progress, &mut answer).await?,
         }
         answer.timings.total_ms = millis(question.asked.elapsed());
         if answer.timings.ttft_ms == 0.0 && answer.usage.answer_tokens > 0 {
@@ -252,13 +269,13 @@ impl Answerer {
             top_k: question.top_k,
         };
         let (retriever, selector) = (self.retriever.clone(), self.selector.clone());
-        let (threshold, sentences) = (self.options.threshold, self.options.sentences);
+        let options = Arc::clone(&self.options);
         let work = move || -> Result<(bool, Evidence), AnswerError> {
             let retrieval = retriever.search(&query)?;
-            let found = !retrieval.passages.is_empty() && retrieval.confidence >= threshold;
+            let found = !retrieval.passages.is_empty() && retrieval.confidence >= options.threshold;
             let mut evidence = Evidence {
                 citations: vec![],
-                prompt: vec![],
+                readings: vec![],
                 confidence: retrieval.confidence,
                 embed_ms: retrieval.embed_ms,
                 search_ms: retrieval.search_ms,
@@ -267,14 +284,19 @@ impl Answerer {
                 let texts: Vec<&str> = retrieval.passages.iter().map(|passage| passage.text.as_str()).collect();
                 let ranked = selector.rank(&query.text, &retrieval.vector, &texts)?;
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
-                let read = evidence::best_of_all(&ranked, &scores, sentences);
                 for (i, (passage, ranked)) in retrieval.passages.iter().zip(&ranked).enumerate() {
                     evidence.citations.push(cite(i + 1, passage, ranked));
-                    let text = if sentences == 0 { &passage.text } else { &read[i] };
-                    if !text.is_empty() {
-                        evidence.prompt.push(PromptPassage { n: i + 1, text: text.clone() });
-                    }
                 }
+                evidence.readings = match options.reader {
+                    Reader::Evidence => {
+                        let read = evidence::best_of_all(&ranked, &scores, options.sentences);
+                        let passages = read.into_iter().enumerate().filter(|(_, text)| !text.is_empty());
+                        vec![reading(passages.map(|(i, text)| PromptPassage { n: i + 1, document: None, text }).collect())]
+                    }
+                    Reader::Joined => vec![reading(whole(&retrieval.passages).collect())],
+                    Reader::Best => whole(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
+                    Reader::Each => apart(whole(&retrieval.passages), &scores),
+                };
             }
             Ok((found, evidence))
         };
@@ -284,16 +306,19 @@ impl Answerer {
     async fn generate(
         &self,
         question: &Question,
-        passages: Vec<PromptPassage>,
+        readings: Vec<Reading>,
         cancel: &Cancel,
         progress: &mut (dyn FnMut(Progress) + Send),
         answer: &mut Answer,
     ) -> Result<(), AnswerError> {
-        let numbers: Vec<usize> = passages.iter().map(|passage| passage.n).collect();
-        let mut marks = Marks::new(numbers.clone());
+        let numbers: Vec<Vec<usize>> =
+            readings.iter().map(|reading| reading.passages.iter().map(|passage| passage.n).collect()).collect();
+        let mut marks = Marks::new(vec![]);
+        let mut read_alone = None;
         let request = Request {
             system: self.options.system.clone(),
-            passages,
+            readings,
+            no_answer: says_not_found,
             question: question.text.clone(),
             max_tokens: question.max_tokens,
             stop: self.options.stop.clone(),
@@ -310,10 +335,12 @@ impl Answerer {
                 () = tokio::time::sleep_until(deadline) => return Err(AnswerError::DeadlineExceeded(question.allowed.as_millis())),
             };
             match event {
-                Some(Event::Prompt { passages_used }) => {
+                Some(Event::Reading { reading, passages_used }) => {
                     // What did not fit was not read, and is neither cited nor named.
+                    let numbers = numbers.get(reading).map_or(&[][..], Vec::as_slice);
                     let (read, left_out) = numbers.split_at(passages_used.min(numbers.len()));
                     answer.citations.retain(|citation| !left_out.contains(&citation.n));
+                    read_alone = if let [only] = read { Some(*only) } else { None };
                     marks = Marks::new(read.to_vec());
                 }
                 Some(Event::Delta(delta)) => {
@@ -331,7 +358,18 @@ impl Answerer {
                 None => return Err(EngineError::Stopped.into()),
             }
         };
-        let rest = marks.finish();
+        let mut rest = marks.finish();
+        // A model that has read one passage is not asked to name it.
+        let mut text = marks.text().trim().to_owned();
+        if let Some(n) = read_alone
+            && !marks::are_all(&text)
+            && !says_not_found(&text)
+            && !text.ends_with(']')
+        {
+            let mark = format!(" [{n}]");
+            text.push_str(&mark);
+            rest = rest.trim_end().to_owned() + &mark;
+        }
         if !rest.trim_end().is_empty() {
             progress(Progress::Delta(rest));
         }
@@ -341,7 +379,7 @@ impl Answerer {
             Finish::Stop => {}
             Finish::Length => answer.finish = "length".into(),
         }
-        self.complete(&completion, marks.text().trim(), answer);
+        self.complete(&completion, &text, answer);
         Ok(())
     }
 
@@ -379,11 +417,30 @@ impl Answerer {
 /// What retrieval gave.
 struct Evidence {
     citations: Vec<Citation>,
-    /// The same passages as the model reads them.
-    prompt: Vec<PromptPassage>,
+    /// What the model is to read.
+    readings: Vec<Reading>,
     confidence: f32,
     embed_ms: f64,
     search_ms: f64,
+}
+
+/// Passages as they stand, each a document's.
+fn whole(passages: &[Passage]) -> impl Iterator<Item = PromptPassage> + '_ {
+    let numbered = passages.iter().enumerate();
+    numbered.map(|(i, passage)| PromptPassage { n: i + 1, document: Some(passage.number), text: passage.text.clone() })
+}
+
+fn reading(passages: Vec<PromptPassage>) -> Reading {
+    Reading { passages, prior: 0.0 }
+}
+
+/// How much a passage's score counts beside the mean ln probability of a token of its answer.
+const PRIOR_WEIGHT: f64 = 1.0;
+
+/// A reading of its own for each passage.
+fn apart(passages: impl Iterator<Item = PromptPassage>, scores: &[f32]) -> Vec<Reading> {
+    let prior = |score: &f32| PRIOR_WEIGHT * f64::from(score.max(1e-3)).ln();
+    passages.zip(scores).map(|(passage, score)| Reading { passages: vec![passage], prior: prior(score) }).collect()
 }
 
 /// The page is that of the best sentence: a passage may go on over several.

@@ -180,7 +180,7 @@ fn generator(config: &Config) -> Check {
         );
     }
     let context = config.model.context.min(gguf.context_length().map_or(u32::MAX, |n| n as u32));
-    match check_fits(&gguf, context, crate::engine::PREFILL_STEP as u32, &available_memory()) {
+    match check_fits(&gguf, context, crate::engine::BATCH as u32, &available_memory()) {
         Ok(bytes) => Check::ok(
             "generator",
             format!(

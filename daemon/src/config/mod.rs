@@ -138,6 +138,26 @@ pub struct Model {
     pub threads: usize,
     /// Threads that read prompts; 0: chosen likewise.
     pub batch_threads: usize,
+    /// Questions that are worked on at once.
+    pub slots: usize,
+    /// Megabytes of disk for the states of passages; 0: none are kept.
+    pub passages_mb: u64,
+    /// Megabytes of the disk that they leave free.
+    pub passages_min_free_mb: u64,
+}
+
+/// What the model reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reader {
+    /// The best few sentences of all passages.
+    Evidence,
+    /// The best passage alone.
+    Best,
+    /// Each passage by itself; the likeliest answer is given.
+    Each,
+    /// All passages in one prompt.
+    Joined,
 }
 
 /// `[embedder]`
@@ -160,7 +180,9 @@ pub struct Embedder {
 pub struct Answer {
     /// Passages retrieved for a question.
     pub top_k: usize,
-    /// Sentences that the model reads, the best ones of all passages; 0: whole passages.
+    /// What the model reads.
+    pub reader: Reader,
+    /// Sentences that it reads where it reads sentences, the best ones of all passages.
     pub sentences: usize,
     /// Longest answer in tokens.
     pub max_tokens: usize,
@@ -285,7 +307,7 @@ impl Default for EmbeddedBroker {
 
 impl Default for Model {
     fn default() -> Self {
-        Self { generator: PathBuf::new(), context: 2048, threads: 0, batch_threads: 0 }
+        Self { generator: PathBuf::new(), context: 2048, threads: 0, batch_threads: 0, slots: 4, passages_mb: 512, passages_min_free_mb: 256 }
     }
 }
 
@@ -299,6 +321,7 @@ impl Default for Answer {
     fn default() -> Self {
         Self {
             top_k: 3,
+            reader: Reader::Evidence,
             sentences: 2,
             max_tokens: 128,
             threshold: 0.5,
@@ -576,10 +599,13 @@ impl Config {
         between("model.context", self.model.context as usize, 512, 131_072)?;
         between("model.threads", self.model.threads, 0, 512)?;
         between("model.batch_threads", self.model.batch_threads, 0, 512)?;
+        between("model.slots", self.model.slots, 1, 16)?;
+        between("model.passages_mb", self.model.passages_mb as usize, 0, 1 << 20)?;
+        between("model.passages_min_free_mb", self.model.passages_min_free_mb as usize, 0, 1 << 20)?;
         between("embedder.threads", self.embedder.threads, 0, 512)?;
         between("embedder.batch_tokens", self.embedder.batch_tokens, 64, 8192)?;
         between("answer.top_k", self.answer.top_k, 1, 20)?;
-        between("answer.sentences", self.answer.sentences, 0, 100)?;
+        between("answer.sentences", self.answer.sentences, 1, 100)?;
         between("answer.max_tokens", self.answer.max_tokens, 1, 4096)?;
         between("answer.deadline_ms", self.answer.deadline_ms as usize, 100, 86_400_000)?;
         between("answer.queue", self.answer.queue, 1, 4096)?;

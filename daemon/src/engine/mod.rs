@@ -1,14 +1,22 @@
 //! The generator: one OS thread owns the llama.cpp model and context; an [`Engine`] is a cheap handle to it.
 //!
-//! A [`Request`] goes in through a bounded queue and comes out as a stream of [`Event`]s. The thread works on one
-//! request at a time and looks between any two tokens whether it was cancelled or its deadline has passed.
+//! A [`Request`] goes in through a bounded queue and comes out as a stream of [`Event`]s. Several are worked on at once, in
+//! one batch, and between any two batches the thread looks whether they were cancelled or their deadlines have passed.
+//!
+//! A request is one [`Reading`] or several: what the model reads to answer from. Several are read apart from each other, and
+//! the answer that the model finds likeliest, its passage's own likelihood included, is given (RAG-Sequence: Lewis et al. 2020,
+//! arXiv 2005.11401).
 
+mod lane;
+mod passages;
 mod prompt;
-mod session;
+mod scheduler;
+mod sequences;
 mod text;
 
-pub use prompt::PromptPassage;
-pub use session::PREFILL_STEP;
+pub use passages::{PassageCache, PassageCacheOptions, PassageCacheStats};
+pub use prompt::{PromptPassage, Reading};
+pub use scheduler::BATCH;
 
 use crate::gguf::{Gguf, GgufError};
 use std::path::{Path, PathBuf};
@@ -80,6 +88,10 @@ pub struct EngineOptions {
     pub queue: usize,
     /// System prompt to compute in advance; its KV entries are reused by every question that begins with it.
     pub system: String,
+    /// Requests that are worked on at once.
+    pub slots: usize,
+    /// Where the states of passages are kept; `None`: nowhere.
+    pub passages: Option<PassageCacheOptions>,
 }
 
 /// How tokens are chosen.
@@ -100,8 +112,10 @@ pub struct Sampling {
 pub struct Request {
     /// The system prompt.
     pub system: String,
-    /// Passages, strongest first; the weakest are left out when they do not fit.
-    pub passages: Vec<PromptPassage>,
+    /// What the model reads, likeliest first. Of several the weakest are left out when they do not fit together.
+    pub readings: Vec<Reading>,
+    /// Tells an answer that says there is none: such a reading loses against others.
+    pub no_answer: fn(&str) -> bool,
     /// The question, never cut.
     pub question: String,
     /// Longest answer in tokens.
@@ -114,12 +128,14 @@ pub struct Request {
     pub deadline: Instant,
 }
 
-/// What comes back, in order: the prompt's account, any number of deltas, then one `Done` or `Failed`.
+/// What comes back, in order: which reading the answer comes from, any number of deltas, then one `Done` or `Failed`.
 #[derive(Debug)]
 pub enum Event {
-    /// The prompt has been laid out.
-    Prompt {
-        /// Passages in it, counted from the strongest.
+    /// The reading is chosen.
+    Reading {
+        /// Its number, from 0.
+        reading: usize,
+        /// Passages in its prompt, counted from the strongest.
         passages_used: usize,
     },
     /// A piece of the answer, whole UTF-8 characters.
@@ -151,11 +167,11 @@ pub struct Completion {
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
-    /// Passages that were in the prompt, counted from the strongest.
+    /// Passages that were read, in all readings together.
     pub passages_used: usize,
-    /// Tokens of the prompt.
+    /// Tokens of the prompts.
     pub prompt_tokens: usize,
-    /// Of those, tokens whose state was still in the KV cache.
+    /// Of those, tokens whose state was in the KV cache or on disk.
     pub reused_tokens: usize,
     /// Tokens of the answer.
     pub answer_tokens: usize,
@@ -182,6 +198,11 @@ pub struct EngineInfo {
     pub own_template: bool,
     /// Threads that decode and that read prompts.
     pub threads: crate::tune::Threads,
+    /// Requests that are worked on at once.
+    pub slots: usize,
+    /// Why no states of passages are kept, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passages_off: Option<String>,
 }
 
 /// Ends a running or waiting request when told to.
@@ -243,6 +264,7 @@ pub struct Engine {
     permits: Arc<Semaphore>,
     queue: usize,
     info: Arc<EngineInfo>,
+    passages: Option<PassageCache>,
 }
 
 /// The owner thread, seen from outside. It must have ended before the process does: llama.cpp's threads may not outlive
@@ -278,18 +300,26 @@ impl Engine {
     /// The file is missing, damaged, not a generator or too large; each names the file and the remedy.
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let gguf = Gguf::open(path)?;
-        session::check(&gguf, path, options)?;
+        scheduler::check(&gguf, path, options)?;
+        let open = |options: &PassageCacheOptions| {
+            let failed = |e: std::io::Error| log::warn!("{}: {e}; states of passages are not kept", options.dir.display());
+            PassageCache::open(options).map_err(failed).ok()
+        };
+        let passages = options.passages.as_ref().and_then(open);
         let (ready_tx, ready_rx) = std_mpsc::sync_channel(1);
         let (jobs, inbox) = std_mpsc::channel::<Job>();
         let stopping = Arc::new(AtomicBool::new(false));
         let (path, thread_options, told) = (path.to_owned(), options.clone(), Arc::clone(&stopping));
+        let cache = passages.clone();
         let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || session::run(&path, &gguf, &thread_options, &ready_tx, &inbox, &told))
+            .spawn(move || scheduler::run(&path, &gguf, &thread_options, cache, &ready_tx, &inbox, &told))
             .map_err(|e| EngineError::Compute(format!("cannot start its thread: {e}")))?;
         let owner = Arc::new(Owner { jobs: Mutex::new(Some(jobs)), stopping, thread: Mutex::new(Some(thread)) });
         let info = ready_rx.recv().map_err(|_| EngineError::Stopped)??;
-        Ok(Self { owner, permits: Arc::new(Semaphore::new(options.queue)), queue: options.queue, info: Arc::new(info) })
+        let passages = if info.passages_off.is_some() { None } else { passages };
+        let permits = Arc::new(Semaphore::new(options.queue));
+        Ok(Self { owner, permits, queue: options.queue, info: Arc::new(info), passages })
     }
 
     /// Ends what is being computed and the thread; later requests get [`EngineError::Stopped`]. Blocks for a token's time.
@@ -300,6 +330,11 @@ impl Engine {
     /// What is loaded.
     pub fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    /// The states of passages that are kept, where they are.
+    pub fn passages(&self) -> Option<&PassageCache> {
+        self.passages.as_ref()
     }
 
     /// Requests that wait or run.

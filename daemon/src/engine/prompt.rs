@@ -14,10 +14,59 @@ const USER_MARK: &str = "\u{E000}U\u{E000}";
 /// A passage as the model sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptPassage {
-    /// Its number, by which the answer can name it.
+    /// Its number, by which the answer can name it where there are several.
     pub n: usize,
+    /// The document it is a whole passage of: the first one's state is then kept for other questions, until the document goes.
+    pub document: Option<u64>,
     /// Its text. Small models answer better without the headings above it (measured: 0.50 of 60 questions against 0.38).
     pub text: String,
+}
+
+/// What the model reads at once to answer from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// Strongest first; the weakest are left out when they do not fit.
+    pub passages: Vec<PromptPassage>,
+    /// ln of how likely it holds the answer, beside the other readings.
+    pub prior: f64,
+}
+
+/// A prompt that fits.
+#[derive(Debug, Clone)]
+pub(super) struct Prompt {
+    pub(super) tokens: Vec<LlamaToken>,
+    /// Where steps of the computation end, ascending; the last is the length. How tokens are grouped changes the rounding,
+    /// and a greedy answer must not depend on what was computed before: the grouping is always the same.
+    pub(super) cuts: Vec<usize>,
+    /// State that is worth keeping: after how many tokens, and of which document.
+    pub(super) keep: Option<(usize, u64)>,
+    pub(super) passages_used: usize,
+}
+
+impl Prompt {
+    /// Cuts `tokens` into steps of at most `step`, beginning anew at each of `starts` (ascending).
+    pub(super) fn new(tokens: Vec<LlamaToken>, starts: &[usize], step: usize) -> Self {
+        let mut cuts = Vec::new();
+        let mut at = 0;
+        for end in starts.iter().copied().chain([tokens.len()]) {
+            while at < end {
+                at = end.min(at + step);
+                cuts.push(at);
+            }
+        }
+        Self { tokens, cuts, keep: None, passages_used: 0 }
+    }
+
+    /// The first cut after `position`.
+    pub(super) fn next_cut(&self, position: usize) -> usize {
+        self.cuts.iter().copied().find(|cut| *cut > position).unwrap_or(self.tokens.len())
+    }
+}
+
+/// A prompt is longer than the room for it.
+pub(super) struct TooLong {
+    /// Tokens of the smallest possible prompt.
+    pub(super) needed: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +89,9 @@ const PLAIN: [&str; 3] = ["", "\n\n", "\nAnswer:"];
 
 /// Strings that end an answer to the plain prompt: a base model goes on with the next question.
 pub(super) const PLAIN_STOPS: [&str; 2] = ["\n\n", "\nAnswer:"];
+
+/// Tokens of a prompt computed between two looks at cancel and deadline. Prefill speed does not depend on it from 64 up.
+pub(super) const STEP: usize = 64;
 
 /// Ends every answer: the model would go on asking itself.
 pub(super) const NEXT_QUESTION: &str = "\nQuestion:";
@@ -98,6 +150,54 @@ impl Template {
         self.tokens_until(model, system, Some(user))
     }
 
+    /// Lays out a prompt of at most `room` tokens, leaving out the weakest passages until it fits.
+    ///
+    /// # Errors
+    /// Not even the first passage fits.
+    pub(super) fn lay_out(
+        &self,
+        model: &LlamaModel,
+        system: &str,
+        reading: &Reading,
+        question: &str,
+        room: usize,
+    ) -> Result<Prompt, TooLong> {
+        let many = reading.passages.len() > 1;
+        let question = data_tokens(model, &question_text(question, self.own, many));
+        let anchor = self.prefix(model, system).len();
+        let fixed = self.tokens(model, system, &question).len();
+        let mut user = Vec::new();
+        let mut first = 0;
+        let mut passages_used = 0;
+        for (i, passage) in reading.passages.iter().enumerate() {
+            let tokens = data_tokens(model, &passage_text(passage, many));
+            if fixed + user.len() + tokens.len() > room {
+                if i == 0 {
+                    return Err(TooLong { needed: fixed + tokens.len() });
+                }
+                let (out, all) = (reading.passages.len() - i, reading.passages.len());
+                log::info!("{out} of {all} passages do not fit into the context and are left out");
+                break;
+            }
+            user.extend(tokens);
+            passages_used = i + 1;
+            if i == 0 {
+                first = anchor + user.len();
+            }
+        }
+        user.extend(question);
+        let tokens = self.tokens(model, system, &user);
+        if tokens.len() > room {
+            return Err(TooLong { needed: tokens.len() });
+        }
+        let document = reading.passages.first().and_then(|passage| passage.document);
+        let starts = if document.is_some() { vec![anchor, first] } else { vec![anchor] };
+        let mut prompt = Prompt::new(tokens, &starts, STEP);
+        prompt.keep = document.map(|document| (first, document));
+        prompt.passages_used = passages_used;
+        Ok(prompt)
+    }
+
     fn tokens_until(&self, model: &LlamaModel, system: &str, user: Option<&[LlamaToken]>) -> Vec<LlamaToken> {
         let vocab = model.vocab();
         let mut tokens = Vec::new();
@@ -121,19 +221,20 @@ pub(super) fn data_tokens(model: &LlamaModel, text: &str) -> Vec<LlamaToken> {
     model.vocab().tokenize(text.as_bytes(), false, false)
 }
 
-/// A passage as it stands in the user turn.
-pub(super) fn passage_text(passage: &PromptPassage) -> String {
-    format!("[{}] {}\n", passage.n, passage.text.trim())
+/// A passage as it stands in the user turn, with its number where there are several.
+fn passage_text(passage: &PromptPassage, many: bool) -> String {
+    let text = passage.text.trim();
+    if many { format!("[{}] {text}\n", passage.n) } else { format!("{text}\n") }
 }
 
 /// The question as it stands at the end of the user turn. A chat model is told once more what is wanted, for small ones forget
 /// the system prompt over the passages; a base model would only repeat it.
-pub(super) fn question_text(question: &str, chat: bool) -> String {
+fn question_text(question: &str, chat: bool, many: bool) -> String {
     let question = question.trim();
-    if chat {
-        format!("Question: {question}\nAnswer with a few words copied from the text above, and its number like [1].")
-    } else {
-        format!("Question: {question}")
+    match (chat, many) {
+        (true, true) => format!("Question: {question}\nAnswer with a few words copied from the text above, and its number like [1]."),
+        (true, false) => format!("Question: {question}\nAnswer with a few words copied from the text above."),
+        (false, _) => format!("Question: {question}"),
     }
 }
 
@@ -188,6 +289,18 @@ mod tests {
     fn a_system_prompt_opens_the_user_turn_where_there_is_no_system_turn() {
         let template = Template::cut(NO_SYSTEM, "<bos>", "").expect("cut");
         assert_eq!(markup(&template), ["<bos><start_of_turn>user\n", "S", "\n\n", "U", "<end_of_turn>\n<start_of_turn>model\n"]);
+    }
+
+    #[test]
+    fn steps_are_the_same_whatever_is_reused() {
+        for (starts, len) in [(vec![30], 300), (vec![0], 64), (vec![64], 65), (vec![40, 200], 230), (vec![130, 131], 400)] {
+            let prompt = Prompt::new(vec![LlamaToken(0); len], &starts, STEP);
+            assert_eq!(prompt.cuts.last(), Some(&len));
+            assert!(starts.iter().all(|start| *start == 0 || prompt.cuts.contains(start)), "{starts:?}");
+            let steps = std::iter::once(0).chain(prompt.cuts.iter().copied()).collect::<Vec<_>>();
+            assert!(steps.windows(2).all(|w| w[0] < w[1] && w[1] - w[0] <= STEP));
+            assert!(prompt.cuts.iter().all(|cut| *cut == len || prompt.cuts.contains(&prompt.next_cut(*cut))));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The boundary to llama.cpp that `engine` and `embed` share: one initialisation, its log, and the checks that must
 //! come before a model is loaded, because llama.cpp ends the process where this crate wants an error.
 
+mod context;
 mod log;
 mod memory;
 mod team;
@@ -11,6 +12,7 @@ use std::sync::OnceLock;
 use llama_cpp_2::llama_backend::LlamaBackend;
 
 use crate::gguf::{Gguf, Value};
+pub use context::{Context, ContextOptions, DecodeFailure, Entry, build, is_recurrent};
 pub use memory::{Memory, available_memory};
 pub use team::{Waiting, set_waiting};
 pub use threads::{Bench, set_threads, with_model};

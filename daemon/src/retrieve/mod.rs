@@ -46,6 +46,8 @@ pub struct Query {
 pub struct Passage {
     /// Id of the document.
     pub document: String,
+    /// Number of that version of the document: never given twice.
+    pub number: u64,
     /// Its title.
     pub title: String,
     /// Headings above the passage, `A > B`.
@@ -398,6 +400,7 @@ impl Retriever {
             let (text, pages) = run.text();
             passages.push(Passage {
                 document: best.document.clone(),
+                number: run.number,
                 title: document.map(|document| document.title).unwrap_or_default(),
                 heading: best.heading.join(" > "),
                 page: match pages.as_slice() {

@@ -18,7 +18,8 @@ pub(super) struct Run {
     pub(super) best: usize,
     /// Its rank among the candidates.
     pub(super) rank: usize,
-    number: u64,
+    /// The document version's number.
+    pub(super) number: u64,
 }
 
 /// Groups candidates, best first, into at most `count` runs. A chunk next to a run joins it while the run stays within

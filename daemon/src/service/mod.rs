@@ -5,11 +5,11 @@ mod metrics;
 
 pub use metrics::temperature_c;
 
-use crate::answer::{AnswerOptions, Answerer};
+use crate::answer::{AnswerOptions, Answerer, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{Engine, EngineOptions, Sampling};
+use crate::engine::{Engine, EngineOptions, PassageCacheOptions, Sampling};
 use crate::ingest::watch::{Folder, WatchOptions, Watched};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mqtt::Server;
@@ -181,12 +181,28 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
     let options = EngineOptions {
         context: config.model.context,
         threads: Topology::detect().threads(config.model.threads, config.model.batch_threads),
-        // One works, the others wait.
-        queue: config.answer.queue + 1,
+        // Some work, the others wait.
+        queue: config.answer.queue + config.model.slots,
         system: config.answer.system.clone(),
+        slots: config.model.slots,
+        passages: (config.model.passages_mb > 0).then(|| PassageCacheOptions {
+            dir: config.data_dir().join("passages"),
+            max_bytes: config.model.passages_mb * 1_000_000,
+            min_free: config.model.passages_min_free_mb * 1_000_000,
+        }),
     };
     let path = found(config, config.generator_path(), &config.model.generator, "generator.gguf", "--generator")?;
     Ok(Engine::load(&path, &options)?)
+}
+
+fn reader(reader: crate::config::Reader) -> Reader {
+    use crate::config::Reader as Configured;
+    match reader {
+        Configured::Evidence => Reader::Evidence,
+        Configured::Best => Reader::Best,
+        Configured::Each => Reader::Each,
+        Configured::Joined => Reader::Joined,
+    }
 }
 
 /// Joins retrieval and generation.
@@ -196,6 +212,7 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
         threshold: config.answer.threshold,
         not_found: config.answer.not_found.clone(),
         stop: config.answer.stop.clone(),
+        reader: reader(config.answer.reader),
         sentences: config.answer.sentences,
     };
     Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options)
@@ -315,7 +332,17 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
 
     let report = Report { api: api.clone(), config: Arc::clone(&config), info, embedder_name, started, data_dir };
     let for_info = report.clone();
-    let info_fn: ReportFn = Arc::new(move || for_info.info());
+    let (for_states, passages) = (rooms.store.clone(), engine.passages().cloned());
+    let info_fn: ReportFn = Arc::new(move || {
+        // It is asked for after every change of the library: what was computed over a document goes with it.
+        if let Some(passages) = &passages {
+            match for_states.numbers() {
+                Ok(numbers) => passages.retain(numbers),
+                Err(error) => log::warn!("states of removed documents stay: {error}"),
+            }
+        }
+        for_info.info()
+    });
     let server = Server::new(topics, api.clone(), sender, info_fn);
 
     let changed = Arc::new(Notify::new());

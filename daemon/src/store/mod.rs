@@ -396,6 +396,11 @@ impl Store {
         Ok(self.records(&prefix)?.into_iter().map(|record| record.document).collect())
     }
 
+    /// Numbers of the versions of all documents (see [`IndexedDocument::number`]).
+    pub fn numbers(&self) -> Result<HashSet<u64>, StoreError> {
+        Ok(self.records(keys::DOCUMENTS)?.into_iter().map(|record| record.number).collect())
+    }
+
     /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one.
     /// Returns whether it was there. Durable when this returns.
     pub fn delete(&self, collection: &str, id: &str) -> Result<bool, StoreError> {

@@ -20,11 +20,11 @@ use memmap2::Mmap;
 /// `VADEMIDX`; read with the other byte order it is another number.
 const MAGIC: u64 = u64::from_be_bytes(*b"VADEMIDX");
 /// Layout of the sections; a file of any other is made again.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const ALIGNMENT: u64 = 64;
 const HEADER: usize = 16 + KINDS * ENTRY + 4;
 const ENTRY: usize = 24;
-const KINDS: usize = 12;
+const KINDS: usize = 11;
 
 /// What a section holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,6 @@ pub(super) enum Kind {
     Shape,
     /// Per row the scale of its codes (f32).
     Scales,
-    /// Per row the factor that turns a sum of signs into a score (f32), rounded up to whole blocks.
-    Factors,
     /// Packed signs, see [`super::dense`].
     Signs,
     /// Per row and dimension an int8 code.

@@ -1,9 +1,10 @@
 //! Vectors in a mapped file: int8 rows for exact scores, and sign bits that choose which rows are worth one.
 //!
 //! Up to [`EXACT_ROWS`] rows are scored one and all. Beyond that a first pass goes over one bit per dimension, an eighth of
-//! the bytes: the mean of all rows is taken off, what is left is reduced to its signs, and a factor per row (that of
-//! RaBitQ: Gao and Long, 2024) makes of the sum of query values by sign an unbiased estimate of the product. The rows with
-//! the highest estimates are then scored exactly.
+//! the bytes: the mean of all rows is taken off, what is left is reduced to its signs, and the rows with the highest sums of
+//! query values by sign are then scored exactly. RaBitQ (Gao and Long, 2024) makes such a sum an unbiased estimate with a factor
+//! for each row; these vectors all have the same length, their factors are nearly alike, and a few more rows scored exactly make
+//! up for them.
 //!
 //! The file is also of use without a store:
 //!
@@ -36,10 +37,12 @@ pub use super::sections::Unusable;
 pub const EXACT_ROWS: u64 = 32_768;
 /// Rows the first pass hands on at least, one in so many of all, and per row asked for.
 const CANDIDATES: usize = 256;
-const ROWS_PER_CANDIDATE: usize = 2500;
+const ROWS_PER_CANDIDATE: usize = 2000;
 const CANDIDATES_PER_ROW: usize = 2;
 /// Rows that are worth a thread of their own in the first pass: starting one costs some 30 microseconds.
 const ROWS_PER_THREAD: usize = 1 << 17;
+/// How many rows ahead a candidate's codes are asked for.
+const ROWS_AHEAD: usize = 8;
 
 /// A question's vector, prepared for the scan.
 #[derive(Clone, Debug)]
@@ -47,8 +50,6 @@ pub struct Query {
     codes: Codes,
     scale: f32,
     tables: Vec<u8>,
-    sum_scale: f32,
-    sum_offset: f32,
 }
 
 impl Query {
@@ -57,8 +58,8 @@ impl Query {
         let largest = vector.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         let scale = largest / kernel::QUERY_MAX;
         let code = |value: &f32| if largest > 0.0 { (value / scale).round() as i16 } else { 0 };
-        let (tables, sum_scale, sum_offset) = kernel::sign_tables(vector);
-        Query { codes: Codes::new(vector.iter().map(code).collect()), scale, tables, sum_scale, sum_offset }
+        let (tables, _) = kernel::sign_tables(vector);
+        Query { codes: Codes::new(vector.iter().map(code).collect()), scale, tables }
     }
 
     /// Numbers in the vector.
@@ -186,7 +187,6 @@ impl DenseIndex {
         let fits = dimensions > 0
             && file.get::<i8>(Kind::Codes).len() == rows * dimensions
             && file.get::<f32>(Kind::Scales).len() == rows
-            && file.get::<f32>(Kind::Factors).len() == blocks * BLOCK
             && file.get::<u8>(Kind::Signs).len() == blocks * kernel::block_bytes(dimensions)
             && file.get::<u32>(Kind::CodeSums).len() == blocks;
         if !fits {
@@ -214,9 +214,9 @@ impl DenseIndex {
         self.file.file_bytes()
     }
 
-    /// Bytes that every search reads: the signs and their factors above [`EXACT_ROWS`], else the codes and scales.
+    /// Bytes that every search reads: the signs above [`EXACT_ROWS`], else the codes and scales.
     pub fn hot_bytes(&self) -> usize {
-        let hot = if self.rows as u64 > EXACT_ROWS { [Kind::Signs, Kind::Factors] } else { [Kind::Codes, Kind::Scales] };
+        let hot: &[Kind] = if self.rows as u64 > EXACT_ROWS { &[Kind::Signs] } else { &[Kind::Codes, Kind::Scales] };
         hot.iter().map(|&kind| self.file.get::<u8>(kind).len()).sum()
     }
 
@@ -261,7 +261,15 @@ impl DenseIndex {
         let count = CANDIDATES.max(self.rows / ROWS_PER_CANDIDATE).max(best.count * CANDIDATES_PER_ROW);
         let mut candidates: Vec<u32> = self.first_pass(query, rows, count, threads).found.iter().map(|(row, _)| *row).collect();
         candidates.sort_unstable();
-        self.scan(scorer, candidates.into_iter(), best);
+        let ahead = |at: usize| candidates.get(at + ROWS_AHEAD).into_iter().for_each(|&row| self.prefetch(row));
+        self.scan(scorer, candidates.iter().enumerate().map(|(at, &row)| (ahead(at), row).1), best);
+    }
+
+    /// Asks for what the score of a row is made of.
+    fn prefetch(&self, row: u32) {
+        let row = row as usize;
+        kernel::prefetch(self.file.get::<f32>(Kind::Scales)[row..].as_ptr().cast(), 1);
+        kernel::prefetch(self.file.get::<u8>(Kind::Codes)[row * self.dimensions..].as_ptr(), self.dimensions);
     }
 
     /// Scores rows exactly, given in ascending order.
@@ -335,14 +343,14 @@ impl DenseIndex {
         Some(codes)
     }
 
-    /// The rows of the highest estimates.
+    /// The rows of the highest sums by sign.
     fn first_pass(&self, query: &Query, rows: &RoaringBitmap, count: usize, threads: usize) -> Best {
         let blocks = self.rows.div_ceil(BLOCK);
         let threads = threads.min(self.rows / ROWS_PER_THREAD).max(1);
         let share = blocks.div_ceil(threads);
         let part = |number: usize| {
             let blocks = (number * share).min(blocks)..((number + 1) * share).min(blocks);
-            self.estimate(query, rows, blocks, Best::new(count))
+            self.sum_signs(query, rows, blocks, Best::new(count))
         };
         let part = &part;
         std::thread::scope(|scope| {
@@ -353,31 +361,27 @@ impl DenseIndex {
             for (number, other) in others {
                 // Without a thread to be had, the work is done here.
                 let best = other.ok().and_then(|other| other.join().ok()).unwrap_or_else(|| part(number));
-                best.found.into_iter().for_each(|(row, estimate)| found.offer(row, estimate));
+                best.found.into_iter().for_each(|(row, sum)| found.offer(row, sum));
             }
             found.shrink();
             found
         })
     }
 
-    /// Estimates the products of some blocks of rows, but for a constant that all rows share.
-    fn estimate(&self, query: &Query, rows: &RoaringBitmap, blocks: Range<usize>, mut best: Best) -> Best {
+    /// Offers the rows of some blocks to `best`, with their sums by sign.
+    fn sum_signs(&self, query: &Query, rows: &RoaringBitmap, blocks: Range<usize>, mut best: Best) -> Best {
         let kernel = Kernel::detect();
         let bytes = kernel::block_bytes(self.dimensions);
         let signs = self.file.get::<u8>(Kind::Signs);
-        let factors = self.file.get::<f32>(Kind::Factors);
         for block in blocks {
-            let sums = kernel.sign_sums(&signs[block * bytes..][..bytes], &query.tables);
-            let mut estimates = [0.0f32; BLOCK];
-            let factors = &factors[block * BLOCK..][..BLOCK];
-            let high = kernel.estimates(&sums, [query.sum_scale, query.sum_offset], factors, &mut estimates);
-            if high <= best.threshold {
+            let (sums, highest) = kernel.sign_sums(&signs[block * bytes..][..bytes], &query.tables);
+            if f32::from(highest) <= best.threshold {
                 continue;
             }
-            for (row, estimate) in (block * BLOCK..).zip(estimates) {
-                let row = row as u32;
-                if estimate > best.threshold && rows.contains(row) {
-                    best.offer(row, estimate);
+            for (row, sum) in (block * BLOCK..).zip(sums) {
+                let (row, sum) = (row as u32, f32::from(sum));
+                if sum > best.threshold && rows.contains(row) {
+                    best.offer(row, sum);
                 }
             }
         }
@@ -421,30 +425,24 @@ where
 }
 
 fn write_signs<'a>(writer: &mut Writer, mean: &[f32], rows: impl Iterator<Item = (&'a [i8], f32)>) -> io::Result<()> {
-    let mut factors = Vec::new();
     writer.section(Kind::Signs, |section| {
         let mut block = vec![0u8; kernel::block_bytes(mean.len())];
+        let mut filled = 0;
         for (codes, scale) in rows {
-            let at = factors.len() % BLOCK;
-            if at == 0 && !factors.is_empty() {
+            if filled == BLOCK {
                 section.push(&block)?;
                 block.fill(0);
+                filled = 0;
             }
-            let (mut squares, mut magnitudes) = (0.0f32, 0.0f32);
             for (dimension, (code, mean)) in codes.iter().zip(mean).enumerate() {
-                let rest = f32::from(*code) * scale - mean;
-                squares += rest * rest;
-                magnitudes += rest.abs();
-                if rest > 0.0 {
-                    kernel::set_sign(&mut block, at, dimension);
+                if f32::from(*code) * scale > *mean {
+                    kernel::set_sign(&mut block, filled, dimension);
                 }
             }
-            factors.push(if magnitudes > 0.0 { squares / magnitudes } else { 0.0 });
+            filled += 1;
         }
-        if factors.is_empty() { Ok(()) } else { section.push(&block) }
-    })?;
-    factors.resize(factors.len().next_multiple_of(BLOCK), 0.0);
-    writer.whole(Kind::Factors, &factors)
+        if filled == 0 { Ok(()) } else { section.push(&block) }
+    })
 }
 
 #[cfg(test)]

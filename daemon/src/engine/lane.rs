@@ -1,0 +1,191 @@
+//! One reading of one question: a prompt in one sequence, and what the model says to it.
+
+use super::prompt::Prompt;
+use super::text::TextStream;
+use super::{Finish, Sampling};
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use llama_cpp_2::vocab::LlamaVocab;
+
+/// How the next token is chosen from logits.
+pub(super) enum Chooser {
+    /// The likeliest.
+    Greedy,
+    /// By chance, within bounds.
+    Sampler(LlamaSampler),
+}
+
+impl Chooser {
+    pub(super) fn new(sampling: &Sampling) -> Self {
+        if sampling.temperature <= 0.0 {
+            return Self::Greedy;
+        }
+        Self::Sampler(LlamaSampler::chain_simple([
+            LlamaSampler::top_p(sampling.top_p, 1),
+            LlamaSampler::min_p(sampling.min_p, 1),
+            LlamaSampler::temp(sampling.temperature),
+            LlamaSampler::dist(sampling.seed),
+        ]))
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> LlamaToken {
+        match self {
+            Self::Greedy => LlamaToken(greedy(logits) as i32),
+            Self::Sampler(sampler) => {
+                let data = logits.iter().enumerate().map(|(id, logit)| LlamaTokenData::new(LlamaToken(id as i32), *logit, 0.0));
+                let mut array = LlamaTokenDataArray::new(data.collect(), false);
+                sampler.apply(&mut array);
+                let token = array.selected_token().unwrap_or(LlamaToken(greedy(logits) as i32));
+                sampler.accept(token);
+                token
+            }
+        }
+    }
+}
+
+/// The first of the largest.
+fn greedy(logits: &[f32]) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, logit) in logits.iter().enumerate() {
+        if *logit > best.1 {
+            best = (i, *logit);
+        }
+    }
+    best.0
+}
+
+/// ln of the probability that the softmax of `logits` gives to `token`.
+fn log_probability(logits: &[f32], token: LlamaToken) -> f64 {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from((logit - highest).exp())).sum();
+    let own = logits.get(token.0 as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    f64::from(own - highest) - sum.ln()
+}
+
+/// A sequence at work.
+pub(super) struct Lane {
+    /// Which of the question's readings it is.
+    pub(super) reading: usize,
+    pub(super) sequence: u32,
+    pub(super) prompt: Prompt,
+    /// Tokens of the prompt whose state was there.
+    pub(super) reused: usize,
+    chooser: Chooser,
+    stream: TextStream,
+    pub(super) said: Vec<LlamaToken>,
+    /// What has been said and not been sent.
+    pub(super) unsent: String,
+    /// Chosen, and not yet computed.
+    pub(super) next: Option<LlamaToken>,
+    /// Sum over what was said; only kept where readings compete.
+    log_probability: Option<f64>,
+    pub(super) finish: Option<Finish>,
+    /// Its sequence has been given back.
+    pub(super) released: bool,
+}
+
+impl Lane {
+    pub(super) fn new(reading: usize, sequence: u32, prompt: Prompt, reused: usize, sampling: &Sampling, stops: Vec<String>) -> Self {
+        Self {
+            reading,
+            sequence,
+            prompt,
+            reused,
+            chooser: Chooser::new(sampling),
+            stream: TextStream::new(stops),
+            said: vec![],
+            unsent: String::new(),
+            next: None,
+            log_probability: None,
+            finish: None,
+            released: false,
+        }
+    }
+
+    /// Counts how likely the model finds what it says.
+    pub(super) fn weighed(mut self) -> Self {
+        self.log_probability = Some(0.0);
+        self
+    }
+
+    /// Everything said so far.
+    pub(super) fn text(&self) -> &str {
+        self.stream.text()
+    }
+
+    /// Mean ln probability of a token.
+    pub(super) fn likelihood(&self) -> f64 {
+        self.log_probability.unwrap_or(0.0) / self.said.len().max(1) as f64
+    }
+
+    /// Takes the logits after the prompt or after the last token, and goes one token on. `room`: whether another token can be
+    /// computed after this one.
+    pub(super) fn advance(&mut self, logits: &[f32], vocab: &LlamaVocab, max_tokens: usize, room: bool) {
+        let token = self.chooser.choose(logits);
+        if let Some(sum) = &mut self.log_probability {
+            *sum += log_probability(logits, token);
+        }
+        if vocab.is_eog(token) {
+            // The end counts in the likelihood, but is not said.
+            return self.end(Finish::Stop);
+        }
+        let mut piece = Vec::with_capacity(16);
+        vocab.token_to_piece_into(token, &mut piece, false, None);
+        let delta = self.stream.push(&piece);
+        self.unsent.push_str(&delta);
+        self.said.push(token);
+        if self.stream.stopped() || goes_in_circles(&self.said) {
+            self.end(Finish::Stop);
+        } else if self.said.len() >= max_tokens || !room {
+            self.end(Finish::Length);
+        } else {
+            self.next = Some(token);
+        }
+    }
+
+    /// Ends the lane and gives out what was held back.
+    pub(super) fn end(&mut self, finish: Finish) {
+        if self.finish.is_none() {
+            self.finish = Some(finish);
+            self.next = None;
+            let rest = self.stream.finish();
+            self.unsent.push_str(&rest);
+        }
+    }
+}
+
+/// Whether an answer has come to say the same thing over and over, as small models do when they choose greedily: its end
+/// is at least four times the same run of up to 24 tokens, 16 tokens in all.
+fn goes_in_circles<T: PartialEq>(said: &[T]) -> bool {
+    (1..=24).any(|period| {
+        let length = (4 * period).max(16);
+        said.len() >= length && said[said.len() - length..].windows(period + 1).all(|window| window[0] == window[period])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circles_are_told_from_lists() {
+        assert!(goes_in_circles(&[7; 16]));
+        assert!(!goes_in_circles(&[7; 15]));
+        let around: Vec<i32> = (0..40).map(|i| i % 9).collect();
+        assert!(goes_in_circles(&around[..36]) && !goes_in_circles(&around[..35]));
+        let list: Vec<i32> = (0..60).map(|i| if i % 5 == 0 { i } else { i % 5 }).collect();
+        assert!(!goes_in_circles(&list));
+    }
+
+    #[test]
+    fn probabilities_are_those_of_the_softmax() {
+        let logits = [0.0, 1.0, 3.0, f32::NEG_INFINITY];
+        let all: f64 = (0..4).map(|i| log_probability(&logits, LlamaToken(i)).exp()).sum();
+        assert!((all - 1.0).abs() < 1e-6);
+        assert!((log_probability(&logits, LlamaToken(2)) - (-0.169_85)).abs() < 1e-4);
+        assert_eq!(greedy(&logits), 2);
+        assert_eq!(greedy(&[2.0, 2.0]), 0);
+    }
+}

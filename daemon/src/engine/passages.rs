@@ -1,0 +1,479 @@
+//! States of [system prompt + passage] on disk, so that a passage is read by the model once and not for every question.
+//!
+//! ```text
+//! <dir>/<document number>/<key>.kv :  magic 8 bytes, key 32 bytes, CRC-32 of the rest u32 (little endian), state
+//! ```
+//!
+//! The key is a hash over everything that decides the state: the model, llama.cpp's build, and the tokens, which stand for
+//! system prompt, template and passage. The state goes to llama.cpp's parser only when key and checksum are right; anything
+//! else is a miss. Files are written, touched and evicted by a thread of their own: a question waits for one read at most.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use llama_cpp_2::token::LlamaToken;
+use sha2::{Digest, Sha256};
+
+const MAGIC: [u8; 8] = *b"VADEMKV1";
+/// Bytes before the state in a file.
+pub(super) const HEAD: usize = MAGIC.len() + 32 + 4;
+const EXTENSION: &str = "kv";
+/// Work that may wait for the writer. More is left undone: a state is computed again another time.
+const PENDING: usize = 4;
+/// How far below the limit an eviction goes, so that not every write evicts.
+const EVICT_TO: f64 = 0.9;
+/// A file's time is renewed when it is older than this: it only decides what is evicted first.
+const TOUCH_AFTER: Duration = Duration::from_secs(600);
+
+/// Where states are kept, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassageCacheOptions {
+    /// The directory; made when missing. Files in it that are not ours stay.
+    pub dir: PathBuf,
+    /// Most bytes of all files together.
+    pub max_bytes: u64,
+    /// Bytes of the disk that stay free.
+    pub min_free: u64,
+}
+
+/// Size and use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PassageCacheStats {
+    /// States on disk.
+    pub passages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Most bytes.
+    pub max_bytes: u64,
+    /// Passages whose state was there.
+    pub hits: u64,
+    /// Passages that had to be read.
+    pub misses: u64,
+    /// Files that could not be used and were removed.
+    pub damaged: u64,
+}
+
+/// Names a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key([u8; 32]);
+
+/// What all keys of a context have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Keys(Sha256);
+
+impl Keys {
+    /// `model`: identifies the weights.
+    pub(super) fn new(model: &str) -> Self {
+        let mut hash = Sha256::new();
+        for part in [model, crate::llama::build(), "f16 f16 flash unified"] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self(hash)
+    }
+
+    /// The key of the state after these tokens.
+    pub(super) fn of(&self, tokens: &[LlamaToken]) -> Key {
+        let mut hash = self.0.clone();
+        for token in tokens {
+            hash.update(token.0.to_le_bytes());
+        }
+        Key(hash.finalize().into())
+    }
+}
+
+impl Key {
+    fn name(&self) -> String {
+        let hex: String = self.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{hex}.{EXTENSION}")
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    passages: AtomicU64,
+    bytes: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    damaged: AtomicU64,
+}
+
+enum Task {
+    Write { path: PathBuf, bytes: Vec<u8> },
+    Touch(PathBuf),
+    Remove(PathBuf),
+    /// Removes the states of documents that are not in the set.
+    Retain(HashSet<u64>),
+}
+
+/// The cache; cheap to clone. The writer ends with the last handle.
+#[derive(Clone)]
+pub struct PassageCache {
+    options: Arc<PassageCacheOptions>,
+    counters: Arc<Counters>,
+    writer: Arc<Writer>,
+}
+
+struct Writer {
+    tasks: Mutex<Option<SyncSender<Task>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It only ends early by a panic, which was logged.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl PassageCache {
+    /// Opens a directory and starts the writer, which looks through it.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or no thread started.
+    pub(super) fn open(options: &PassageCacheOptions) -> io::Result<Self> {
+        fs::create_dir_all(&options.dir)?;
+        let (sender, tasks) = sync_channel(PENDING);
+        let options = Arc::new(options.clone());
+        let counters = Arc::new(Counters::default());
+        let mut keeper = Keeper { options: Arc::clone(&options), counters: Arc::clone(&counters), files: HashMap::new(), full: false };
+        let thread = std::thread::Builder::new().name("passages".into()).spawn(move || keeper.run(&tasks))?;
+        let writer = Writer { tasks: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) };
+        Ok(Self { options, counters, writer: Arc::new(writer) })
+    }
+
+    /// Size and use so far.
+    pub fn stats(&self) -> PassageCacheStats {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PassageCacheStats {
+            passages: of(&self.counters.passages),
+            bytes: of(&self.counters.bytes),
+            max_bytes: self.options.max_bytes,
+            hits: of(&self.counters.hits),
+            misses: of(&self.counters.misses),
+            damaged: of(&self.counters.damaged),
+        }
+    }
+
+    /// Removes the states of all documents whose numbers are not among `documents`. Blocks while the writer is busy.
+    pub fn retain(&self, documents: HashSet<u64>) {
+        let sender = self.writer.tasks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sender) = sender {
+            let _ = sender.send(Task::Retain(documents));
+        }
+    }
+
+    /// A file with the state that `key` names, its head included (see [`HEAD`]); checked.
+    pub(super) fn load(&self, document: u64, key: &Key) -> Option<Vec<u8>> {
+        let path = self.path(document, key);
+        match fs::read(&path) {
+            Ok(bytes) if is_whole(&bytes, key) => {
+                self.tell(Task::Touch(path));
+                self.counters.hits.fetch_add(1, Ordering::Relaxed);
+                return Some(bytes);
+            }
+            Ok(_) => {
+                log::warn!("{}: damaged or foreign; it is computed again", path.display());
+                self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+                self.tell(Task::Remove(path));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => log::warn!("{}: {error}; it is computed again", path.display()),
+        }
+        self.counters.misses.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Whether a state is there, without reading it.
+    #[cfg(test)]
+    fn holds(&self, document: u64, key: &Key) -> bool {
+        self.path(document, key).exists()
+    }
+
+    /// Keeps a state: `bytes` are [`HEAD`] bytes to be filled in, then the state. Never waits: when the writer has much to do
+    /// it is not kept this time.
+    pub(super) fn keep(&self, document: u64, key: &Key, mut bytes: Vec<u8>) {
+        let sum = crc32fast::hash(&bytes[HEAD..]);
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..40].copy_from_slice(&key.0);
+        bytes[40..HEAD].copy_from_slice(&sum.to_le_bytes());
+        self.tell(Task::Write { path: self.path(document, key), bytes });
+    }
+
+    /// Counts a passage whose state llama.cpp did not take, and removes it.
+    pub(super) fn refuse(&self, document: u64, key: &Key) {
+        self.counters.hits.fetch_sub(1, Ordering::Relaxed);
+        self.counters.misses.fetch_add(1, Ordering::Relaxed);
+        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+        self.tell(Task::Remove(self.path(document, key)));
+    }
+
+    fn path(&self, document: u64, key: &Key) -> PathBuf {
+        self.options.dir.join(document.to_string()).join(key.name())
+    }
+
+    fn tell(&self, task: Task) {
+        if let Some(sender) = self.writer.tasks.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            let _ = sender.try_send(task);
+        }
+    }
+}
+
+fn is_whole(bytes: &[u8], key: &Key) -> bool {
+    bytes.len() > HEAD
+        && bytes[..8] == MAGIC
+        && bytes[8..40] == key.0
+        && bytes[40..HEAD] == crc32fast::hash(&bytes[HEAD..]).to_le_bytes()
+}
+
+/// The writer's side.
+struct Keeper {
+    options: Arc<PassageCacheOptions>,
+    counters: Arc<Counters>,
+    /// Size and last use.
+    files: HashMap<PathBuf, (u64, SystemTime)>,
+    /// The disk was too full for the last file: said once.
+    full: bool,
+}
+
+impl Keeper {
+    fn run(&mut self, tasks: &Receiver<Task>) {
+        self.scan();
+        self.evict(0);
+        self.count();
+        while let Ok(task) = tasks.recv() {
+            match task {
+                Task::Write { path, bytes } => self.write(path, &bytes),
+                Task::Touch(path) => self.touch(&path),
+                Task::Remove(path) => self.remove(&path),
+                Task::Retain(documents) => self.retain(&documents),
+            }
+            self.count();
+        }
+    }
+
+    fn count(&self) {
+        self.counters.passages.store(self.files.len() as u64, Ordering::Relaxed);
+        self.counters.bytes.store(self.bytes(), Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.files.values().map(|(bytes, _)| bytes).sum()
+    }
+
+    /// Finds the files of earlier runs and removes what interrupted writes have left.
+    fn scan(&mut self) {
+        for (folder, _) in folders(&self.options.dir) {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                match path.extension().and_then(|extension| extension.to_str()) {
+                    Some(EXTENSION) => {
+                        if let Ok(about) = entry.metadata() {
+                            self.files.insert(path, (about.len(), about.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
+                        }
+                    }
+                    Some("part") => drop(fs::remove_file(&path)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, path: PathBuf, bytes: &[u8]) {
+        let size = bytes.len() as u64;
+        if size > self.options.max_bytes {
+            return;
+        }
+        self.evict(size);
+        if free_bytes(&self.options.dir).is_some_and(|free| free < self.options.min_free + size) {
+            // Others need the space more.
+            self.evict_to((self.bytes() as f64 * 0.5) as u64);
+            if free_bytes(&self.options.dir).is_some_and(|free| free < self.options.min_free + size) {
+                if !self.full {
+                    log::warn!("{}: the disk is nearly full; states of passages are not kept", self.options.dir.display());
+                }
+                self.full = true;
+                return;
+            }
+        }
+        self.full = false;
+        let part = path.with_extension("part");
+        let written = || -> io::Result<()> {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            // Not synced: a file that is torn after a power cut fails its checksum and is a miss.
+            File::create(&part)?.write_all(bytes)?;
+            fs::rename(&part, &path)
+        };
+        match written() {
+            Ok(()) => {
+                self.files.insert(path, (size, SystemTime::now()));
+            }
+            Err(error) => {
+                log::warn!("{}: {error}; the state is not kept", path.display());
+                let _ = fs::remove_file(&part);
+            }
+        }
+    }
+
+    fn touch(&mut self, path: &Path) {
+        let Some((_, used)) = self.files.get_mut(path) else { return };
+        let now = SystemTime::now();
+        if now.duration_since(*used).unwrap_or(TOUCH_AFTER) >= TOUCH_AFTER
+            && let Ok(file) = File::options().append(true).open(path)
+        {
+            let _ = file.set_modified(now);
+        }
+        *used = now;
+    }
+
+    fn remove(&mut self, path: &Path) {
+        self.files.remove(path);
+        if let Err(error) = fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::warn!("{}: {error}", path.display());
+        }
+    }
+
+    fn retain(&mut self, documents: &HashSet<u64>) {
+        for (folder, document) in folders(&self.options.dir) {
+            if !documents.contains(&document) {
+                let gone: Vec<PathBuf> = self.files.keys().filter(|path| path.starts_with(&folder)).cloned().collect();
+                for path in gone {
+                    self.remove(&path);
+                }
+                let _ = fs::remove_dir(&folder);
+            }
+        }
+    }
+
+    /// Makes room for `more` bytes: the files used longest ago go.
+    fn evict(&mut self, more: u64) {
+        if self.bytes() + more > self.options.max_bytes {
+            self.evict_to(((self.options.max_bytes as f64 * EVICT_TO) as u64).saturating_sub(more));
+        }
+    }
+
+    fn evict_to(&mut self, bytes: u64) {
+        let mut held = self.bytes();
+        let mut oldest: Vec<(SystemTime, u64, PathBuf)> =
+            self.files.iter().map(|(path, (size, used))| (*used, *size, path.clone())).collect();
+        oldest.sort();
+        for (_, size, path) in oldest {
+            if held <= bytes {
+                break;
+            }
+            self.remove(&path);
+            held -= size;
+        }
+    }
+}
+
+/// The folders of documents, with the documents' numbers.
+fn folders(dir: &Path) -> Vec<(PathBuf, u64)> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok()?))).collect()
+}
+
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let about = rustix::fs::statvfs(dir).ok()?;
+    Some(about.f_bavail.saturating_mul(about.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(dir: &Path, max_bytes: u64) -> PassageCacheOptions {
+        PassageCacheOptions { dir: dir.to_owned(), max_bytes, min_free: 0 }
+    }
+
+    fn state(fill: u8) -> Vec<u8> {
+        let mut bytes = vec![0; HEAD];
+        bytes.extend([fill; 1000]);
+        bytes
+    }
+
+    fn key(n: i32) -> Key {
+        Keys::new("model").of(&[LlamaToken(n)])
+    }
+
+    /// Ends the writer, so that all its work is done, and opens the directory anew.
+    fn reopened(cache: PassageCache, options: &PassageCacheOptions) -> PassageCache {
+        drop(cache);
+        PassageCache::open(options).expect("opens")
+    }
+
+    #[test]
+    fn a_state_comes_back_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = options(dir.path(), 100_000);
+        let cache = PassageCache::open(&options).expect("opens");
+        assert!(cache.load(7, &key(1)).is_none());
+        cache.keep(7, &key(1), state(5));
+        let cache = reopened(cache, &options);
+        let bytes = cache.load(7, &key(1)).expect("kept");
+        assert_eq!(bytes[HEAD..], [5; 1000]);
+        assert!(cache.load(8, &key(1)).is_none() && cache.load(7, &key(2)).is_none());
+        // One bit, a cut, a file under another's name.
+        let path = cache.path(7, &key(1));
+        let whole = fs::read(&path).expect("a file");
+        let mut bit = whole.clone();
+        bit[500] ^= 1;
+        for damaged in [&bit[..], &whole[..700], &whole[..HEAD], &[]] {
+            fs::write(&path, damaged).expect("written");
+            assert!(cache.load(7, &key(1)).is_none());
+        }
+        fs::create_dir_all(dir.path().join("7")).expect("a folder");
+        fs::write(cache.path(7, &key(2)), &whole).expect("written");
+        assert!(cache.load(7, &key(2)).is_none());
+        assert_eq!(cache.stats().damaged, 5);
+        let cache = reopened(cache, &options);
+        assert!(!cache.holds(7, &key(1)), "a damaged file is removed");
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_documents_take_theirs_along() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = options(dir.path(), 5 * (1000 + HEAD as u64));
+        let mut cache = PassageCache::open(&options).expect("opens");
+        for n in 0..5 {
+            cache.keep(n as u64 % 2, &key(n), state(n as u8));
+            cache = reopened(cache, &options);
+            let file = File::options().append(true).open(cache.path(n as u64 % 2, &key(n))).expect("written");
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64)).expect("its time");
+        }
+        // Used again: now the newest.
+        let mut cache = reopened(cache, &options);
+        assert!(cache.load(0, &key(0)).is_some());
+        cache.keep(0, &key(9), state(9));
+        cache = reopened(cache, &options);
+        let there: Vec<i32> = (0..10).filter(|n| cache.holds(*n as u64 % 2, &key(*n)) || cache.holds(0, &key(*n))).collect();
+        assert_eq!(there, [0, 3, 4, 9]);
+        cache.retain(HashSet::from([1]));
+        cache = reopened(cache, &options);
+        assert!(!cache.holds(0, &key(9)) && cache.holds(1, &key(3)));
+        drop(cache);
+        assert!(!dir.path().join("0").exists());
+    }
+
+    #[test]
+    fn keys_tell_models_and_tokens_apart() {
+        let tokens = [LlamaToken(1), LlamaToken(2)];
+        assert_eq!(Keys::new("a").of(&tokens), Keys::new("a").of(&tokens));
+        assert_ne!(Keys::new("a").of(&tokens), Keys::new("b").of(&tokens));
+        assert_ne!(Keys::new("a").of(&tokens), Keys::new("a").of(&tokens[..1]));
+    }
+}

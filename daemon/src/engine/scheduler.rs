@@ -1,0 +1,497 @@
+//! The owner thread: loads the model, holds the context, and computes all requests at work in common batches.
+//!
+//! Every batch holds one token of each lane that writes, and of those that read their prompts the next step each, while there
+//! is room; the request that came first goes first.
+
+use super::lane::Lane;
+use super::passages::{HEAD, Keys, PassageCache};
+use super::prompt::{self, Prompt, STEP, Template};
+use super::sequences::{SYSTEM, Sequences};
+use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job};
+use crate::gguf::{Gguf, Kind};
+use crate::llama::{Context, ContextOptions, DecodeFailure, Entry};
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+/// Most tokens in a batch: a step for two lanes, or the questions of several readings at once.
+pub const BATCH: usize = 2 * STEP;
+
+/// Readings of one request that can be at work.
+const MAX_READINGS: usize = 4;
+
+/// Positions kept free at the end of the context.
+const CONTEXT_MARGIN: usize = 4;
+
+/// Tokens after which competing readings are compared, unless all have ended before. Most short answers have.
+const COMPARE_AFTER: usize = 8;
+
+/// Checks what llama.cpp would abort on or fail late on, before it is called.
+pub(super) fn check(gguf: &Gguf, path: &Path, options: &EngineOptions) -> Result<(), EngineError> {
+    if gguf.kind() != Kind::Generator {
+        return Err(EngineError::NotAGenerator { path: path.to_owned(), architecture: gguf.architecture().to_owned() });
+    }
+    let memory = crate::llama::available_memory();
+    crate::llama::check_fits(gguf, options.context, BATCH as u32, &memory)?;
+    Ok(())
+}
+
+/// Runs the owner thread until the last handle is gone.
+pub(super) fn run(
+    path: &Path,
+    gguf: &Gguf,
+    options: &EngineOptions,
+    passages: Option<PassageCache>,
+    ready: &SyncSender<Result<EngineInfo, EngineError>>,
+    jobs: &Receiver<Job>,
+    stopping: &AtomicBool,
+) {
+    let failed = |reason: String| Err(EngineError::Load { path: path.to_owned(), reason });
+    let backend = match crate::llama::backend() {
+        Ok(backend) => backend,
+        Err(error) => return ready.send(Err(error.into())).unwrap_or(()),
+    };
+    let model = match LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_n_gpu_layers(0)) {
+        Ok(model) => model,
+        Err(error) => return ready.send(failed(error.to_string())).unwrap_or(()),
+    };
+    let cells = options.context.min(model.n_ctx_train()).max(BATCH as u32);
+    let slots = options.slots.max(1);
+    // A lane for each reading of each request, and the system prompt's sequence.
+    let sequences = slots * MAX_READINGS + 1;
+    let context_options = ContextOptions {
+        cells,
+        batch: BATCH as u32,
+        sequences: sequences as u32,
+        outputs: sequences as u32,
+        threads: options.threads,
+    };
+    let Some(context) = Context::new(&model, &context_options) else {
+        return ready.send(failed("it makes no context; the log says why".into())).unwrap_or(());
+    };
+    let template = Template::of(&model);
+    let divisible = !crate::llama::is_recurrent(&model);
+    let passages_off = (passages.is_some() && !divisible)
+        .then(|| "the model keeps a running state instead of keys and values, which cannot be cut".to_owned());
+    let info = EngineInfo {
+        model: gguf.name(),
+        architecture: gguf.architecture().to_owned(),
+        fingerprint: gguf.fingerprint(),
+        context: cells,
+        own_template: template.is_own(),
+        threads: options.threads,
+        slots,
+        passages_off,
+    };
+    let mut scheduler = Scheduler {
+        model: &model,
+        context,
+        sequences: Sequences::new(sequences, cells as usize, divisible),
+        template,
+        passages: passages.filter(|_| divisible),
+        keys: Keys::new(&info.fingerprint),
+        cells: cells as usize,
+        slots,
+        waiting: VecDeque::new(),
+        running: vec![],
+        entries: vec![],
+    };
+    if ready.send(Ok(info)).is_err() {
+        return;
+    }
+    scheduler.warm_up(&options.system, stopping);
+    scheduler.run(jobs, stopping);
+}
+
+struct Scheduler<'model> {
+    model: &'model LlamaModel,
+    context: Context<'model>,
+    sequences: Sequences,
+    template: Template,
+    passages: Option<PassageCache>,
+    keys: Keys,
+    /// Cells of the KV cache.
+    cells: usize,
+    slots: usize,
+    waiting: VecDeque<Job>,
+    /// In the order in which they came.
+    running: Vec<Running>,
+    /// The batch, kept for its allocation.
+    entries: Vec<Entry>,
+}
+
+/// A request at work.
+struct Running {
+    job: Job,
+    lanes: Vec<Lane>,
+    /// The lane whose answer is given, once that is clear.
+    chosen: Option<usize>,
+    /// Cells that it will need beyond the system prompt's.
+    reserved: usize,
+    started: Instant,
+    /// When the first token was there.
+    read: Option<Instant>,
+    prompt_tokens: usize,
+    passages_used: usize,
+}
+
+/// Where the results of a batch go: request, lane, index of the logits; `None` without logits.
+struct Route {
+    running: usize,
+    lane: usize,
+    logits: Option<usize>,
+    tokens: usize,
+}
+
+impl Running {
+    fn interrupted(&self, stopping: bool) -> Option<Finish> {
+        interrupted(&self.job, stopping)
+    }
+
+    fn completion(&self, finish: Finish) -> Completion {
+        let now = Instant::now();
+        let lane = &self.lanes[self.chosen.unwrap_or(0)];
+        let read = self.read.unwrap_or(now);
+        Completion {
+            text: lane.text().to_owned(),
+            finish,
+            passages_used: self.passages_used,
+            prompt_tokens: self.prompt_tokens,
+            reused_tokens: self.lanes.iter().map(|lane| lane.reused).sum(),
+            answer_tokens: lane.said.len(),
+            waited: self.started - self.job.queued,
+            prefill: read - self.started,
+            decode: now - read,
+        }
+    }
+
+    /// Sends what can be shown, choosing among readings when the time has come. Returns why it has ended, when it has.
+    fn speak(&mut self) -> Option<Finish> {
+        if self.chosen.is_none() && self.lanes.iter().all(|lane| lane.finish.is_some() || lane.said.len() >= COMPARE_AFTER) {
+            let request = &self.job.request;
+            let score = |lane: &Lane| {
+                let nothing = lane.text().trim().is_empty() || (request.no_answer)(lane.text());
+                let prior = request.readings[lane.reading].prior;
+                (!nothing, lane.likelihood() + prior)
+            };
+            let best = (0..self.lanes.len()).max_by(|a, b| {
+                let (a, b) = (score(&self.lanes[*a]), score(&self.lanes[*b]));
+                a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+            });
+            self.choose(best.unwrap_or(0));
+        }
+        let lane = &mut self.lanes[self.chosen?];
+        if !lane.unsent.is_empty() {
+            let _ = self.job.events.send(Event::Delta(std::mem::take(&mut lane.unsent)));
+        }
+        lane.finish
+    }
+
+    fn choose(&mut self, lane: usize) {
+        self.chosen = Some(lane);
+        let lane = &self.lanes[lane];
+        let _ = self.job.events.send(Event::Reading { reading: lane.reading, passages_used: lane.prompt.passages_used });
+    }
+}
+
+fn interrupted(job: &Job, stopping: bool) -> Option<Finish> {
+    if stopping || job.cancel.is_cancelled() || job.events.is_closed() {
+        Some(Finish::Cancelled)
+    } else if Instant::now() >= job.request.deadline {
+        Some(Finish::Deadline)
+    } else {
+        None
+    }
+}
+
+impl Scheduler<'_> {
+    /// Computes the system prompt once, so that the first question need not, and touches the weights' pages.
+    fn warm_up(&mut self, system: &str, stopping: &AtomicBool) {
+        let prefix = self.template.prefix(self.model, system);
+        if prefix.len() >= self.cells / 2 || prefix.is_empty() {
+            return;
+        }
+        let prompt = Prompt::new(prefix, &[], STEP);
+        let mut at = 0;
+        while at < prompt.tokens.len() && !stopping.load(Ordering::Relaxed) {
+            let upto = prompt.next_cut(at);
+            self.entries.clear();
+            self.entries.extend((at..upto).map(|position| Entry {
+                token: prompt.tokens[position],
+                position: position as u32,
+                sequence: SYSTEM,
+                logits: false,
+            }));
+            if let Err(error) = self.context.decode(&self.entries) {
+                log::warn!("computing the system prompt in advance failed: {error}");
+                return self.sequences.clear(&mut self.context);
+            }
+            self.sequences.extend(SYSTEM, &prompt.tokens[at..upto]);
+            at = upto;
+        }
+    }
+
+    fn run(&mut self, jobs: &Receiver<Job>, stopping: &AtomicBool) {
+        loop {
+            if self.running.is_empty() && self.waiting.is_empty() {
+                match jobs.recv() {
+                    Ok(job) => self.waiting.push_back(job),
+                    Err(_) => return,
+                }
+            }
+            self.waiting.extend(jobs.try_iter());
+            let stop = stopping.load(Ordering::Relaxed);
+            self.admit(stop);
+            for i in (0..self.running.len()).rev() {
+                if let Some(finish) = self.running[i].interrupted(stop) {
+                    self.end(i, finish);
+                }
+            }
+            if !self.running.is_empty() {
+                self.step();
+            }
+        }
+    }
+
+    /// Starts waiting requests, in order, while there is room for them.
+    fn admit(&mut self, stop: bool) {
+        while self.running.len() < self.slots
+            && let Some(job) = self.waiting.pop_front()
+        {
+            if let Some(finish) = interrupted(&job, stop) {
+                let _ = job.events.send(Event::Done(Completion::nothing(finish, job.queued.elapsed())));
+                continue;
+            }
+            match self.start(job) {
+                Ok(()) => {}
+                Err(Refusal::NoRoomNow(job)) => {
+                    self.waiting.push_front(job);
+                    return;
+                }
+                Err(Refusal::Never(job, error)) => drop(job.events.send(Event::Failed(error))),
+            }
+        }
+    }
+
+    fn start(&mut self, job: Job) -> Result<(), Refusal> {
+        let started = Instant::now();
+        let request = &job.request;
+        let room = self.cells.saturating_sub(request.max_tokens + CONTEXT_MARGIN);
+        let mut prompts = Vec::new();
+        for reading in request.readings.iter().take(MAX_READINGS) {
+            match self.template.lay_out(self.model, &request.system, reading, &request.question, room) {
+                Ok(prompt) => prompts.push(prompt),
+                Err(too_long) if prompts.is_empty() => {
+                    return Err(Refusal::Never(job, EngineError::PromptTooLong { needed: too_long.needed, room }));
+                }
+                // A longer one among the weaker readings.
+                Err(_) => break,
+            }
+        }
+        let system = self.sequences.tokens(SYSTEM).len();
+        let needs = |prompts: &[Prompt]| -> usize {
+            prompts.iter().map(|prompt| prompt.tokens.len().saturating_sub(system) + request.max_tokens + CONTEXT_MARGIN).sum()
+        };
+        while prompts.len() > 1 && needs(&prompts) > self.sequences.room() {
+            prompts.pop();
+        }
+        let own = needs(&prompts);
+        let reserved = own + self.running.iter().map(|running| running.reserved).sum::<usize>();
+        if !self.running.is_empty() && reserved > self.sequences.room() {
+            return Err(Refusal::NoRoomNow(job));
+        }
+        let mut stops = request.stop.clone();
+        stops.push(prompt::NEXT_QUESTION.into());
+        if !self.template.is_own() {
+            stops.extend(prompt::PLAIN_STOPS.map(String::from));
+        }
+        let competing = prompts.len() > 1;
+        let (prompt_tokens, passages_used) =
+            (prompts.iter().map(|p| p.tokens.len()).sum(), prompts.iter().map(|p| p.passages_used).sum());
+        let mut lanes = Vec::new();
+        for (reading, prompt) in prompts.into_iter().enumerate() {
+            let Some((sequence, reused)) = self.begin(&prompt, reserved) else { break };
+            let lane = Lane::new(reading, sequence, prompt, reused, &request.sampling, stops.clone());
+            lanes.push(if competing { lane.weighed() } else { lane });
+        }
+        if lanes.is_empty() {
+            return Err(Refusal::NoRoomNow(job));
+        }
+        let mut running = Running {
+            job,
+            lanes,
+            chosen: None,
+            reserved: own,
+            started,
+            read: None,
+            prompt_tokens,
+            passages_used,
+        };
+        if !competing {
+            running.choose(0);
+        }
+        self.running.push(running);
+        Ok(())
+    }
+
+    /// Takes a sequence for a prompt and brings into it what is known of the prompt's beginning.
+    fn begin(&mut self, prompt: &Prompt, reserved: usize) -> Option<(u32, usize)> {
+        let (sequence, reused) = self.sequences.take(&mut self.context, &prompt.tokens, &prompt.cuts, reserved)?;
+        if let (Some(cache), Some((upto, document))) = (&self.passages, prompt.keep)
+            && reused < upto
+        {
+            let key = self.keys.of(&prompt.tokens[..upto]);
+            if let Some(bytes) = cache.load(document, &key) {
+                if self.sequences.restore(&mut self.context, sequence, &prompt.tokens[..upto], &bytes[HEAD..]) {
+                    return Some((sequence, upto));
+                }
+                // There may have been no room for it in one piece; what was there before is gone either way.
+                log::debug!("llama.cpp did not take a passage's state; it is computed");
+                cache.refuse(document, &key);
+                return Some((sequence, 0));
+            }
+        }
+        Some((sequence, reused))
+    }
+
+    /// Computes one batch.
+    fn step(&mut self) {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.clear();
+        let mut routes = Vec::new();
+        for (r, running) in self.running.iter().enumerate() {
+            for (l, lane) in running.lanes.iter().enumerate() {
+                let held = self.sequences.tokens(lane.sequence).len();
+                let from = entries.len();
+                if let Some(token) = lane.next {
+                    entries.push(Entry { token, position: held as u32, sequence: lane.sequence, logits: true });
+                } else if lane.finish.is_none() && held < lane.prompt.tokens.len() {
+                    let upto = lane.prompt.next_cut(held);
+                    // Those that write go first; a step that does not fit waits for the next batch.
+                    let writing = self.running.iter().flat_map(|r| &r.lanes).filter(|lane| lane.next.is_some()).count();
+                    if from + (upto - held) + writing > BATCH && !(from == 0 && writing == 0) {
+                        continue;
+                    }
+                    entries.extend((held..upto).map(|position| Entry {
+                        token: lane.prompt.tokens[position],
+                        position: position as u32,
+                        sequence: lane.sequence,
+                        logits: position + 1 == lane.prompt.tokens.len(),
+                    }));
+                } else {
+                    continue;
+                }
+                let last = entries.len() - 1;
+                let logits = entries[last].logits.then_some(last);
+                routes.push(Route { running: r, lane: l, logits, tokens: entries.len() - from });
+            }
+        }
+        let mut result = self.context.decode(&entries);
+        if result == Err(DecodeFailure::NoRoom) {
+            self.sequences.drop_idle(&mut self.context);
+            result = self.context.decode(&entries);
+        }
+        match result {
+            Ok(()) => self.distribute(&entries, &routes),
+            Err(error) => self.fail(&error),
+        }
+        self.entries = entries;
+    }
+
+    /// Hands the results of a batch to the lanes.
+    fn distribute(&mut self, entries: &[Entry], routes: &[Route]) {
+        let vocab = self.model.vocab();
+        let mut at = 0;
+        for route in routes {
+            let computed: Vec<_> = entries[at..at + route.tokens].iter().map(|entry| entry.token).collect();
+            at += route.tokens;
+            let running = &mut self.running[route.running];
+            let max_tokens = running.job.request.max_tokens;
+            let lane = &mut running.lanes[route.lane];
+            lane.next = None;
+            self.sequences.extend(lane.sequence, &computed);
+            let held = self.sequences.tokens(lane.sequence).len();
+            if let (Some(cache), Some((upto, document))) = (&self.passages, lane.prompt.keep)
+                && held == upto
+            {
+                let key = self.keys.of(&lane.prompt.tokens[..upto]);
+                if let Some(bytes) = self.context.state(lane.sequence, HEAD) {
+                    cache.keep(document, &key, bytes);
+                }
+            }
+            if let Some(index) = route.logits {
+                lane.advance(self.context.logits(index), &vocab, max_tokens, held + 1 < self.cells);
+                running.read.get_or_insert_with(Instant::now);
+            }
+        }
+        for i in (0..self.running.len()).rev() {
+            let decided = self.running[i].chosen.is_some();
+            let finish = self.running[i].speak();
+            if let Some(finish) = finish {
+                self.end(i, finish);
+            } else if !decided && let Some(chosen) = self.running[i].chosen {
+                // The others need not be computed further.
+                let mut lanes = std::mem::take(&mut self.running[i].lanes);
+                self.release(&mut lanes, Some(chosen));
+                self.running[i].lanes = lanes;
+            }
+        }
+    }
+
+    /// Ends lanes, all but one or all, and gives their sequences back.
+    fn release(&mut self, lanes: &mut [Lane], but: Option<usize>) {
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            if but != Some(l) && !std::mem::replace(&mut lane.released, true) {
+                lane.end(Finish::Stop);
+                self.sequences.release(&mut self.context, lane.sequence);
+            }
+        }
+    }
+
+    /// Ends a request and tells its owner.
+    fn end(&mut self, i: usize, finish: Finish) {
+        let mut running = self.running.remove(i);
+        for lane in &mut running.lanes {
+            lane.end(finish);
+        }
+        let _ = running.speak();
+        self.release(&mut running.lanes, None);
+        // A receiver that has gone has cancelled; there is nobody to tell.
+        let _ = running.job.events.send(Event::Done(running.completion(finish)));
+    }
+
+    /// After a failure nothing in the KV cache can be relied on.
+    fn fail(&mut self, error: &DecodeFailure) {
+        for mut running in std::mem::take(&mut self.running) {
+            self.release(&mut running.lanes, None);
+            let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
+        }
+        self.sequences.clear(&mut self.context);
+    }
+}
+
+enum Refusal {
+    NoRoomNow(Job),
+    Never(Job, EngineError),
+}
+
+impl Completion {
+    /// Of a request that was never started.
+    fn nothing(finish: Finish, waited: Duration) -> Self {
+        Self {
+            text: String::new(),
+            finish,
+            passages_used: 0,
+            prompt_tokens: 0,
+            reused_tokens: 0,
+            answer_tokens: 0,
+            waited,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Which sequence of the KV cache holds which tokens, and what of it the next prompt can begin with.
+//!
+//! Sequence 0 holds the system prompt for good. The others are taken by the lanes of questions at work; when those are done, their
+//! contents stay until the room is needed, for people ask about the same page again.
+
+use crate::llama::Context;
+use llama_cpp_2::token::LlamaToken;
+
+/// The sequence of the system prompt.
+pub(super) const SYSTEM: u32 = 0;
+
+#[derive(Debug, Default)]
+struct Held {
+    tokens: Vec<LlamaToken>,
+    /// A lane works on it.
+    busy: bool,
+    /// When it was used last, in uses.
+    used: u64,
+}
+
+/// The sequences of one context.
+#[derive(Debug)]
+pub(super) struct Sequences {
+    held: Vec<Held>,
+    uses: u64,
+    /// Cells of all sequences together.
+    cells: usize,
+    /// Whether prefixes can be cut off and copied; recurrent models cannot.
+    divisible: bool,
+}
+
+impl Sequences {
+    /// `count` sequences with `cells` together, sequence [`SYSTEM`] among them.
+    pub(super) fn new(count: usize, cells: usize, divisible: bool) -> Self {
+        let mut held: Vec<Held> = std::iter::repeat_with(Held::default).take(count).collect();
+        held[SYSTEM as usize].busy = true;
+        Self { held, uses: 0, cells, divisible }
+    }
+
+    /// Tokens that a sequence holds.
+    pub(super) fn tokens(&self, sequence: u32) -> &[LlamaToken] {
+        &self.held[sequence as usize].tokens
+    }
+
+    /// Notes that tokens have been computed at the end of a sequence.
+    pub(super) fn extend(&mut self, sequence: u32, tokens: &[LlamaToken]) {
+        self.held[sequence as usize].tokens.extend_from_slice(tokens);
+    }
+
+    /// Cells that lanes can have together: all but the system prompt's.
+    pub(super) fn room(&self) -> usize {
+        self.cells.saturating_sub(self.held[SYSTEM as usize].tokens.len())
+    }
+
+    /// Gives a free sequence that holds the longest usable beginning of `tokens`, one of `cuts` long at most, or `None` when all
+    /// are at work. The last token is never among what is reused: its logits are what comes next.
+    ///
+    /// `reserved`: cells beyond the system prompt that lanes at work, the new one included, will need.
+    pub(super) fn take(
+        &mut self,
+        context: &mut Context<'_>,
+        tokens: &[LlamaToken],
+        cuts: &[usize],
+        reserved: usize,
+    ) -> Option<(u32, usize)> {
+        let free = (1..self.held.len()).filter(|i| !self.held[*i].busy).min_by_key(|i| {
+            // Empty ones first, then the oldest.
+            (!self.held[*i].tokens.is_empty(), self.held[*i].used)
+        })?;
+        let usable = |held: &Held| {
+            let common = held.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+            let common = common.min(tokens.len().saturating_sub(1));
+            cuts.iter().copied().filter(|cut| *cut <= common).max().unwrap_or(0)
+        };
+        let best = if self.divisible {
+            (0..self.held.len()).map(|i| (usable(&self.held[i]), i)).max_by_key(|(n, i)| (*n, *i == free))
+        } else {
+            None
+        };
+        let mut reused = 0;
+        match best {
+            Some((upto, from)) if upto > 0 => {
+                self.uses += 1;
+                self.held[from].used = self.uses;
+                if from != free {
+                    self.empty(context, free);
+                    context.copy(from as u32, free as u32, upto);
+                    self.held[free].tokens = tokens[..upto].to_vec();
+                    reused = upto;
+                } else if context.truncate(free as u32, upto) {
+                    self.held[free].tokens.truncate(upto);
+                    reused = upto;
+                } else {
+                    self.empty(context, free);
+                }
+            }
+            _ => self.empty(context, free),
+        }
+        self.held[free].busy = true;
+        self.make_room(context, reserved);
+        Some((free as u32, reused))
+    }
+
+    /// Puts a state into a taken sequence, in place of what it held.
+    pub(super) fn restore(&mut self, context: &mut Context<'_>, sequence: u32, tokens: &[LlamaToken], state: &[u8]) -> bool {
+        self.empty(context, sequence as usize);
+        let whole = context.restore(sequence, state)
+            && context.first_position(sequence) == Some(0)
+            && context.last_position(sequence).map(|last| last + 1) == Some(tokens.len());
+        if whole {
+            self.held[sequence as usize].tokens = tokens.to_vec();
+        } else {
+            self.empty(context, sequence as usize);
+        }
+        whole
+    }
+
+    /// Gives a sequence back; its contents stay while there is room.
+    pub(super) fn release(&mut self, context: &mut Context<'_>, sequence: u32) {
+        self.uses += 1;
+        let held = &mut self.held[sequence as usize];
+        held.busy = false;
+        held.used = self.uses;
+        if !self.divisible {
+            self.empty(context, sequence as usize);
+        }
+    }
+
+    /// Forgets everything, after a failure.
+    pub(super) fn clear(&mut self, context: &mut Context<'_>) {
+        context.clear();
+        for held in &mut self.held {
+            held.tokens.clear();
+        }
+    }
+
+    /// Drops kept contents, the oldest first, until `reserved` cells fit beside what is left.
+    fn make_room(&mut self, context: &mut Context<'_>, reserved: usize) {
+        loop {
+            let kept: usize = self.idle().map(|i| self.own_cells(i)).sum();
+            if kept + reserved <= self.room() {
+                return;
+            }
+            let Some(oldest) = self.idle().min_by_key(|i| self.held[*i].used) else { return };
+            self.empty(context, oldest);
+        }
+    }
+
+    /// Drops all kept contents.
+    pub(super) fn drop_idle(&mut self, context: &mut Context<'_>) {
+        for i in self.idle().collect::<Vec<_>>() {
+            self.empty(context, i);
+        }
+    }
+
+    fn idle(&self) -> impl Iterator<Item = usize> {
+        (1..self.held.len()).filter(|i| !self.held[*i].busy && !self.held[*i].tokens.is_empty())
+    }
+
+    /// Cells that a sequence does not share with the system prompt.
+    fn own_cells(&self, i: usize) -> usize {
+        let system = &self.held[SYSTEM as usize].tokens;
+        self.held[i].tokens.len() - self.held[i].tokens.iter().zip(system).take_while(|(a, b)| a == b).count()
+    }
+
+    fn empty(&mut self, context: &mut Context<'_>, i: usize) {
+        if !self.held[i].tokens.is_empty() {
+            context.truncate(i as u32, 0);
+            self.held[i].tokens.clear();
+        }
+    }
+}
