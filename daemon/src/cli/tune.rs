@@ -30,7 +30,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     // Without a model there are still cores to show; a model that was named must be one.
     if path.exists() || !config.model.generator.as_os_str().is_empty() {
         let gguf = Gguf::open(&path).map_err(|error| Failure::Other(error.to_string()))?;
-        let key = topology.key(&gguf.fingerprint(), &llama::version());
+        let key = topology.key(&gguf.fingerprint(), llama::build());
         let saved = Saved::in_dir(&config.data_dir());
         calibration = saved.find(&key).filter(|_| !args.force);
         // Also when all is configured: the table says what that costs.

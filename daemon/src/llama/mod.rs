@@ -1,21 +1,21 @@
 //! The boundary to llama.cpp that `engine` and `embed` share: one initialisation, its log, and the checks that must
 //! come before a model is loaded, because llama.cpp ends the process where this crate wants an error.
 
+mod bench;
 mod context;
 mod log;
 mod memory;
 mod team;
-mod threads;
 
 use std::sync::OnceLock;
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 
 use crate::gguf::{Gguf, Value};
+pub use bench::{Bench, with_model};
 pub use context::{Context, ContextOptions, DecodeFailure, Entry, build, is_recurrent};
 pub use memory::{Memory, available_memory};
 pub use team::{Waiting, set_waiting};
-pub use threads::{Bench, set_threads, with_model};
 
 /// Why llama.cpp is not asked to load a model, or could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -82,15 +82,6 @@ pub fn backend() -> Result<&'static LlamaBackend, LlamaError> {
         LlamaBackend::init().map_err(|error| error.to_string())
     });
     backend.as_ref().map_err(|error| LlamaError::Backend(error.clone()))
-}
-
-/// Which llama.cpp this is: ggml's version and commit.
-pub fn version() -> String {
-    // SAFETY: both return constants that end in zero.
-    let text = |constant: *const std::ffi::c_char| unsafe { std::ffi::CStr::from_ptr(constant) }.to_string_lossy().into_owned();
-    // SAFETY: neither call has conditions.
-    let (version, commit) = unsafe { (llama_cpp_sys_2::ggml_version(), llama_cpp_sys_2::ggml_commit()) };
-    format!("ggml {} {}", text(version), text(commit))
 }
 
 /// Bytes of anonymous memory that a context takes: keys and values in f16, and the buffers of one forward pass.

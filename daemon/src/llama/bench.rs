@@ -1,44 +1,15 @@
-//! Changing the threads of a context between two calls of llama.cpp, and measuring what a number of threads brings.
+//! Measuring a generator: what a number of threads brings.
 
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
-use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_sys_2 as sys;
 
-use super::LlamaError;
+use super::{Context, ContextOptions, Entry, LlamaError};
 use crate::gguf::{Gguf, Kind as ModelKind};
 use crate::tune::{Kind, Threads};
-
-/// Sets the threads of the next calls of `decode`: for single tokens, and for batches. Takes a microsecond.
-///
-/// Returns whether it could be done; if not, the context keeps the threads it was made with.
-pub fn set_threads(ctx: &mut LlamaContext<'_>, threads: Threads) -> bool {
-    let Some(raw) = raw(ctx) else { return false };
-    let count = |n: usize| n.clamp(1, MOST_THREADS) as i32;
-    // SAFETY: `raw` is this context, borrowed exclusively here; the call stores two numbers in it.
-    unsafe { sys::llama_set_n_threads(raw, count(threads.decode), count(threads.batch)) };
-    true
-}
-
-/// The pointer inside: llama-cpp-2 wraps neither the call nor the pointer, but its debug form, which the pinned version
-/// derives, tells the address.
-fn raw(ctx: &LlamaContext<'_>) -> Option<*mut sys::llama_context> {
-    let text = format!("{ctx:?}");
-    let digits = text.split_once("context: 0x")?.1;
-    let end = digits.find(|c: char| !c.is_ascii_hexdigit())?;
-    let address = usize::from_str_radix(&digits[..end], 16).ok().filter(|address| *address != 0)?;
-    Some(std::ptr::with_exposed_provenance_mut(address))
-}
-
-/// ggml's own bound, `GGML_MAX_N_THREADS`.
-const MOST_THREADS: usize = 512;
 
 /// Tokens of one measured batch.
 const BATCH: usize = 32;
@@ -65,22 +36,24 @@ pub fn with_model<T>(path: &Path, body: impl FnOnce(&mut Bench<'_>) -> Result<T,
     let backend = super::backend()?;
     let model = LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_n_gpu_layers(0))
         .map_err(|error| unusable(error.to_string()))?;
-    let params = LlamaContextParams::default()
-        .with_n_ctx(NonZeroU32::new(CONTEXT as u32))
-        .with_n_batch(BATCH as u32)
-        .with_n_ubatch(BATCH as u32)
-        .with_flash_attention_policy(sys::LLAMA_FLASH_ATTN_TYPE_ENABLED);
-    let ctx = model.new_context(backend, params).map_err(|error| unusable(error.to_string()))?;
+    let options = ContextOptions {
+        cells: CONTEXT as u32,
+        batch: BATCH as u32,
+        sequences: 1,
+        outputs: 1,
+        threads: Threads { decode: 1, batch: 1 },
+    };
+    let context = Context::new(&model, &options).ok_or_else(|| unusable("it makes no context; the log says why".into()))?;
     let tokens = model.n_vocab().max(1);
     let path = path.display().to_string();
-    body(&mut Bench { ctx, path, batch: LlamaBatch::new(BATCH, 1), position: 0, tokens, next: 0 })
+    body(&mut Bench { context, path, entries: Vec::with_capacity(BATCH), position: 0, tokens, next: 0 })
 }
 
 /// A generator to measure.
 pub struct Bench<'model> {
-    ctx: LlamaContext<'model>,
+    context: Context<'model>,
     path: String,
-    batch: LlamaBatch<'static>,
+    entries: Vec<Entry>,
     /// Positions in the KV cache.
     position: usize,
     /// Size of the vocabulary.
@@ -125,24 +98,23 @@ impl Bench<'_> {
     }
 
     fn begin_anew(&mut self) {
-        self.ctx.clear_kv_cache();
+        self.context.clear();
         self.position = 0;
     }
 
     fn compute(&mut self, n: usize, threads: usize) -> Result<Duration, LlamaError> {
-        let failed = |reason: String| LlamaError::Measure { path: self.path.clone(), reason };
-        if !set_threads(&mut self.ctx, Threads { decode: threads, batch: threads }) {
-            return Err(failed("this version of llama-cpp-2 hides its context".into()));
-        }
-        self.batch.clear();
+        self.context.set_threads(Threads { decode: threads, batch: threads });
+        self.entries.clear();
         for i in 0..n {
             self.next = (self.next + 101) % self.tokens;
-            let (token, position) = (LlamaToken(self.next), (self.position + i) as i32);
-            self.batch.add(token, position, &[0], i + 1 == n).map_err(|error| failed(error.to_string()))?;
+            let position = (self.position + i) as u32;
+            self.entries.push(Entry { token: LlamaToken(self.next), position, sequence: 0, logits: i + 1 == n });
         }
         let started = Instant::now();
-        self.ctx.decode(&mut self.batch).map_err(|error| failed(error.to_string()))?;
-        self.ctx.synchronize();
+        let computed = self.context.decode(&self.entries);
+        computed.map_err(|error| LlamaError::Measure { path: self.path.clone(), reason: error.to_string() })?;
+        // Whoever reads the logits waits until they are there.
+        let _ = self.context.logits(n - 1);
         self.position += n;
         Ok(started.elapsed())
     }
@@ -152,21 +124,6 @@ impl Bench<'_> {
 mod tests {
     use super::*;
     use crate::gguf::tests::model;
-
-    #[test]
-    fn the_threads_of_a_context_can_be_changed() {
-        let threads = with_model(&model("generator.gguf"), |bench| {
-            let mut seen = Vec::new();
-            for threads in [1, 3, 2, 1] {
-                bench.decode(threads)?;
-                let raw = raw(&bench.ctx).expect("the address");
-                // SAFETY: it is the context's, which lives; both calls only read.
-                seen.push(unsafe { (sys::llama_n_threads(raw), sys::llama_n_threads_batch(raw), sys::llama_n_ctx(raw)) });
-            }
-            Ok(seen)
-        });
-        assert_eq!(threads.expect("measured"), [1, 3, 2, 1].map(|n| (n, n, CONTEXT as u32)));
-    }
 
     #[test]
     fn both_kinds_are_measured_and_encoders_are_refused() {
