@@ -307,15 +307,7 @@ impl Default for EmbeddedBroker {
 
 impl Default for Model {
     fn default() -> Self {
-        Self {
-            generator: PathBuf::new(),
-            context: 2048,
-            threads: 0,
-            batch_threads: 0,
-            slots: 4,
-            passages_mb: 512,
-            passages_min_free_mb: 256,
-        }
+        Self { generator: PathBuf::new(), context: 2048, threads: 0, batch_threads: 0, slots: 4, passages_mb: 512, passages_min_free_mb: 256 }
     }
 }
 
