@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test lint fmt deny bench bench-retrieval fuzz doc models-dir tools clean
+.PHONY: help setup demo run test lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: setup build ## Measure (see benches/)
 
 bench-retrieval: setup build ## Compare retrieval with FAISS, usearch, qdrant-edge and others (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench retrieval $(ARGS)
+
+bench-threads: setup build ## Measure how threads wait, on a quiet machine and beside busy processes (see benches/)
+	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench threads $(ARGS)
 
 fuzz: ## Fuzz the readers (make fuzz TIME=600: seconds for each target; needs nightly Rust and cargo-fuzz)
 	@for target in pdf pdf_page epub html; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(TIME),60); done

@@ -325,10 +325,7 @@ fn model_show_and_convert() {
 }
 
 #[test]
-fn tune_and_doctor() {
-    let tuned = run(&mut bare_vademecum(["tune", "--json"])).exits(0).json();
-    assert!(tuned["usable"].as_u64() > Some(0) && tuned["threads"]["decode"].as_u64() > Some(0), "{tuned}");
-
+fn doctor_tells_what_is_wrong() {
     let dir = temp_dir();
     let data = dir.path().join("data");
     let broker = Broker::start();

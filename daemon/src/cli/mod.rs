@@ -19,7 +19,6 @@ use crate::config::{Config, ConfigError, Flags, Loaded, load};
 use crate::ingest::child;
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -86,8 +85,8 @@ enum Command {
     Documents(documents::Args),
     /// Look into model files and convert encoders
     Model(model::Args),
-    /// Show the cores this process may use and the threads chosen
-    Tune,
+    /// Show the cores this process may use, and measure the threads that the generator runs best with
+    Tune(tune::Args),
     /// Check the installation; says what to do about each problem
     Doctor,
     /// Start a daemon of its own, read the sample manual and ask it three questions
@@ -122,7 +121,6 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     child::use_own_process();
-    wait_briefly_for_threads();
     limit_arenas();
     let level = |loaded: &Loaded| match (cli.common.verbose, loaded.config.log.level.parse()) {
         (0, Ok(level)) => level,
@@ -174,7 +172,7 @@ fn dispatch(cli: &Cli, loaded: Loaded) -> Outcome {
         Command::Ingest(args) => ingest::run(&loaded.config, common, args),
         Command::Documents(args) => documents::run(&loaded.config, common, args),
         Command::Model(args) => model::run(common, args),
-        Command::Tune => tune::run(&loaded.config, common),
+        Command::Tune(args) => tune::run(&loaded.config, common, args),
         Command::Doctor => doctor::run(&loaded, common),
         Command::Demo(args) => demo::run(common, args),
         Command::Calibrate(args) => calibrate::run(&loaded.config, common, args),
@@ -263,22 +261,6 @@ fn progress_bar(length: u64, template: &str) -> indicatif::ProgressBar {
 fn pairs(given: &[String], flag: &str) -> Result<Vec<(String, String)>, Failure> {
     let split = |pair: &String| pair.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
     given.iter().map(|pair| split(pair).ok_or_else(|| Failure::Other(format!("{flag} {pair}: write {flag} key=value")))).collect()
-}
-
-/// Sets how long llama.cpp's OpenMP threads spin at a barrier before they sleep.
-///
-/// libgomp reads its settings before `main`, so the program replaces itself once, with the setting made. Spinning for ever
-/// (libgomp's default) collapses when other work shares the cores; sleeping at once makes every barrier slow.
-fn wait_briefly_for_threads() {
-    const SPIN: &str = "GOMP_SPINCOUNT";
-    const CHOSEN: [&str; 3] = [SPIN, "OMP_WAIT_POLICY", "OMP_NUM_THREADS"];
-    if CHOSEN.iter().any(|name| std::env::var_os(name).is_some()) {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else { return };
-    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(SPIN, "20000").exec();
-    // Without the setting everything works, only slower when cores are shared.
-    eprintln!("vademecum: cannot set {SPIN}: {error}");
 }
 
 /// Keeps glibc from making an arena of freed memory for every thread.

@@ -1,27 +1,120 @@
-//! `vademecum tune`
+//! `vademecum tune`: the cores this process may use, and the threads that the generator runs best with.
 
-use super::{Common, Outcome, print_json, print_line};
+use super::{Common, Failure, Outcome, print_json, print_line};
 use crate::config::Config;
-use crate::tune::Topology;
+use crate::gguf::Gguf;
+use crate::llama;
+use crate::tune::{CALIBRATION, Kind, Origin, Plan, Saved, Topology, calibrate};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-pub(super) fn run(config: &Config, common: &Common) -> Outcome {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Measure again, also when what was measured still holds
+    #[arg(long)]
+    force: bool,
+    /// Show the cores only; measure nothing
+    #[arg(long, conflicts_with = "force")]
+    no_measure: bool,
+    /// Longest time to measure
+    #[arg(long, value_name = "SECONDS", default_value_t = CALIBRATION.as_secs(), value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+}
+
+pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     let topology = Topology::detect();
-    let threads = topology.threads(config.model.threads, config.model.batch_threads);
     let embedding = topology.threads(config.embedder.threads, config.embedder.threads).batch;
+    let path = config.generator_path();
+    let mut note = String::new();
+    let mut calibration = None;
+    // Without a model there are still cores to show; a model that was named must be one.
+    if path.exists() || !config.model.generator.as_os_str().is_empty() {
+        let gguf = Gguf::open(&path).map_err(|error| Failure::Other(error.to_string()))?;
+        let key = topology.key(&gguf.fingerprint(), llama::build());
+        let saved = Saved::in_dir(&config.data_dir());
+        calibration = saved.find(&key).filter(|_| !args.force);
+        // Also when all is configured: the table says what that costs.
+        if calibration.is_none() && !args.no_measure {
+            let started = Instant::now();
+            let limit = Duration::from_secs(args.seconds);
+            let measured = llama::with_model(&path, |bench| {
+                calibrate(&topology.candidates(), limit, || started.elapsed(), |kind, threads| bench.measure(kind, threads))
+            });
+            calibration = measured.map_err(|error| Failure::Other(error.to_string()))?;
+            if let Some(calibration) = &calibration {
+                match saved.keep(&key, calibration) {
+                    Ok(()) => {}
+                    Err(_) if !config.data_dir().exists() => note = "not kept: there is no data directory yet".into(),
+                    Err(error) => note = format!("not kept in {}: {error}", config.data_dir().display()),
+                }
+            }
+        }
+    } else {
+        note = "nothing measured: no generator; name one with --generator FILE".into();
+    }
+    let plan = Plan::new(&topology, calibration, config.model.threads, config.model.batch_threads);
     if common.json {
         print_json(&serde_json::json!({
-            "topology": topology, "usable": topology.usable(), "threads": threads, "embedder_threads": embedding,
+            "topology": topology, "usable": topology.usable(), "candidates": plan.candidates, "threads": plan.threads,
+            "decode_origin": plan.decode_origin, "batch_origin": plan.batch_origin, "calibration": plan.calibration,
+            "embedder_threads": embedding, "note": note,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let list = |cpus: &[usize]| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-    print_line(&format!("allowed CPUs       {}", list(&topology.allowed)));
-    print_line(&format!("fast cores         {}", list(&topology.cores)));
-    print_line(&format!("CPU quota          {}", topology.quota.map_or("none".to_owned(), |q| format!("{q:.2} cores"))));
-    print_line(&format!("usable cores       {}", topology.usable()));
-    print_line(&format!("decode threads     {}", threads.decode));
-    print_line(&format!("batch threads      {}", threads.batch));
-    print_line(&format!("embedder threads   {embedding}"));
+    for line in cores(&topology).into_iter().chain(table(&plan)) {
+        print_line(&line);
+    }
+    print_line(&format!("embedder   {embedding} threads"));
+    if !note.is_empty() {
+        print_line(&note);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn cores(topology: &Topology) -> Vec<String> {
+    let list = |cpus: &[usize]| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let quota = topology.quota.map_or("none".to_owned(), |quota| format!("{quota:.2} cores"));
+    let mut lines = vec![
+        format!("processor  {}", topology.cpu),
+        format!("CPUs       {} (affinity mask and cpuset)", list(&topology.allowed)),
+        format!("quota      {quota}"),
+        format!("usable     {} of {} cores", topology.usable(), topology.cores.len()),
+        String::new(),
+        format!("{:<7}{:<16}{:>9}{:>9}  kind", "core", "CPUs", "capacity", "MHz"),
+    ];
+    let or_dash = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+    lines.extend(topology.cores.iter().map(|core| {
+        let (capacity, mhz) = (or_dash(core.capacity), or_dash(core.max_khz.map(|khz| khz / 1000)));
+        let kind = if core.fast { "fast" } else { "slow" };
+        format!("{:<7}{:<16}{capacity:>9}{mhz:>9}  {kind}", core.cpu, list(&core.siblings))
+    }));
+    lines.push(String::new());
+    lines
+}
+
+/// What was measured and what of it is used.
+fn table(plan: &Plan) -> Vec<String> {
+    let origin = |origin: Origin| match origin {
+        Origin::Configured => "configured",
+        Origin::Measured => "measured",
+        Origin::Cores => "one per usable core",
+    };
+    let mut lines = Vec::new();
+    if let Some(calibration) = &plan.calibration {
+        lines.push(format!(
+            "{:<9}{:>7}{:>9}{:>9}{:>9}   tokens/s, measured in {:.1} s",
+            "", "threads", "median", "min", "max", calibration.seconds
+        ));
+        for (kind, name, chosen) in [(Kind::Decode, "decode", plan.threads.decode), (Kind::Batch, "batch", plan.threads.batch)] {
+            for row in calibration.rows(kind) {
+                let mark = if row.threads == chosen { "   <-" } else { "" };
+                let figures = format!("{:>9.1}{:>9.1}{:>9.1}", row.median, row.min, row.max);
+                lines.push(format!("{name:<9}{:>7}{figures}{mark}", row.threads));
+            }
+        }
+        lines.push(String::new());
+    }
+    lines.push(format!("decode     {} threads ({})", plan.threads.decode, origin(plan.decode_origin)));
+    lines.push(format!("batch      {} threads ({})", plan.threads.batch, origin(plan.batch_origin)));
+    lines
 }

@@ -1,17 +1,21 @@
 //! The boundary to llama.cpp that `engine` and `embed` share: one initialisation, its log, and the checks that must
 //! come before a model is loaded, because llama.cpp ends the process where this crate wants an error.
 
+mod bench;
 mod context;
 mod log;
 mod memory;
+mod team;
 
 use std::sync::OnceLock;
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 
 use crate::gguf::{Gguf, Value};
+pub use bench::{Bench, with_model};
 pub use context::{Context, ContextOptions, DecodeFailure, Entry, build, is_recurrent};
 pub use memory::{Memory, available_memory};
+pub use team::{Waiting, set_waiting};
 
 /// Why llama.cpp is not asked to load a model, or could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,14 @@ pub enum LlamaError {
         path: String,
         /// What is wrong.
         what: String,
+    },
+    /// A model could not be measured.
+    #[error("cannot measure {path}: {reason}; give a text-generation GGUF that `vademecum doctor` accepts")]
+    Measure {
+        /// The model file.
+        path: String,
+        /// What is the matter.
+        reason: String,
     },
     /// Keys, values and buffers need more than is free.
     #[error(

@@ -37,7 +37,11 @@ pub(super) fn groups(text: &str, controller: &str, root: &Path) -> Vec<Group> {
             continue;
         };
         let (base, unified) = match controllers {
-            "" => (root.to_owned(), true),
+            // Beside hierarchies of version 1 the unified one has a folder of its own.
+            "" => {
+                let own = root.join("unified");
+                (if own.exists() { own } else { root.to_owned() }, true)
+            }
             list if list.split(',').any(|name| name == controller) => {
                 // Mounted under the controller's name, or under the names of all that share the hierarchy.
                 let own = root.join(controller);
@@ -72,6 +76,9 @@ mod tests {
                 ("/nowhere", true),
             ]
         );
+        let hybrid = tempfile::tempdir().expect("temporary directory");
+        std::fs::create_dir(hybrid.path().join("unified")).expect("directory");
+        assert_eq!(super::groups("0::/a\n", "cpu", hybrid.path())[0].dir, hybrid.path().join("unified/a"));
         assert!(super::groups("nonsense\n", "cpu", Path::new(ROOT)).is_empty());
     }
 

@@ -1,17 +1,58 @@
 //! Which cores this process may use, and how many threads to run on them.
 //!
-//! Usable cores are what the affinity mask (cpusets included) leaves, with hyper-thread siblings counted once and the
-//! slower half of a big.LITTLE board left out, cut down to the cgroup's CPU quota.
+//! [`Topology`] says what there is, [`calibrate`] measures what a model makes of it, [`Saved`] keeps that, [`Plan`] weighs it
+//! against the configuration, and [`Governor`] follows the load from token to token. Nothing here calls llama.cpp or sleeps: who
+//! owns a model measures it.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use vademecum::tune::{Kind, Plan, Saved, Topology, calibrate};
+//!
+//! let topology = Topology::detect();
+//! let saved = Saved::in_dir(std::path::Path::new("/tmp"));
+//! let key = topology.key("fingerprint of the model", "version of llama.cpp");
+//! let mut plan = Plan::new(&topology, saved.find(&key), 0, 0);
+//! if plan.wants_calibration() {
+//!     let started = Instant::now();
+//!     let measure = |_: Kind, threads: usize| Ok::<_, std::io::Error>(threads as f64); // tokens per second
+//!     let found = calibrate(&topology.candidates(), Duration::from_secs(5), || started.elapsed(), measure)?;
+//!     plan = Plan::new(&topology, found, 0, 0);
+//! }
+//! let mut governor = plan.governor();
+//! // For each token: set the context to this many threads, decode, and tell how long it took.
+//! let threads = governor.decode_threads();
+//! governor.observe(threads, 1, Duration::from_millis(20));
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
+mod calibrate;
 pub mod cgroup;
+mod governor;
+mod saved;
+mod topology;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+pub use calibrate::{Calibration, Row, calibrate};
+pub use governor::Governor;
+pub use saved::{Key, Saved};
+pub use topology::{Core, Topology};
 
-use cgroup::Group;
+use std::time::Duration;
+
+/// How long a calibration may take.
+pub const CALIBRATION: Duration = Duration::from_secs(5);
+
+/// The two kinds of work, each with a thread count of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// One token at a time.
+    Decode,
+    /// Many tokens in one pass.
+    Batch,
+}
 
 /// Thread counts for the two kinds of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Threads {
     /// Threads that decode one token at a time.
     pub decode: usize,
@@ -19,143 +60,92 @@ pub struct Threads {
     pub batch: usize,
 }
 
-/// What is known of the processor, as far as this process may use it.
+/// Where a thread count comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The configuration says so.
+    Configured,
+    /// It was measured.
+    Measured,
+    /// One per usable core.
+    Cores,
+}
+
+/// The thread counts of a generator, and why.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Topology {
-    /// Logical CPUs in the affinity mask.
-    pub allowed: Vec<usize>,
-    /// Of those, one per physical core, the fastest kind only.
-    pub cores: Vec<usize>,
-    /// CPU time this process may use per second of wall time, in cores; `None` when unlimited.
-    pub quota: Option<f64>,
+pub struct Plan {
+    /// To begin with; [`Plan::governor`] follows the load from there.
+    pub threads: Threads,
+    /// Where the number of decoding threads comes from.
+    pub decode_origin: Origin,
+    /// Where the number of batch threads comes from.
+    pub batch_origin: Origin,
+    /// What was measured.
+    pub calibration: Option<Calibration>,
+    /// Numbers to choose from.
+    pub candidates: Vec<usize>,
 }
 
-impl Topology {
-    /// Reads the affinity mask, `/sys` and the cgroup of this process.
-    pub fn detect() -> Self {
-        let allowed = affinity();
-        let cores = fastest_cores(&allowed, Path::new("/sys/devices/system/cpu"));
-        Self { allowed, cores, quota: smallest_quota(&cgroup::of_this_process("cpu")) }
+impl Plan {
+    /// Weighs up: what is configured (0: nothing) wins over what was measured, and that over the number of cores.
+    pub fn new(topology: &Topology, calibration: Option<Calibration>, decode: usize, batch: usize) -> Self {
+        let measured = calibration.as_ref().map(|calibration| calibration.best);
+        let choose = |configured: usize, measured: Option<usize>| match (configured, measured) {
+            (0, Some(measured)) => (measured, Origin::Measured),
+            (0, None) => (topology.usable(), Origin::Cores),
+            (configured, _) => (configured, Origin::Configured),
+        };
+        let (decode, decode_origin) = choose(decode, measured.map(|best| best.decode));
+        let (batch, batch_origin) = choose(batch, measured.map(|best| best.batch));
+        let candidates = topology.candidates();
+        Self { threads: Threads { decode, batch }, decode_origin, batch_origin, calibration, candidates }
     }
 
-    /// Cores worth a thread each, at least one.
-    pub fn usable(&self) -> usize {
-        let by_quota = self.quota.map_or(usize::MAX, |q| (q.floor() as usize).max(1));
-        self.cores.len().min(by_quota).max(1)
+    /// Whether measuring could change anything: not when all is configured, measured, or there is one core only.
+    pub fn wants_calibration(&self) -> bool {
+        self.calibration.is_none()
+            && self.candidates.len() > 1
+            && (self.decode_origin != Origin::Configured || self.batch_origin != Origin::Configured)
     }
 
-    /// Thread counts: the configured ones where they are not 0, else one per usable core to read prompts and encode.
-    ///
-    /// Decoding meets at a barrier hundreds of times per token. On two cores the second thread costs more there than it
-    /// brings (SmolLM2-135M: 34 tokens/s with two threads, 65 with one, on a quiet machine): one thread decodes.
-    pub fn threads(&self, decode: usize, batch: usize) -> Threads {
-        let or = |configured: usize, chosen: usize| if configured == 0 { chosen } else { configured };
-        let usable = self.usable();
-        Threads { decode: or(decode, if usable <= 2 { 1 } else { usable }), batch: or(batch, usable) }
+    /// What chooses the decoding threads from token to token.
+    pub fn governor(&self) -> Governor {
+        match (&self.calibration, self.decode_origin) {
+            (_, Origin::Configured) => Governor::fixed(self.threads.decode),
+            (Some(calibration), _) => Governor::new(calibration),
+            (None, _) => Governor::among(self.candidates.clone(), self.threads.decode),
+        }
     }
-}
-
-fn affinity() -> Vec<usize> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
-        return (0..std::thread::available_parallelism().map_or(1, usize::from)).collect();
-    };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
-}
-
-/// One logical CPU per physical core out of `allowed`, of the fastest kind: cores with less than three quarters of the
-/// largest `cpu_capacity` (the kernel's scale of 1024) only hold the others up at every barrier.
-fn fastest_cores(allowed: &[usize], sys: &Path) -> Vec<usize> {
-    let read = |cpu: usize, file: &str| std::fs::read_to_string(sys.join(format!("cpu{cpu}/{file}"))).ok();
-    let mut seen = BTreeSet::new();
-    let cores: Vec<usize> = allowed
-        .iter()
-        .copied()
-        .filter(|cpu| match read(*cpu, "topology/thread_siblings_list") {
-            Some(siblings) => seen.insert(siblings.trim().to_owned()),
-            None => true,
-        })
-        .collect();
-    let capacity: BTreeMap<usize, u32> =
-        cores.iter().filter_map(|cpu| Some((*cpu, read(*cpu, "cpu_capacity")?.trim().parse().ok()?))).collect();
-    let Some(largest) = capacity.values().max() else { return cores };
-    let fast = |cpu: &usize| capacity.get(cpu).is_none_or(|c| c * 4 >= largest * 3);
-    cores.into_iter().filter(fast).collect()
-}
-
-/// The smallest CPU quota of these groups, in cores (cgroup v2 `cpu.max`, v1 `cpu.cfs_*`).
-fn smallest_quota(groups: &[Group]) -> Option<f64> {
-    groups.iter().filter_map(quota).min_by(f64::total_cmp)
-}
-
-fn quota(group: &Group) -> Option<f64> {
-    if group.unified {
-        let text = group.read("cpu.max")?;
-        let (quota, period) = text.trim().split_once(' ')?;
-        ratio(quota, period)
-    } else {
-        ratio(group.read("cpu.cfs_quota_us")?.trim(), group.read("cpu.cfs_period_us")?.trim())
-    }
-}
-
-/// `quota / period`; `None` for `max`, -1 and nonsense.
-fn ratio(quota: &str, period: &str) -> Option<f64> {
-    let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
-    (quota > 0.0 && period > 0.0).then(|| quota / period)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::topology::Board;
     use super::*;
 
-    fn write(path: &Path, text: &str) {
-        std::fs::create_dir_all(path.parent().expect("parent")).expect("directory");
-        std::fs::write(path, text).expect("file");
-    }
-
     #[test]
-    fn hyper_threads_count_once_and_little_cores_not() {
-        let sys = tempfile::tempdir().expect("temporary directory");
-        // RK3588: four little cores (capacity 530), four big ones (1024).
-        for cpu in 0..8 {
-            write(&sys.path().join(format!("cpu{cpu}/topology/thread_siblings_list")), &format!("{cpu}\n"));
-            write(&sys.path().join(format!("cpu{cpu}/cpu_capacity")), if cpu < 4 { "530\n" } else { "1024\n" });
-        }
-        assert_eq!(fastest_cores(&[0, 1, 2, 3, 4, 5, 6, 7], sys.path()), [4, 5, 6, 7]);
-        assert_eq!(fastest_cores(&[0, 1], sys.path()), [0, 1]);
+    fn what_is_configured_wins_over_what_was_measured_over_the_cores() {
+        let board = Board::new("0-3");
+        (0..4).for_each(|cpu| board.cpu(cpu, &cpu.to_string(), None, None));
+        let topology = board.detect();
+        let cores = Plan::new(&topology, None, 0, 0);
+        assert_eq!((cores.threads, cores.decode_origin), (Threads { decode: 4, batch: 4 }, Origin::Cores));
+        assert!(cores.wants_calibration());
+        assert_eq!(cores.governor().decode_threads(), 4);
 
-        let smt = tempfile::tempdir().expect("temporary directory");
-        for cpu in 0..4 {
-            write(
-                &smt.path().join(format!("cpu{cpu}/topology/thread_siblings_list")),
-                if cpu % 2 == 0 { "0,2\n" } else { "1,3\n" },
-            );
-        }
-        assert_eq!(fastest_cores(&[0, 1, 2, 3], smt.path()), [0, 1]);
-    }
+        let row = |threads| Row { threads, median: 2.0, min: 1.0, max: 3.0, samples: 3 };
+        let calibration =
+            Calibration { best: Threads { decode: 2, batch: 3 }, decode: vec![row(2)], batch: vec![row(3)], seconds: 1.0 };
+        let measured = Plan::new(&topology, Some(calibration.clone()), 0, 0);
+        assert_eq!((measured.threads, measured.batch_origin), (calibration.best, Origin::Measured));
+        assert!(!measured.wants_calibration());
 
-    #[test]
-    fn the_tightest_quota_on_the_way_to_the_root_counts() {
-        let root = tempfile::tempdir().expect("temporary directory");
-        write(&root.path().join("a/b/cpu.max"), "max 100000\n");
-        write(&root.path().join("a/cpu.max"), "150000 100000\n");
-        let quota = |text: &str| smallest_quota(&cgroup::groups(text, "cpu", root.path()));
-        assert_eq!(quota("0::/a/b\n"), Some(1.5));
-        assert_eq!(quota("0::/c\n"), None);
-        write(&root.path().join("cpu/d/cpu.cfs_quota_us"), "50000\n");
-        write(&root.path().join("cpu/d/cpu.cfs_period_us"), "100000\n");
-        assert_eq!(quota("4:cpu,cpuacct:/d\n"), Some(0.5));
-        let topology = Topology { allowed: vec![0, 1], cores: vec![0, 1], quota: Some(0.5) };
-        assert_eq!(topology.usable(), 1);
-    }
-
-    #[test]
-    fn this_machine_has_a_core_and_settings_win() {
-        let here = Topology::detect();
-        assert!(here.usable() >= 1 && here.usable() <= here.allowed.len());
-        assert_eq!(here.threads(7, 0), Threads { decode: 7, batch: here.usable() });
-        let four = Topology { allowed: vec![0, 1, 2, 3], cores: vec![0, 1, 2, 3], quota: None };
-        assert_eq!(four.threads(0, 0), Threads { decode: 4, batch: 4 });
-        let two = Topology { quota: Some(2.5), ..four };
-        assert_eq!(two.threads(0, 3), Threads { decode: 1, batch: 3 });
+        let configured = Plan::new(&topology, Some(calibration), 1, 0);
+        assert_eq!((configured.threads, configured.decode_origin), (Threads { decode: 1, batch: 3 }, Origin::Configured));
+        assert_eq!(configured.governor().decode_threads(), 1);
+        assert!(!Plan::new(&topology, None, 1, 7).wants_calibration());
+        let board = Board::new("2");
+        assert!(!Plan::new(&board.detect(), None, 0, 0).wants_calibration());
     }
 }

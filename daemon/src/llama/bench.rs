@@ -1,0 +1,137 @@
+//! Measuring a generator: what a number of threads brings.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+
+use super::{Context, ContextOptions, Entry, LlamaError};
+use crate::gguf::{Gguf, Kind as ModelKind};
+use crate::tune::{Kind, Threads};
+
+/// Tokens of one measured batch.
+const BATCH: usize = 32;
+/// Tokens before the first one that is decoded: attention over some context is part of the work.
+const PROMPT: usize = 96;
+/// Positions of the context: prompt and what is decoded after it, before both begin anew.
+const CONTEXT: usize = 256;
+/// One measurement of decoding ends after this many tokens, or after [`LONGEST`] and at least two tokens.
+const TOKENS: usize = 12;
+const LONGEST: Duration = Duration::from_millis(250);
+
+/// Loads the generator at `path` with a small context of its own and hands `body` the means to measure it. The context needs
+/// a few megabytes; the weights are mapped, and shared with whoever has them mapped already.
+///
+/// # Errors
+/// The file is not a generator or cannot be used; what `body` returns otherwise.
+pub fn with_model<T>(path: &Path, body: impl FnOnce(&mut Bench<'_>) -> Result<T, LlamaError>) -> Result<T, LlamaError> {
+    let unusable = |reason: String| LlamaError::Measure { path: path.display().to_string(), reason };
+    let gguf = Gguf::open(path).map_err(|error| unusable(error.to_string()))?;
+    if gguf.kind() != ModelKind::Generator {
+        return Err(unusable(format!("its architecture is `{}`, not one that generates text", gguf.architecture())));
+    }
+    super::check_fits(&gguf, CONTEXT as u32, BATCH as u32, &super::available_memory())?;
+    let backend = super::backend()?;
+    let model = LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_n_gpu_layers(0))
+        .map_err(|error| unusable(error.to_string()))?;
+    let options = ContextOptions {
+        cells: CONTEXT as u32,
+        batch: BATCH as u32,
+        sequences: 1,
+        outputs: 1,
+        threads: Threads { decode: 1, batch: 1 },
+    };
+    let context = Context::new(&model, &options).ok_or_else(|| unusable("it makes no context; the log says why".into()))?;
+    let tokens = model.n_vocab().max(1);
+    let path = path.display().to_string();
+    body(&mut Bench { context, path, entries: Vec::with_capacity(BATCH), position: 0, tokens, next: 0 })
+}
+
+/// A generator to measure.
+pub struct Bench<'model> {
+    context: Context<'model>,
+    path: String,
+    entries: Vec<Entry>,
+    /// Positions in the KV cache.
+    position: usize,
+    /// Size of the vocabulary.
+    tokens: i32,
+    /// The last token that was taken; which ones they are makes no difference to the time.
+    next: i32,
+}
+
+impl Bench<'_> {
+    /// One measurement, a fraction of a second: tokens per second.
+    pub fn measure(&mut self, kind: Kind, threads: usize) -> Result<f64, LlamaError> {
+        let (mut done, mut elapsed) = (0, Duration::ZERO);
+        match kind {
+            Kind::Batch => {
+                if self.position + BATCH > CONTEXT {
+                    self.begin_anew();
+                }
+                elapsed = self.compute(BATCH, threads)?;
+                done = BATCH;
+            }
+            Kind::Decode => {
+                // The first token wakes the threads.
+                self.decode(threads)?;
+                while done < TOKENS && (done < 2 || elapsed < LONGEST) {
+                    elapsed += self.decode(threads)?;
+                    done += 1;
+                }
+            }
+        }
+        Ok(done as f64 / elapsed.as_secs_f64().max(1e-9))
+    }
+
+    /// Decodes one token; the time it took. What must be computed before it (once in some hundred tokens) does not count.
+    pub fn decode(&mut self, threads: usize) -> Result<Duration, LlamaError> {
+        if self.position < PROMPT || self.position >= CONTEXT {
+            self.begin_anew();
+            while self.position < PROMPT {
+                self.compute(BATCH, threads)?;
+            }
+        }
+        self.compute(1, threads)
+    }
+
+    fn begin_anew(&mut self) {
+        self.context.clear();
+        self.position = 0;
+    }
+
+    fn compute(&mut self, n: usize, threads: usize) -> Result<Duration, LlamaError> {
+        self.context.set_threads(Threads { decode: threads, batch: threads });
+        self.entries.clear();
+        for i in 0..n {
+            self.next = (self.next + 101) % self.tokens;
+            let position = (self.position + i) as u32;
+            self.entries.push(Entry { token: LlamaToken(self.next), position, sequence: 0, logits: i + 1 == n });
+        }
+        let started = Instant::now();
+        let computed = self.context.decode(&self.entries);
+        computed.map_err(|error| LlamaError::Measure { path: self.path.clone(), reason: error.to_string() })?;
+        // Whoever reads the logits waits until they are there.
+        let _ = self.context.logits(n - 1);
+        self.position += n;
+        Ok(started.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::tests::model;
+
+    #[test]
+    fn both_kinds_are_measured_and_encoders_are_refused() {
+        let speeds = with_model(&model("generator.gguf"), |bench| {
+            Ok([bench.measure(Kind::Decode, 1)?, bench.measure(Kind::Batch, 2)?, bench.measure(Kind::Decode, 2)?])
+        });
+        assert!(speeds.expect("measured").iter().all(|speed| (0.05..1e6).contains(speed)));
+        let error = with_model(&model("embedder.gguf"), |_| Ok(())).expect_err("an encoder");
+        assert!(error.to_string().contains("bert"), "{error}");
+    }
+}

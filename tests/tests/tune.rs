@@ -1,0 +1,151 @@
+//! Cores and threads: real affinity masks, real control groups, and what a calibration keeps.
+
+use rustix::process::getpid;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use vademecum_tests::{Run, Setup, bare_vademecum, program, run, temp_dir, vademecum};
+
+/// A command behind another one: `taskset -c 0 vademecum …`.
+fn behind(front: &mut Command, command: &Command) -> Run {
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => front.env(name, value),
+            None => front.env_remove(name),
+        };
+    }
+    run(front.arg(command.get_program()).args(command.get_args()))
+}
+
+fn tune(dir: &Path, more: &[&str]) -> Value {
+    run(vademecum(["tune", "--json", "--seconds", "2", "--data-dir"]).arg(dir).args(more)).exits(0).json()
+}
+
+#[test]
+fn an_affinity_mask_of_one_cpu_leaves_one_core() {
+    let cores = behind(Command::new(program("taskset")).args(["-c", "0"]), &bare_vademecum(["tune", "--json", "--no-measure"]));
+    let cores = cores.exits(0).json();
+    assert_eq!((&cores["usable"], &cores["topology"]["allowed"]), (&json!(1), &json!([0])));
+    assert_eq!((&cores["candidates"], &cores["threads"]), (&json!([1]), &json!({ "decode": 1, "batch": 1 })));
+}
+
+/// A control group of ours with a CPU quota of 150 %; the file that takes processes in.
+struct Quota(PathBuf, &'static str);
+
+impl Quota {
+    /// In whichever hierarchy has the `cpu` controller and lets us; `None` where neither does.
+    fn new() -> Option<Self> {
+        let name = format!("vademecum-test-{}", getpid().as_raw_nonzero());
+        let root = Path::new("/sys/fs/cgroup");
+        let one = |base: &Path, file: &str, text: &str, join| {
+            let dir = base.join(&name);
+            fs::create_dir(&dir).ok()?;
+            let group = Self(dir, join);
+            fs::write(group.0.join(file), text).ok().map(|()| group)
+        };
+        // Elsewhere the root is an ordinary folder, in which everything can be made.
+        let unified = root.join("cgroup.controllers").exists();
+        let first = unified.then(|| one(root, "cpu.max", "150000 100000", "cgroup.procs")).flatten();
+        first.or_else(|| one(&root.join("cpu"), "cpu.cfs_quota_us", "150000", "tasks"))
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_cpu_quota_of_a_real_control_group_counts() {
+    let command = bare_vademecum(["tune", "--json", "--no-measure"]);
+    let limited = if let Some(group) = Quota::new() {
+        let join = format!("echo $$ > {}/{} && exec \"$@\"", group.0.display(), group.1);
+        Some(behind(Command::new("sh").args(["-c", &join, "sh"]), &command))
+    } else {
+        let scope = || Command::new("systemd-run").args(["--scope", "--quiet", "-p", "CPUQuota=150%", "true"]).output();
+        scope()
+            .is_ok_and(|output| output.status.success())
+            .then(|| behind(Command::new("systemd-run").args(["--scope", "--quiet", "-p", "CPUQuota=150%"]), &command))
+    };
+    let Some(limited) = limited else {
+        eprintln!("not tested: control groups cannot be made here, and systemd-run does not work");
+        return;
+    };
+    let limited = limited.exits(0).json();
+    assert_eq!((&limited["topology"]["quota"], &limited["usable"]), (&json!(1.5), &json!(1)), "{limited}");
+    let most = limited["candidates"].as_array().and_then(|all| all.last()?.as_u64());
+    let cores = limited["topology"]["cores"].as_array().map_or(0, Vec::len) as u64;
+    assert_eq!(most, Some(cores.min(2)), "a quota of one and a half may be worth two threads: {limited}");
+}
+
+#[test]
+fn what_was_measured_is_kept_until_it_no_longer_holds() {
+    let dir = temp_dir();
+    let first = tune(dir.path(), &[]);
+    let candidates = first["candidates"].as_array().expect("a list").len();
+    let measured = &first["calibration"];
+    for kind in ["decode", "batch"] {
+        let rows = measured[kind].as_array().expect("rows");
+        assert!(!rows.is_empty() && rows.len() <= candidates, "{first}");
+        for row in rows {
+            let figure = |key: &str| row[key].as_f64().expect("a number");
+            assert!(figure("min") > 0.0 && figure("min") <= figure("median") && figure("median") <= figure("max"), "{row}");
+        }
+        assert!(rows.iter().any(|row| row["threads"] == first["threads"][kind]), "{first}");
+    }
+    assert_eq!((&first["decode_origin"], &first["note"]), (&json!("measured"), &json!("")));
+
+    // The same figures to the last digit: not measured again.
+    assert_eq!(tune(dir.path(), &[])["calibration"], *measured);
+    assert_eq!(tune(dir.path(), &["--no-measure"])["calibration"], *measured);
+    assert_ne!(tune(dir.path(), &["--force"])["calibration"], *measured);
+
+    let kept = dir.path().join("threads.json");
+    fs::write(&kept, "{\"version\":1,\"measured\":[{\"model\":").expect("written");
+    assert_eq!(tune(dir.path(), &["--no-measure"])["calibration"], Value::Null);
+    let anew = tune(dir.path(), &[]);
+    assert!(anew["calibration"]["best"]["decode"].as_u64() > Some(0), "{anew}");
+    assert_eq!(tune(dir.path(), &["--no-measure"])["calibration"], anew["calibration"]);
+
+    // What is configured wins, and the table says so.
+    let configured = tune(dir.path(), &["--set", "model.threads=3"]);
+    assert_eq!((&configured["threads"]["decode"], &configured["decode_origin"]), (&json!(3), &json!("configured")));
+    assert_eq!(configured["batch_origin"], json!("measured"));
+    let table = run(vademecum(["tune", "--set", "model.threads=1", "--data-dir"]).arg(dir.path())).exits(0).stdout;
+    assert!(table.contains("1 threads (configured)") && table.contains("median") && table.contains("<-"), "{table}");
+}
+
+#[test]
+fn a_model_that_cannot_be_measured_is_named_and_none_is_no_failure() {
+    let dir = temp_dir();
+    let none = dir.path().join("none.gguf");
+    let missing = run(bare_vademecum(["tune", "--generator"]).arg(&none)).exits(1);
+    assert!(missing.stderr.contains("none.gguf"), "{missing:?}");
+    let mut without = bare_vademecum(["tune", "--json", "--data-dir"]);
+    without.arg(dir.path()).env("HOME", dir.path());
+    let without = run(&mut without).exits(0).json();
+    assert!(
+        without["usable"].as_u64() > Some(0) && without["note"].as_str().is_some_and(|n| n.contains("--generator")),
+        "{without}"
+    );
+}
+
+#[test]
+fn an_idle_daemon_costs_no_cpu_time() {
+    let daemon = Setup::new().start();
+    let ticks = || -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("running");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
+    };
+    // It warms up after it is ready.
+    std::thread::sleep(Duration::from_secs(5));
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(10));
+    let used = ticks() - before;
+    assert!(used <= 1, "{used} hundredths of a second in 10 s");
+    daemon.stop();
+}
