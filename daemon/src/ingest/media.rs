@@ -1,6 +1,9 @@
 //! What a document is (its media type), and its bytes as text.
 
-use super::{IngestError, Source, formats::decode};
+use super::{
+    IngestError, Source,
+    formats::{decode, docbook, man},
+};
 
 /// The kinds of document that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +14,10 @@ pub enum MediaType {
     Markdown,
     /// `text/html` and `application/xhtml+xml`.
     Html,
+    /// `application/docbook+xml`.
+    DocBook,
+    /// `text/troff`: a manual page, also compressed with gzip.
+    ManPage,
     /// `application/pdf`.
     Pdf,
     /// `application/epub+zip`.
@@ -20,7 +27,7 @@ pub enum MediaType {
 impl MediaType {
     /// Whether its bytes are text as they stand.
     fn is_text(self) -> bool {
-        matches!(self, Self::PlainText | Self::Markdown | Self::Html)
+        matches!(self, Self::PlainText | Self::Markdown | Self::Html | Self::DocBook)
     }
 
     /// The IANA name.
@@ -29,6 +36,8 @@ impl MediaType {
             Self::PlainText => "text/plain",
             Self::Markdown => "text/markdown",
             Self::Html => "text/html",
+            Self::DocBook => "application/docbook+xml",
+            Self::ManPage => "text/troff",
             Self::Pdf => "application/pdf",
             Self::Epub => "application/epub+zip",
         }
@@ -49,7 +58,8 @@ enum Kind {
 /// [`IngestError::Binary`] for what has no reader.
 pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
     let id = || source.id.clone();
-    let kind = signature(&source.bytes)
+    let kind = man_page(source)
+        .or_else(|| signature(&source.bytes))
         .or_else(|| source.media_type.as_deref().and_then(from_given))
         .or_else(|| from_extension(&source.name))
         .or_else(|| from_extension(&source.id))
@@ -61,6 +71,19 @@ pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
         Kind::Readable(media_type) => Ok(media_type),
         Kind::Binary(kind) => Err(IngestError::Binary { id: id(), kind: kind.into() }),
     }
+}
+
+/// A manual page is known by its macros, once its type or its name (`ls.1`, `open.3p.gz`) says that it may be one.
+fn man_page(source: &Source) -> Option<Kind> {
+    let given = source.media_type.as_deref().is_some_and(|given| from_given(given) == Some(Kind::Readable(MediaType::ManPage)));
+    let named = |name: &str| {
+        let name = name.strip_suffix(".gz").unwrap_or(name);
+        name.rsplit_once('.').is_some_and(|(_, section)| {
+            section.len() <= 8 && section.starts_with(|char| matches!(char, '1'..='9')) && section.chars().all(char::is_alphanumeric)
+        })
+    };
+    let may_be = given || named(&source.name) || named(&source.id);
+    (may_be && man::is_man_page(&source.bytes)).then_some(Kind::Readable(MediaType::ManPage))
 }
 
 /// The file of an EPUB that names its package; names stand in an archive as they are.
@@ -89,7 +112,16 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
     if bytes.starts_with(b"PK\x03\x04") && bytes.windows(CONTAINER.len()).any(|name| name == CONTAINER) {
         return Some(Kind::Readable(MediaType::Epub));
     }
+    if is_docbook(bytes) {
+        return Some(Kind::Readable(MediaType::DocBook));
+    }
     SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
+}
+
+/// Whether the root of an XML file is one of DocBook's.
+fn is_docbook(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(bytes);
+    bytes.trim_ascii_start().starts_with(b"<") && docbook::is_docbook(&String::from_utf8_lossy(&bytes[..bytes.len().min(64 * 1024)]))
 }
 
 /// From a media type with or without parameters; `None` for one that says nothing.
@@ -98,6 +130,8 @@ fn from_given(given: &str) -> Option<Kind> {
     match essence.as_str() {
         "text/markdown" | "text/x-markdown" => Some(Kind::Readable(MediaType::Markdown)),
         "text/html" | "application/xhtml+xml" => Some(Kind::Readable(MediaType::Html)),
+        "application/docbook+xml" => Some(Kind::Readable(MediaType::DocBook)),
+        "text/troff" | "application/x-troff-man" => Some(Kind::Readable(MediaType::ManPage)),
         "application/pdf" => Some(Kind::Readable(MediaType::Pdf)),
         "application/epub+zip" => Some(Kind::Readable(MediaType::Epub)),
         other if other.starts_with("text/") => Some(Kind::Readable(MediaType::PlainText)),
