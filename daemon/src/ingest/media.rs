@@ -44,6 +44,19 @@ impl MediaType {
     }
 }
 
+/// Checks a media type as someone gives it; one that says nothing, such as `application/octet-stream`, leaves it to the content.
+///
+/// # Errors
+/// The known ones, for one that is not.
+pub fn check_media_type(given: &str) -> Result<String, String> {
+    if matches!(from_given(given), Some(Kind::Readable(_))) || given.trim().eq_ignore_ascii_case("application/octet-stream") {
+        return Ok(given.to_owned());
+    }
+    use MediaType::{DocBook, Epub, Html, ManPage, Markdown, Pdf, PlainText};
+    let known = [PlainText, Markdown, Html, DocBook, ManPage, Pdf, Epub].map(MediaType::as_str);
+    Err(format!("known are {}", known.join(", ")))
+}
+
 /// What a document turns out to be before it is known to be readable.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
@@ -79,7 +92,9 @@ fn man_page(source: &Source) -> Option<Kind> {
     let named = |name: &str| {
         let name = name.strip_suffix(".gz").unwrap_or(name);
         name.rsplit_once('.').is_some_and(|(_, section)| {
-            section.len() <= 8 && section.starts_with(|char| matches!(char, '1'..='9')) && section.chars().all(char::is_alphanumeric)
+            section.len() <= 8
+                && section.starts_with(|char| matches!(char, '1'..='9'))
+                && section.chars().all(char::is_alphanumeric)
         })
     };
     let may_be = given || named(&source.name) || named(&source.id);
@@ -121,7 +136,8 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
 /// Whether the root of an XML file is one of DocBook's.
 fn is_docbook(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(bytes);
-    bytes.trim_ascii_start().starts_with(b"<") && docbook::is_docbook(&String::from_utf8_lossy(&bytes[..bytes.len().min(64 * 1024)]))
+    bytes.trim_ascii_start().starts_with(b"<")
+        && docbook::is_docbook(&String::from_utf8_lossy(&bytes[..bytes.len().min(64 * 1024)]))
 }
 
 /// From a media type with or without parameters; `None` for one that says nothing.
@@ -220,6 +236,29 @@ mod tests {
         assert_eq!(told("", None, b"\n<!DOCTYPE html><p>x").unwrap(), MediaType::Html);
         assert_eq!(told("run", None, b"#!/bin/sh\n# comment\n").unwrap(), MediaType::PlainText);
         assert_eq!(told("notes", None, b"just words").unwrap(), MediaType::PlainText);
+    }
+
+    #[test]
+    fn docbook_and_manual_pages_are_told_by_what_is_in_them() {
+        let docbook = b"<?xml version='1.0'?>\n<article xmlns='http://docbook.org/ns/docbook'>";
+        assert_eq!(told("a.xml", None, docbook).unwrap(), MediaType::DocBook);
+        assert_eq!(told("a.xml", None, b"<config><article/></config>").unwrap(), MediaType::PlainText);
+        let page = b".TH LS 1\n.SH NAME\nls \\- list\n";
+        for (name, given) in [("ls.1", None), ("open.3pm", None), ("page", Some("text/troff"))] {
+            assert_eq!(told(name, given, page).unwrap(), MediaType::ManPage, "{name}");
+        }
+        assert_eq!(told("app.log.1", None, b"12:01 started").unwrap(), MediaType::PlainText);
+        assert!(told("a.1.gz", None, b"\x1F\x8B\x08 no page").is_err());
+    }
+
+    #[test]
+    fn unknown_types_are_refused_with_the_known_ones() {
+        for given in ["text/html; charset=utf-8", "TEXT/x-rst", "application/pdf", "application/octet-stream"] {
+            assert_eq!(check_media_type(given).as_deref(), Ok(given));
+        }
+        for given in ["foo", "", "image/png"] {
+            assert!(check_media_type(given).unwrap_err().contains("application/epub+zip"), "{given}");
+        }
     }
 
     #[test]

@@ -73,7 +73,8 @@ pub(super) fn given_title(source: &Source) -> Option<String> {
 /// What is text as it stands: title, text, form and note.
 fn read_text(source: &Source, media_type: MediaType) -> Result<(Option<String>, String, Form, Option<String>), IngestError> {
     let wrong = |fault| refused(&source.id, fault);
-    let bytes = if media_type == MediaType::ManPage { man::unpack(&source.bytes).map_err(wrong)? } else { (&*source.bytes).into() };
+    let bytes =
+        if media_type == MediaType::ManPage { man::unpack(&source.bytes).map_err(wrong)? } else { (&*source.bytes).into() };
     let (decoded, note) = decode(&bytes);
     let decoded = unix_lines(&decoded);
     Ok(match media_type {

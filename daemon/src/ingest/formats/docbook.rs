@@ -18,8 +18,20 @@ const MAX_ADDED_BYTES: usize = 4 << 20;
 
 /// Elements a document can be made of.
 const ROOTS: &[&str] = &[
-    "book", "article", "chapter", "section", "refentry", "part", "appendix", "preface", "set", "reference", "sect1", "glossary",
-    "topic", "refsect1",
+    "book",
+    "article",
+    "chapter",
+    "section",
+    "refentry",
+    "part",
+    "appendix",
+    "preface",
+    "set",
+    "reference",
+    "sect1",
+    "glossary",
+    "topic",
+    "refsect1",
 ];
 
 /// Whether the root of an XML file, given by its beginning, is one of `DocBook`'s.
@@ -31,7 +43,8 @@ pub(crate) fn is_docbook(head: &str) -> bool {
     let tag = root.split('>').next().unwrap_or("");
     // A part of a document in a file of its own has no type; these names are `DocBook`'s alone.
     matches!(name.as_str(), "refentry" | "sect1" | "refsect1")
-        || ROOTS.contains(&name.as_str()) && (prolog.doctype.to_ascii_lowercase().contains("docbook") || tag.contains("docbook.org/ns/docbook"))
+        || ROOTS.contains(&name.as_str())
+            && (prolog.doctype.to_ascii_lowercase().contains("docbook") || tag.contains("docbook.org/ns/docbook"))
 }
 
 /// Converts a document; its title is that of its root.
@@ -166,7 +179,8 @@ impl Reader {
             title.push_str(words);
         }
         // Blanks between keys and menus are for who reads the XML.
-        if words.trim().is_empty() && self.open.last().is_some_and(|(name, _)| matches!(name.as_str(), "menuchoice" | "keycombo")) {
+        if words.trim().is_empty() && self.open.last().is_some_and(|(name, _)| matches!(name.as_str(), "menuchoice" | "keycombo"))
+        {
             return;
         }
         if !self.announced.is_empty() && !words.trim().is_empty() {
@@ -238,7 +252,16 @@ fn is_section(name: &str) -> bool {
     ROOTS.contains(&name)
         || matches!(
             name,
-            "sect2" | "sect3" | "sect4" | "sect5" | "simplesect" | "refsection" | "refsect2" | "refsect3" | "refsynopsisdiv" | "bibliography"
+            "sect2"
+                | "sect3"
+                | "sect4"
+                | "sect5"
+                | "simplesect"
+                | "refsection"
+                | "refsect2"
+                | "refsect3"
+                | "refsynopsisdiv"
+                | "bibliography"
         )
 }
 
@@ -278,10 +301,11 @@ fn html_name(name: &str) -> &'static str {
         "superscript" => "sup",
         "sbr" => "br",
         "para" | "simpara" | "formalpara" | "cmdsynopsis" | "refnamediv" | "question" | "answer" | "blockquote" | "example"
-        | "informalexample" | "figure" | "informalfigure" | "mediaobject" | "caption" | "subtitle" | "abstract" | "glossentry"
-        | "varlistentry" | "funcprototype" | "sidebar" | "epigraph" | "attribution" | "title" | "refsect1" | "biblioentry" => "div",
-        "indexterm" | "xref" | "remark" | "comment" | "refmeta" | "toc" | "index" | "colspec" | "spanspec" | "imagedata" | "revhistory"
-        | "titleabbrev" | "mathphrase" | "math" | "svg" => "template",
+        | "informalexample" | "figure" | "informalfigure" | "mediaobject" | "caption" | "subtitle" | "abstract"
+        | "glossentry" | "varlistentry" | "funcprototype" | "sidebar" | "epigraph" | "attribution" | "title" | "refsect1"
+        | "biblioentry" => "div",
+        "indexterm" | "xref" | "remark" | "comment" | "refmeta" | "toc" | "index" | "colspec" | "spanspec" | "imagedata"
+        | "revhistory" | "titleabbrev" | "mathphrase" | "math" | "svg" => "template",
         _ if is_section(name) => "section",
         _ if note_kind(name).is_some() => "div",
         _ => "span",
@@ -332,7 +356,9 @@ mod tests {
     fn the_root_tells() {
         assert!(is_docbook(&(HEAD.to_owned() + "<book>")));
         assert!(is_docbook("<d:article xmlns:d=\"http://docbook.org/ns/docbook\" version='5.0'>"));
-        for other in ["<html>", "<article>", "<book><title>", "<!DOCTYPE html><article>", "", "<?xml", "<!DOCTYPE book [", "words"] {
+        for other in
+            ["<html>", "<article>", "<book><title>", "<!DOCTYPE html><article>", "", "<?xml", "<!DOCTYPE book [", "words"]
+        {
             assert!(!is_docbook(other), "{other}");
         }
     }
@@ -341,7 +367,9 @@ mod tests {
     fn hostile_documents_take_neither_stack_nor_time() {
         let laughs = format!("<!DOCTYPE book [<!ENTITY a \"{}\">]><book>{}", "&a;".repeat(300), "&a;".repeat(100_000));
         assert!(to_markdown(&laughs).unwrap().text.len() < 2 * MAX_ADDED_BYTES);
-        for tag in ["<section>", "<itemizedlist><listitem>", "<table><tgroup><row><entry>", "<a>", "</a>", "<note>", "<?", "&", "<!--"] {
+        for tag in
+            ["<section>", "<itemizedlist><listitem>", "<table><tgroup><row><entry>", "<a>", "</a>", "<note>", "<?", "&", "<!--"]
+        {
             let text = to_markdown(&("<book>".to_owned() + &tag.repeat(200_000) + "word"));
             assert!(text.is_ok(), "{tag}");
             let _ = to_markdown(&tag.repeat(200_000));

@@ -29,8 +29,9 @@ const ENCLOSURES: [Enclosure; 9] = [
 
 /// Macros that can stand among the words of another one, beside the enclosures; most only choose a font.
 const CALLABLE: &[&str] = &[
-    "Ad", "An", "Ap", "Ar", "At", "Bsx", "Bx", "Cd", "Cm", "Dv", "Dx", "Em", "Er", "Ev", "Fa", "Fl", "Fn", "Fo", "Fc", "Ft", "Fx", "Ic", "In",
-    "Li", "Lk", "Ms", "Mt", "Nm", "No", "Ns", "Nx", "Ox", "Pa", "Pf", "St", "Sx", "Sy", "Ta", "Tn", "Ux", "Va", "Vt", "Xo", "Xc", "Xr", "Nd",
+    "Ad", "An", "Ap", "Ar", "At", "Bsx", "Bx", "Cd", "Cm", "Dv", "Dx", "Em", "Er", "Ev", "Fa", "Fl", "Fn", "Fo", "Fc", "Ft",
+    "Fx", "Ic", "In", "Li", "Lk", "Ms", "Mt", "Nm", "No", "Ns", "Nx", "Ox", "Pa", "Pf", "St", "Sx", "Sy", "Ta", "Tn", "Ux", "Va",
+    "Vt", "Xo", "Xc", "Xr", "Nd",
 ];
 
 type Enclosure = (&'static str, &'static str, &'static str, &'static str, &'static str);
@@ -91,7 +92,9 @@ impl Page {
                 let words = if name == "Ex" {
                     format!("The {about} utility exits 0 on success, and >0 if an error occurs.")
                 } else {
-                    format!("The {about} function returns the value 0 if successful; otherwise the value -1 is returned and errno is set.")
+                    format!(
+                        "The {about} function returns the value 0 if successful; otherwise the value -1 is returned and errno is set."
+                    )
                 };
                 if self.strings.spend(words.len()) {
                     self.emit(&words, false);
@@ -224,7 +227,14 @@ impl Page {
                 0
             }
             "Bx" | "Fx" | "Nx" | "Ox" | "Dx" | "Bsx" => {
-                let systems = [("Bx", "BSD"), ("Fx", "FreeBSD"), ("Nx", "NetBSD"), ("Ox", "OpenBSD"), ("Dx", "DragonFly"), ("Bsx", "BSD/OS")];
+                let systems = [
+                    ("Bx", "BSD"),
+                    ("Fx", "FreeBSD"),
+                    ("Nx", "NetBSD"),
+                    ("Ox", "OpenBSD"),
+                    ("Dx", "DragonFly"),
+                    ("Bsx", "BSD/OS"),
+                ];
                 line.push(systems.iter().find(|(of, _)| *of == name).map_or("", |(_, system)| system), false);
                 0
             }

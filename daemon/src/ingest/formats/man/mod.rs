@@ -153,8 +153,9 @@ impl Page {
             self.skip_braces = (self.skip_braces + line.matches("\\{").count()).saturating_sub(line.matches("\\}").count());
             return;
         }
-        // A condition is followed by another line.
-        while let Some(control) = line.strip_prefix(['.', '\'']) {
+        // A condition is followed by another line, which may be one too.
+        for _ in 0..MAX_DEPTH {
+            let Some(control) = line.strip_prefix(['.', '\'']) else { break };
             let control = without_comment(control.trim_start());
             let name_ends = control.find(|char: char| char.is_whitespace() || char == '\\').unwrap_or(control.len());
             let (name, rest) = control.split_at(name_ends);
@@ -349,7 +350,8 @@ impl Page {
             "TS" => {
                 self.end_display();
                 self.writer.begin("table", None);
-                self.table = Some(Table { separator: '\t', in_format: true, formats: 0, head: false, has_rows: false, in_cell: false });
+                self.table =
+                    Some(Table { separator: '\t', in_format: true, formats: 0, head: false, has_rows: false, in_cell: false });
             }
             "T&" => {
                 if let Some(table) = &mut self.table {
@@ -612,8 +614,23 @@ a  b
     #[test]
     fn hostile_pages_take_neither_stack_nor_time() {
         let parts = [
-            ".if n .if n ", ".RS\n", ".Bl -tag\n.It x\n", ".de\n", ".TS\n", ".TP\n", ".if t \\{\n", ".Op Op ", "\\*(", "\\[", "\\\"", ".nf\n.SH\n",
-            ".SH \"", "\\\n", ".TS\nl.\nT{\n", ".Nm x\n.Nm\n", ".Fo a b\n",
+            ".if n .if n ",
+            ".RS\n",
+            ".Bl -tag\n.It x\n",
+            ".de\n",
+            ".TS\n",
+            ".TP\n",
+            ".if t \\{\n",
+            ".Op Op ",
+            "\\*(",
+            "\\[",
+            "\\\"",
+            ".nf\n.SH\n",
+            ".SH \"",
+            "\\\n",
+            ".TS\nl.\nT{\n",
+            ".Nm x\n.Nm\n",
+            ".Fo a b\n",
         ];
         for part in parts {
             let page = format!(".TH A 1\n{}", part.repeat(200_000));
