@@ -234,7 +234,7 @@ fn folders_have_collections_and_do_not_collide() {
     ];
     assert_eq!(named, expected);
     let unknown = place.command(&["documents", "--collection", "zz"]).exits(1);
-    assert!(unknown.stderr.contains("there is no collection \"zz\"; there are default, third"), "{unknown:?}");
+    assert!(unknown.stderr.contains("there is no collection \"zz\"; there are: default, third"), "{unknown:?}");
     daemon.stop();
 }
 
