@@ -517,7 +517,7 @@ mod tests {
             "2 added, 1 unchanged, 0 replaced, 4 failed; 2 chunks",
             "failed: paper.pdf: it cannot be read",
             "note: latin.txt: not UTF-8",
-            "1 chunks are longer",
+            "1 chunk is longer",
         ] {
             assert!(shown.contains(part), "{shown}");
         }
