@@ -49,10 +49,10 @@ impl MediaType {
 /// # Errors
 /// The known ones, for one that is not.
 pub fn check_media_type(given: &str) -> Result<String, String> {
+    use MediaType::{DocBook, Epub, Html, ManPage, Markdown, Pdf, PlainText};
     if matches!(from_given(given), Some(Kind::Readable(_))) || given.trim().eq_ignore_ascii_case("application/octet-stream") {
         return Ok(given.to_owned());
     }
-    use MediaType::{DocBook, Epub, Html, ManPage, Markdown, Pdf, PlainText};
     let known = [PlainText, Markdown, Html, DocBook, ManPage, Pdf, Epub].map(MediaType::as_str);
     Err(format!("known are {}", known.join(", ")))
 }

@@ -94,7 +94,7 @@ impl Watched {
                 let same = |(collection, id, _): &&Key| *collection == from.0 && *id == from.1;
                 let noted = rows.range(from.clone()..).map(|(key, _)| key).take_while(same).next().cloned();
                 if let Some(file) = noted.and_then(|key| rows.remove(&key)) {
-                    document.origin = file.document.origin.clone();
+                    document.origin.clone_from(&file.document.origin);
                     rows.insert(key(&document), Listed { document, ..file });
                     continue;
                 }

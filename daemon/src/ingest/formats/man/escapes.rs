@@ -132,6 +132,17 @@ fn until(chars: &mut Chars, end: char) -> String {
 
 /// The character of a name in groff_char(7); what has none of its own here is left out.
 fn character(name: &str) -> String {
+    // An accent and the combining character that follows its letter.
+    const ACCENTS: [(char, char); 8] = [
+        ('`', '\u{300}'),
+        ('\'', '\u{301}'),
+        ('^', '\u{302}'),
+        ('~', '\u{303}'),
+        (':', '\u{308}'),
+        ('o', '\u{30A}'),
+        (',', '\u{327}'),
+        ('v', '\u{30C}'),
+    ];
     const NAMES: &str = "hy- en– em— bu• lq“ rq” oq‘ cq’ aq' dq\" Bq„ bq‚ Fo« Fc» fo‹ fc› rs\\ sl/ ba| bv│ or| br│ ul_ ru_ rn‾ ga` aa´ ha^ ti~ \
         at@ sh# Do$ eu€ Eu€ Po£ Ye¥ ct¢ co© rg® tm™ de° mcµ mu× di÷ +-± pl+ mi− eq= ==≡ !=≠ <=≤ >=≥ =~≅ ~~≈ <-← ->→ ua↑ da↓ <>↔ lA⇐ rA⇒ \
         if∞ no¬ ps¶ sc§ dg† dd‡ 12½ 14¼ 34¾ S1¹ S2² S3³ ss\u{df} ae\u{e6} AE\u{c6} oe\u{153} OE\u{152} /o\u{f8} /O\u{d8} -D\u{d0} Sd\u{f0} \
@@ -143,17 +154,6 @@ fn character(name: &str) -> String {
     if let Some(code) = name.strip_prefix('u').and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32) {
         return code.into();
     }
-    // An accent and its letter.
-    const ACCENTS: [(char, char); 8] = [
-        ('`', '\u{300}'),
-        ('\'', '\u{301}'),
-        ('^', '\u{302}'),
-        ('~', '\u{303}'),
-        (':', '\u{308}'),
-        ('o', '\u{30A}'),
-        (',', '\u{327}'),
-        ('v', '\u{30C}'),
-    ];
     let mut chars = name.chars();
     match (chars.next(), chars.next(), chars.next()) {
         (Some(accent), Some(letter), None) if letter.is_alphabetic() => ACCENTS

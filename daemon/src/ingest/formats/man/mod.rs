@@ -25,6 +25,7 @@ const MAX_DEPTH: usize = 8;
 
 /// Whether a file, compressed or not, says in its first lines that it is a manual page.
 pub(crate) fn is_man_page(bytes: &[u8]) -> bool {
+    const FIRST: [&[u8]; 6] = [b".TH ", b".Dd", b".Dt ", b".SH ", b".Sh ", b".so "];
     let mut head = Vec::new();
     let unpacked = if is_gzip(bytes) {
         // What could be unpacked before an error tells enough.
@@ -33,7 +34,6 @@ pub(crate) fn is_man_page(bytes: &[u8]) -> bool {
     } else {
         &bytes[..bytes.len().min(HEAD_BYTES)]
     };
-    const FIRST: [&[u8]; 6] = [b".TH ", b".Dd", b".Dt ", b".SH ", b".Sh ", b".so "];
     unpacked.split(|&byte| byte == b'\n').any(|line| FIRST.iter().any(|first| line.starts_with(first)))
 }
 
@@ -110,6 +110,7 @@ enum Next {
 }
 
 /// A table of tbl(1), while it is being read.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own about where in the table a line stands")]
 struct Table {
     separator: char,
     /// Lines that say how it looks are still to come.
@@ -331,13 +332,12 @@ impl Page {
             "br" if self.next == Next::Words && !self.display => self.writer.begin("br", None),
             "nf" | "EX" | "Vb" => self.begin_display(),
             "fi" | "EE" | "Ve" => self.end_display(),
-            "B" | "I" | "SM" | "SB" | "R" => self.words(rest, " "),
+            "B" | "I" | "SM" | "SB" | "R" | "UR" | "MT" | "ME" | "UE" => self.words(rest, " "),
             "BR" | "RB" | "IR" | "RI" | "BI" | "IB" => self.words(rest, ""),
             "SY" => {
                 self.writer.begin("br", None);
                 self.words(rest, " ");
             }
-            "UR" | "MT" | "ME" | "UE" => self.words(rest, " "),
             "OP" => {
                 let words = self.arguments(rest).join(" ");
                 self.emit(&format!("[{words}]"), false);
