@@ -58,7 +58,8 @@ bench-threads: setup build ## Measure how threads wait, on a quiet machine and b
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench threads $(ARGS)
 
 fuzz: ## Fuzz the readers (make fuzz TIME=600: seconds for each target; needs nightly Rust and cargo-fuzz)
-	@for target in pdf pdf_page epub html; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(TIME),60); done
+	@export PATH="$$PATH:$(CACHE)/tools/bin"; \
+	for target in pdf pdf_page epub html docbook man; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(TIME),60); done
 
 doc: ## Build the documentation of the crate and its rooms
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum

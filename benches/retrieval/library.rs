@@ -240,9 +240,9 @@ fn known_items(texts: &[Piece]) -> (Vec<Known>, Vec<Known>) {
     let headings = headings.into_iter().step_by(step).take(QUERIES).collect();
 
     let of = |(row, text): (usize, &Piece)| {
-        let fits = |sentence: &&&str| sentence.len() <= 160 && (8..=25).contains(&words(sentence));
-        let all = vademecum::retrieve::sentences(&text.text);
-        all.iter().find(fits).map(|sentence| Known { text: (*sentence).to_owned(), items: HashSet::from([row]) })
+        let fits = |sentence: &&str| sentence.len() <= 160 && (8..=25).contains(&words(sentence));
+        let mut all = vademecum::retrieve::sentences(&text.text).into_iter().map(|at| &text.text[at]);
+        all.find(fits).map(|sentence| Known { text: sentence.to_owned(), items: HashSet::from([row]) })
     };
     let every = (texts.len() / (QUERIES * 4)).max(1);
     let sentences = texts.iter().enumerate().step_by(every).filter_map(of).take(QUERIES).collect();

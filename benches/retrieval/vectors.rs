@@ -347,7 +347,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The longest sentence that is not too long, or the next ones by `rank`; else the beginning of the text.
 fn sentence(text: &str, rank: usize) -> String {
-    let mut fitting: Vec<&str> = vademecum::retrieve::sentences(text);
+    let mut fitting: Vec<&str> = vademecum::retrieve::sentences(text).into_iter().map(|at| &text[at]).collect();
     fitting.retain(|sentence| sentence.len() <= SENTENCE);
     fitting.sort_by_key(|sentence| std::cmp::Reverse(sentence.len()));
     fitting.get(rank).map_or_else(|| text.chars().take(SENTENCE).collect(), |sentence| (*sentence).to_owned())

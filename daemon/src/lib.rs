@@ -36,3 +36,9 @@ pub mod retrieve;
 pub mod service;
 pub mod store;
 pub mod tune;
+
+/// The words of a panic that was caught.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    words.unwrap_or_else(|| "a panic without a message".into())
+}

@@ -164,7 +164,7 @@ fn a_hostile_pdf_costs_only_itself_and_a_good_one_is_cited_by_page() {
 }
 
 #[test]
-fn standard_input_needs_a_name_and_documents_can_be_deleted() {
+fn standard_input_can_have_a_name_and_documents_can_be_deleted() {
     let dir = temp_dir();
     let data = dir.path().join("data");
     let mut command = on(&data, &["ingest", "-", "--id", "note", "--title", "A note", "--tag", "site=north", "--json"]);
@@ -190,6 +190,24 @@ fn standard_input_needs_a_name_and_documents_can_be_deleted() {
     let again = run(&mut on(&data, &["documents", "delete", "note"])).exits(1);
     assert!(again.stderr.contains("note") && again.stderr.contains("documents list"), "{again:?}");
     assert!(listed(&data).is_empty());
+
+    let said = run_with_input(&mut on(&data, &["ingest", "-"]), b"One line of text.").exits(0);
+    assert!(said.stdout.contains("; 1 chunk in "), "{said:?}");
+    assert_eq!(listed(&data)[0]["id"], json!("stdin"));
+}
+
+#[test]
+fn wrong_usage_of_ingest_names_the_remedy() {
+    let dir = temp_dir();
+    let data = dir.path().join("data");
+    let bogus = run(&mut on(&data, &["ingest", "-", "--media-type", "foo"])).exits(2);
+    assert!(bogus.stderr.contains("application/docbook+xml"), "{bogus:?}");
+    let missing = run(&mut on(&data, &["ingest", "no-such-file.md"])).exits(1);
+    assert!(missing.stdout.contains("check that it exists"), "{missing:?}");
+    let page = dir.path().join("pump.1");
+    std::fs::write(&page, ".TH PUMP 1\n.SH NAME\npump \\- moves water\n").expect("written");
+    let _ = ingest(&data, &[&page]).exits(0);
+    assert_eq!(listed(&data)[0]["title"], json!("pump(1)"));
 }
 
 #[test]

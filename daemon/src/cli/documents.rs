@@ -4,6 +4,7 @@ use super::{Common, Failure, Outcome, print_json, print_line, runtime, visible};
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::Client;
+use crate::ingest::counted;
 use crate::ingest::watch::{FileState, Listed};
 use std::process::ExitCode;
 
@@ -49,7 +50,8 @@ fn list(config: &Config, common: &Common) -> Outcome {
     }
     for listed in &documents {
         let d = &listed.document;
-        let line = format!("{}\t{}\t{} chunks\t{} bytes\t{}\t{}", d.collection, d.id, d.chunks, d.bytes, d.title, state(listed));
+        let (chunks, bytes) = (counted(u64::from(d.chunks), "chunk"), counted(d.bytes, "byte"));
+        let line = format!("{}\t{}\t{chunks}\t{bytes}\t{}\t{}", d.collection, d.id, d.title, state(listed));
         print_line(&visible(&line));
     }
     if documents.is_empty() {

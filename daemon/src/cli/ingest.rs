@@ -4,7 +4,9 @@ use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runt
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::{Client, ClientError, PutOutcome};
-use crate::ingest::{Change, Entry, IngestError, Outcome as Ingested, Pipeline, Source, Summary, load, parse_tags, walk};
+use crate::ingest::{
+    Change, Entry, IngestError, Outcome as Ingested, Pipeline, Source, Summary, check_media_type, load, parse_tags, walk,
+};
 use crate::service::{Rooms, ServiceError};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,14 +23,14 @@ pub(super) struct Args {
     /// Leave out files that match (repeatable)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// The document's id, for a single document; standard input needs one
+    /// The document's id, for a single document [default: its path or file name; standard input is stdin]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// The document's title, for a single document
     #[arg(long)]
     title: Option<String>,
     /// The media type, for example text/html [default: told by name and content]
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", value_parser = check_media_type)]
     media_type: Option<String>,
     /// A tag that questions can filter by (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
@@ -67,7 +69,8 @@ fn ingest(config: &Config, args: &Args) -> Result<Summary, Failure> {
     }
     let mut summary = Summary { failed: walked.failed, ..Summary::default() };
     if walked.entries.is_empty() {
-        let nothing = "no readable files found; name files, or folders that hold .pdf, .epub, .md, .txt or .html files";
+        let nothing =
+            "no readable files found; name files, or folders that hold .pdf, .epub, .md, .txt or .html files (others: --include)";
         if summary.failed.is_empty() {
             return Err(Failure::Other(nothing.into()));
         }

@@ -191,7 +191,7 @@ fn spread(store: &Store, collection: &str) -> Result<Vec<Chunk>, EvalError> {
 /// The middle one of a text's sentences that say enough, and the text without it; `None` when fewer than three do.
 fn cloze(text: &str) -> Option<(String, String)> {
     let says_enough = |sentence: &&str| terms::analyze(sentence, terms::Language::English).length >= SENTENCE_TERMS;
-    let long: Vec<&str> = sentences(text).into_iter().filter(says_enough).collect();
+    let long: Vec<&str> = sentences(text).into_iter().map(|at| &text[at]).filter(says_enough).collect();
     if long.len() < 3 {
         return None;
     }

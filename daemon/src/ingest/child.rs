@@ -153,16 +153,11 @@ pub(crate) fn run(format: &str) -> Result<(), String> {
     let answer = match std::panic::catch_unwind(|| parse(format, bytes)) {
         Ok(Ok(parsed)) => Answer::Parsed(parsed),
         Ok(Err(fault)) => Answer::Fault(fault),
-        Err(panic) => Answer::Panicked(message(panic.as_ref())),
+        Err(panic) => Answer::Panicked(crate::panic_message(panic.as_ref())),
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     ciborium::into_writer(&answer, &mut out).map_err(|error| error.to_string())?;
     out.flush().map_err(|error| error.to_string())
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-    words.unwrap_or_else(|| "a panic without a message".into())
 }
 
 /// Limits this process, for good.

@@ -1,6 +1,9 @@
 //! What a document is (its media type), and its bytes as text.
 
-use super::{IngestError, Source, formats::decode};
+use super::{
+    IngestError, Source,
+    formats::{decode, docbook, man},
+};
 
 /// The kinds of document that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +14,10 @@ pub enum MediaType {
     Markdown,
     /// `text/html` and `application/xhtml+xml`.
     Html,
+    /// `application/docbook+xml`.
+    DocBook,
+    /// `text/troff`: a manual page, also compressed with gzip.
+    ManPage,
     /// `application/pdf`.
     Pdf,
     /// `application/epub+zip`.
@@ -20,7 +27,7 @@ pub enum MediaType {
 impl MediaType {
     /// Whether its bytes are text as they stand.
     fn is_text(self) -> bool {
-        matches!(self, Self::PlainText | Self::Markdown | Self::Html)
+        matches!(self, Self::PlainText | Self::Markdown | Self::Html | Self::DocBook)
     }
 
     /// The IANA name.
@@ -29,10 +36,25 @@ impl MediaType {
             Self::PlainText => "text/plain",
             Self::Markdown => "text/markdown",
             Self::Html => "text/html",
+            Self::DocBook => "application/docbook+xml",
+            Self::ManPage => "text/troff",
             Self::Pdf => "application/pdf",
             Self::Epub => "application/epub+zip",
         }
     }
+}
+
+/// Checks a media type as someone gives it; one that says nothing, such as `application/octet-stream`, leaves it to the content.
+///
+/// # Errors
+/// The known ones, for one that is not.
+pub fn check_media_type(given: &str) -> Result<String, String> {
+    use MediaType::{DocBook, Epub, Html, ManPage, Markdown, Pdf, PlainText};
+    if matches!(from_given(given), Some(Kind::Readable(_))) || given.trim().eq_ignore_ascii_case("application/octet-stream") {
+        return Ok(given.to_owned());
+    }
+    let known = [PlainText, Markdown, Html, DocBook, ManPage, Pdf, Epub].map(MediaType::as_str);
+    Err(format!("known are {}", known.join(", ")))
 }
 
 /// What a document turns out to be before it is known to be readable.
@@ -49,7 +71,8 @@ enum Kind {
 /// [`IngestError::Binary`] for what has no reader.
 pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
     let id = || source.id.clone();
-    let kind = signature(&source.bytes)
+    let kind = man_page(source)
+        .or_else(|| signature(&source.bytes))
         .or_else(|| source.media_type.as_deref().and_then(from_given))
         .or_else(|| from_extension(&source.name))
         .or_else(|| from_extension(&source.id))
@@ -61,6 +84,21 @@ pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
         Kind::Readable(media_type) => Ok(media_type),
         Kind::Binary(kind) => Err(IngestError::Binary { id: id(), kind: kind.into() }),
     }
+}
+
+/// A manual page is known by its macros, once its type or its name (`ls.1`, `open.3p.gz`) says that it may be one.
+fn man_page(source: &Source) -> Option<Kind> {
+    let given = source.media_type.as_deref().is_some_and(|given| from_given(given) == Some(Kind::Readable(MediaType::ManPage)));
+    let named = |name: &str| {
+        let name = name.strip_suffix(".gz").unwrap_or(name);
+        name.rsplit_once('.').is_some_and(|(_, section)| {
+            section.len() <= 8
+                && section.starts_with(|char| matches!(char, '1'..='9'))
+                && section.chars().all(char::is_alphanumeric)
+        })
+    };
+    let may_be = given || named(&source.name) || named(&source.id);
+    (may_be && man::is_man_page(&source.bytes)).then_some(Kind::Readable(MediaType::ManPage))
 }
 
 /// The file of an EPUB that names its package; names stand in an archive as they are.
@@ -89,7 +127,17 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
     if bytes.starts_with(b"PK\x03\x04") && bytes.windows(CONTAINER.len()).any(|name| name == CONTAINER) {
         return Some(Kind::Readable(MediaType::Epub));
     }
+    if is_docbook(bytes) {
+        return Some(Kind::Readable(MediaType::DocBook));
+    }
     SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
+}
+
+/// Whether the root of an XML file is one of DocBook's.
+fn is_docbook(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(bytes);
+    bytes.trim_ascii_start().starts_with(b"<")
+        && docbook::is_docbook(&String::from_utf8_lossy(&bytes[..bytes.len().min(64 * 1024)]))
 }
 
 /// From a media type with or without parameters; `None` for one that says nothing.
@@ -98,6 +146,8 @@ fn from_given(given: &str) -> Option<Kind> {
     match essence.as_str() {
         "text/markdown" | "text/x-markdown" => Some(Kind::Readable(MediaType::Markdown)),
         "text/html" | "application/xhtml+xml" => Some(Kind::Readable(MediaType::Html)),
+        "application/docbook+xml" => Some(Kind::Readable(MediaType::DocBook)),
+        "text/troff" | "application/x-troff-man" => Some(Kind::Readable(MediaType::ManPage)),
         "application/pdf" => Some(Kind::Readable(MediaType::Pdf)),
         "application/epub+zip" => Some(Kind::Readable(MediaType::Epub)),
         other if other.starts_with("text/") => Some(Kind::Readable(MediaType::PlainText)),
@@ -186,6 +236,29 @@ mod tests {
         assert_eq!(told("", None, b"\n<!DOCTYPE html><p>x").unwrap(), MediaType::Html);
         assert_eq!(told("run", None, b"#!/bin/sh\n# comment\n").unwrap(), MediaType::PlainText);
         assert_eq!(told("notes", None, b"just words").unwrap(), MediaType::PlainText);
+    }
+
+    #[test]
+    fn docbook_and_manual_pages_are_told_by_what_is_in_them() {
+        let docbook = b"<?xml version='1.0'?>\n<article xmlns='http://docbook.org/ns/docbook'>";
+        assert_eq!(told("a.xml", None, docbook).unwrap(), MediaType::DocBook);
+        assert_eq!(told("a.xml", None, b"<config><article/></config>").unwrap(), MediaType::PlainText);
+        let page = b".TH LS 1\n.SH NAME\nls \\- list\n";
+        for (name, given) in [("ls.1", None), ("open.3pm", None), ("page", Some("text/troff"))] {
+            assert_eq!(told(name, given, page).unwrap(), MediaType::ManPage, "{name}");
+        }
+        assert_eq!(told("app.log.1", None, b"12:01 started").unwrap(), MediaType::PlainText);
+        assert!(told("a.1.gz", None, b"\x1F\x8B\x08 no page").is_err());
+    }
+
+    #[test]
+    fn unknown_types_are_refused_with_the_known_ones() {
+        for given in ["text/html; charset=utf-8", "TEXT/x-rst", "application/pdf", "application/octet-stream"] {
+            assert_eq!(check_media_type(given).as_deref(), Ok(given));
+        }
+        for given in ["foo", "", "image/png"] {
+            assert!(check_media_type(given).unwrap_err().contains("application/epub+zip"), "{given}");
+        }
     }
 
     #[test]

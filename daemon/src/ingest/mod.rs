@@ -27,7 +27,7 @@ pub(crate) use formats::{floor_char_boundary, one_line};
 use crate::store::SourceFile;
 
 pub use chunk::{DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
-pub use media::MediaType;
+pub use media::{MediaType, check_media_type};
 pub use pipeline::{Change, IngestOptions, Outcome, Pipeline, Summary, parse_tags};
 pub use read::{Form, Reading, read};
 pub use walk::{DEFAULT_GLOBS, Entry, Walk, load, walk};
@@ -95,7 +95,7 @@ pub enum IngestError {
         pages: usize,
     },
     /// Bytes that no reader understands.
-    #[error("{id}: {kind} cannot be read; give text, Markdown, HTML, PDF or EPUB")]
+    #[error("{id}: {kind} cannot be read; give text, Markdown, HTML, DocBook, a manual page, PDF or EPUB")]
     Binary {
         /// The document.
         id: String,
@@ -252,6 +252,11 @@ fn check_id(id: &str) -> Result<(), IngestError> {
         return Err(bad("has control characters; rename it"));
     }
     Ok(())
+}
+
+/// `1 chunk`, `2 chunks`
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `text` cut to at most `max_chars` characters, with an ellipsis where something is missing.

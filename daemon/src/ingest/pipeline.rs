@@ -12,8 +12,8 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds, chunk, embedded_text,
-    media::media_type, read, read::given_title,
+    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds, chunk, counted,
+    embedded_text, media::media_type, read, read::given_title,
 };
 use crate::{
     embed::{EmbedError, Embedder, Embedding, Parted, WithParts},
@@ -206,7 +206,7 @@ impl Pipeline {
             }
         }
         if truncated > 0 {
-            log::warn!("{}: {truncated} chunks are longer than the embedder reads", document.id);
+            log::warn!("{}: longer than the embedder reads: {}", document.id, counted(u64::from(truncated), "chunk"));
         }
         Ok(truncated)
     }
@@ -262,11 +262,8 @@ impl Encoder for Embedder {
 
 /// Runs a reader or the chunker so that its panic is an error of this document.
 fn guarded<T>(id: &str, work: impl FnOnce() -> T) -> Result<T, IngestError> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let message = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
-        let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
-        IngestError::ReaderFailed { id: id.into(), message }
-    })
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|panic| IngestError::ReaderFailed { id: id.into(), message: crate::panic_message(panic.as_ref()) })
 }
 
 /// Whether putting `new`, which is not read yet, would change nothing of `present` but the time.
@@ -332,12 +329,13 @@ impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { added, unchanged, replaced, failed, chunks, truncated, notes, seconds } = self;
         write!(out, "{added} added, {unchanged} unchanged, {replaced} replaced, {} failed; ", failed.len())?;
-        write!(out, "{chunks} chunks in {seconds:.1} s")?;
+        write!(out, "{} in {seconds:.1} s", counted(*chunks, "chunk"))?;
         if *seconds > 0.0 && *chunks > 0 {
             write!(out, " ({:.1} chunks/s)", *chunks as f64 / seconds)?;
         }
         if *truncated > 0 {
-            write!(out, "\n  {truncated} chunks are longer than the embedder reads and were truncated")?;
+            let (chunks, are) = (counted(*truncated, "chunk"), if *truncated == 1 { "is" } else { "are" });
+            write!(out, "\n  {chunks} {are} longer than the embedder reads, which left out the rest")?;
         }
         for (id, note) in notes {
             write!(out, "\n  note: {id}: {note}")?;
@@ -531,7 +529,7 @@ mod tests {
             "2 added, 1 unchanged, 0 replaced, 4 failed; 2 chunks",
             "failed: paper.pdf: it cannot be read",
             "note: latin.txt: not UTF-8",
-            "1 chunks are longer",
+            "1 chunk is longer",
         ] {
             assert!(shown.contains(part), "{shown}");
         }

@@ -14,8 +14,23 @@ use walkdir::{DirEntry, WalkDir};
 use super::{IngestError, Source, check_id};
 
 /// What is taken from a folder when no globs are given.
-pub const DEFAULT_GLOBS: &[&str] =
-    &["*.md", "*.markdown", "*.mkd", "*.html", "*.htm", "*.xhtml", "*.txt", "*.text", "*.rst", "*.adoc", "*.pdf", "*.epub"];
+pub const DEFAULT_GLOBS: &[&str] = &[
+    "*.md",
+    "*.markdown",
+    "*.mkd",
+    "*.html",
+    "*.htm",
+    "*.xhtml",
+    "*.txt",
+    "*.text",
+    "*.rst",
+    "*.adoc",
+    "*.pdf",
+    "*.epub",
+    "*.dbk",
+    "*.docbook",
+    "**/man[1-9]/*.[1-9]*",
+];
 
 /// The path that stands for standard input.
 const STDIN: &str = "-";
@@ -106,7 +121,10 @@ pub fn walk(paths: &[PathBuf], include: &[String], exclude: &[String]) -> Result
                 let id = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
                 walk.add(entry(path.clone(), id, &metadata, false), &mut ids);
             }
-            Err(error) => walk.failed.push((path.display().to_string(), error.to_string())),
+            Err(error) => {
+                let reason = format!("{error}; check that it exists and may be read");
+                walk.failed.push((path.display().to_string(), reason));
+            }
         }
     }
     Ok(walk)

@@ -84,10 +84,9 @@ impl Weighed {
     pub(super) fn best_sentence(&self, language: Language, text: &str) -> usize {
         let mut best = (0, 0.0);
         for sentence in sentences(text) {
-            let coverage = self.coverage(language, &terms::analyze(sentence, language).terms);
+            let coverage = self.coverage(language, &terms::analyze(&text[sentence.clone()], language).terms);
             if coverage > best.1 {
-                // Sentences are slices of the text they come from.
-                best = (sentence.as_ptr() as usize - text.as_ptr() as usize, coverage);
+                best = (sentence.start, coverage);
             }
         }
         best.0

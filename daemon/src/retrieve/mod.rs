@@ -220,7 +220,9 @@ impl Retriever {
         if !ranking.small {
             return Ok(confidence);
         }
-        let texts: Vec<String> = passages.iter().flat_map(|passage| sentences(&passage.text)).map(str::to_owned).collect();
+        let words =
+            |passage: &'_ Passage| sentences(&passage.text).into_iter().map(|at| passage.text[at].to_owned()).collect::<Vec<_>>();
+        let texts: Vec<String> = passages.iter().flat_map(words).collect();
         let embeddings = self.embedder.embed(&texts).map_err(RetrieveError::Embed)?;
         let cosine =
             |embedding: &crate::embed::Embedding| question.iter().zip(&embedding.vector).map(|(a, b)| a * b).sum::<f32>();

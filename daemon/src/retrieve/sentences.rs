@@ -1,5 +1,7 @@
 //! Splitting text into sentences, list items and table rows.
 
+use std::ops::Range;
+
 use crate::store::terms;
 
 /// Sentences longer than this, in bytes, are cut at a space: text without punctuation is no quote.
@@ -11,30 +13,30 @@ const ABBREVIATIONS: [&str; 34] = [
     "incl", "jr", "ltd", "max", "min", "mr", "mrs", "no", "nr", "p", "pp", "sec", "st", "vol", "vs", "z.b",
 ];
 
-/// The sentences of a text, trimmed, in order. A list item and a table row stand for themselves; other lines run on until
+/// The sentences of a text as ranges of its bytes, trimmed, in order. A list item and a table row stand for themselves; other lines run on until
 /// a blank line.
-pub fn sentences(text: &str) -> Vec<&str> {
+pub fn sentences(text: &str) -> Vec<Range<usize>> {
     let mut sentences = Vec::new();
-    let mut paragraph: Option<(usize, usize)> = None;
+    let mut paragraph: Option<Range<usize>> = None;
     let mut at = 0;
     for line in text.split_inclusive('\n') {
         let (start, end) = (at, at + line.len());
         at = end;
         let kind = LineKind::of(line);
         if kind != LineKind::Running
-            && let Some((from, to)) = paragraph.take()
+            && let Some(running) = paragraph.take()
         {
-            split_paragraph(&text[from..to], &mut sentences);
+            split_paragraph(text, running, &mut sentences);
         }
         match kind {
             LineKind::Blank => {}
-            LineKind::Row => push_bounded(line.trim(), &mut sentences),
+            LineKind::Row => push_bounded(text, start..end, &mut sentences),
             // An item may run on over the following lines.
-            LineKind::Item | LineKind::Running => paragraph = Some((paragraph.map_or(start, |(from, _)| from), end)),
+            LineKind::Item | LineKind::Running => paragraph = Some(paragraph.map_or(start, |running| running.start)..end),
         }
     }
-    if let Some((from, to)) = paragraph {
-        split_paragraph(&text[from..to], &mut sentences);
+    if let Some(running) = paragraph {
+        split_paragraph(text, running, &mut sentences);
     }
     sentences
 }
@@ -71,7 +73,10 @@ impl LineKind {
 }
 
 /// Splits running text after `.`, `!`, `?` and their full-width forms where a sentence ends.
-fn split_paragraph<'a>(text: &'a str, sentences: &mut Vec<&'a str>) {
+fn split_paragraph(text: &str, paragraph: Range<usize>, sentences: &mut Vec<Range<usize>>) {
+    let base = paragraph.start;
+    let whole = text;
+    let text = &whole[paragraph.clone()];
     let mut start = 0;
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
@@ -90,11 +95,11 @@ fn split_paragraph<'a>(text: &'a str, sentences: &mut Vec<&'a str>) {
             _ => false,
         };
         if ends {
-            push_bounded(text[start..end].trim(), sentences);
+            push_bounded(whole, base + start..base + end, sentences);
             start = end;
         }
     }
-    push_bounded(text[start..].trim(), sentences);
+    push_bounded(whole, base + start..paragraph.end, sentences);
 }
 
 /// Whether what follows a full stop looks like another sentence: a space, then anything but a small letter.
@@ -115,21 +120,34 @@ fn keeps_on(before: &str) -> bool {
         || ABBREVIATIONS.binary_search(&word.to_lowercase().as_str()).is_ok()
 }
 
-fn push_bounded<'a>(mut sentence: &'a str, sentences: &mut Vec<&'a str>) {
-    while sentence.len() > MAX_SENTENCE_BYTES {
-        let limit = terms::cut(sentence, MAX_SENTENCE_BYTES).len();
-        let cut = sentence[..limit].rfind(char::is_whitespace).filter(|&cut| cut > 0).unwrap_or(limit);
-        sentences.push(sentence[..cut].trim_end());
-        sentence = sentence[cut..].trim_start();
+fn push_bounded(text: &str, sentence: Range<usize>, sentences: &mut Vec<Range<usize>>) {
+    let mut left = trimmed(text, sentence);
+    while left.len() > MAX_SENTENCE_BYTES {
+        let words = &text[left.clone()];
+        let limit = terms::cut(words, MAX_SENTENCE_BYTES).len();
+        let cut = words[..limit].rfind(char::is_whitespace).filter(|&cut| cut > 0).unwrap_or(limit);
+        sentences.push(trimmed(text, left.start..left.start + cut));
+        left = trimmed(text, left.start + cut..left.end);
     }
-    if sentence.contains(char::is_alphanumeric) {
-        sentences.push(sentence);
+    if text[left.clone()].contains(char::is_alphanumeric) {
+        sentences.push(left);
     }
+}
+
+/// A range of `text` without the blanks at its ends.
+fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
+    let words = text[range.clone()].trim_end();
+    let start = range.start + words.len() - words.trim_start().len();
+    start..(range.start + words.len()).max(start)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sentences(text: &str) -> Vec<&str> {
+        super::sentences(text).into_iter().map(|range| &text[range]).collect()
+    }
 
     #[test]
     fn abbreviations_are_sorted_for_the_search() {

@@ -50,9 +50,8 @@ fn statements(passage: &str) -> Vec<(usize, String)> {
 }
 
 fn flush_prose(passage: &str, prose: Range<usize>, all: &mut Vec<(usize, String)>) {
-    // Sentences are slices of the text they come from.
-    let begins = |sentence: &str| sentence.as_ptr() as usize - passage.as_ptr() as usize;
-    all.extend(sentences(&passage[prose]).into_iter().map(|sentence| (begins(sentence), sentence.to_owned())));
+    let words = &passage[prose.clone()];
+    all.extend(sentences(words).into_iter().map(|at| (prose.start + at.start, words[at].to_owned())));
 }
 
 fn flush_table(table: &mut Vec<(usize, &str)>, all: &mut Vec<(usize, String)>) {

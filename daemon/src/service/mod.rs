@@ -284,6 +284,8 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
 
+    // Another daemon on the same directory is what a port in use mostly comes from.
+    Store::check_free(&config.data_dir())?;
     // The broker first: what it needs is cheap, and a port in use is told before a model is loaded.
     #[cfg(feature = "broker")]
     let broker = start_broker(&config).await?;

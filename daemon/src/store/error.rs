@@ -104,7 +104,7 @@ impl StoreError {
 }
 
 fn others(known: &[String]) -> String {
-    if known.is_empty() { "the library is empty".to_owned() } else { format!("there are {}", known.join(", ")) }
+    if known.is_empty() { "the library is empty".to_owned() } else { format!("there are: {}", known.join(", ")) }
 }
 
 fn holder(pid: Option<u32>) -> String {

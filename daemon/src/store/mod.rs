@@ -221,6 +221,14 @@ struct Inner {
 }
 
 impl Store {
+    /// Says whether a store can be had alone, without opening it: cheap, and nothing is made.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`].
+    pub fn check_free(dir: &Path) -> Result<(), StoreError> {
+        if dir.join("lock").exists() { lock(dir).map(drop) } else { Ok(()) }
+    }
+
     /// Opens the store in `dir`, creating it when it is not there, and holds its lock until the last clone is dropped.
     ///
     /// A database that cannot be opened is [`StoreError::Damaged`]; nothing is removed.
@@ -231,12 +239,7 @@ impl Store {
         // sled 0.34 answers some damage with an error and some with a panic, at opening or at the first read.
         let opened = catch_unwind(AssertUnwindSafe(|| Store::open_locked(dir, options, sources, lock)));
         opened.unwrap_or_else(|panic| {
-            let detail = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("sled panicked");
-            Err(StoreError::Damaged { dir: dir.to_owned(), detail: detail.to_owned() })
+            Err(StoreError::Damaged { dir: dir.to_owned(), detail: crate::panic_message(panic.as_ref()) })
         })
     }
 

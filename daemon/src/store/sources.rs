@@ -90,8 +90,7 @@ impl Sources {
         let number = STAGED.fetch_add(1, Ordering::Relaxed);
         let unfinished = folder.join(format!("{hash}.{number}{UNFINISHED}"));
         let staged = Staged { path, unfinished: Some(unfinished.clone()) };
-        let write = || File::create(&unfinished).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-        write().map_err(StoreError::io("write", &staged.path))?;
+        write_synced(&unfinished, bytes).map_err(StoreError::io("write", &staged.path))?;
         Ok(staged)
     }
 
@@ -250,17 +249,18 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(UNFINISHED);
     let unfinished = path.with_file_name(name);
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&unfinished)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, path)
-    };
-    write().map_err(|error| {
+    write_synced(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path)).map_err(|error| {
         // Half a file on a full disk only makes it fuller.
         let _ = fs::remove_file(&unfinished);
         StoreError::io("write", path)(error)
     })
+}
+
+/// Writes a file; on disk when this returns, but for its name.
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn sync_folder(folder: &Path) -> Result<(), StoreError> {

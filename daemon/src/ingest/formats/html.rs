@@ -12,6 +12,7 @@ use std::{
 };
 
 use html5ever::{
+    Attribute, Namespace, QualName,
     tendril::StrTendril,
     tokenizer::{
         BufferQueue, Tag, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
@@ -36,13 +37,18 @@ const MAX_SPAN: usize = 64;
 
 /// Converts a page; its title is what `<title>` says.
 pub(crate) fn to_markdown(html: &str) -> Result<Parsed, Fault> {
-    convert(html, TIME_LIMIT).ok_or(Fault::TooSlow(TIME_LIMIT))
+    Ok(tokenize(html, Sink(RefCell::default()))?.0.into_inner().finish())
+}
+
+/// Hands a sink the tokens of a page.
+pub(super) fn tokenize<S: TokenSink>(html: &str, sink: S) -> Result<S, Fault> {
+    tokenize_within(html, sink, TIME_LIMIT).ok_or(Fault::TooSlow(TIME_LIMIT))
 }
 
 /// `None` when the time is up.
-fn convert(html: &str, time_limit: Duration) -> Option<Parsed> {
+fn tokenize_within<S: TokenSink>(html: &str, sink: S, time_limit: Duration) -> Option<S> {
     let begun = Instant::now();
-    let tokenizer = Tokenizer::new(Sink(RefCell::default()), TokenizerOpts::default());
+    let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
     let input = BufferQueue::default();
     let mut rest = html;
     while !rest.is_empty() {
@@ -55,7 +61,7 @@ fn convert(html: &str, time_limit: Duration) -> Option<Parsed> {
         rest = after;
     }
     tokenizer.end();
-    Some(tokenizer.sink.0.into_inner().finish())
+    Some(tokenizer.sink)
 }
 
 struct Sink(RefCell<Writer>);
@@ -153,9 +159,9 @@ fn heading_level(name: &str) -> Option<usize> {
     }
 }
 
-/// Builds the Markdown while tokens come in.
+/// Builds the Markdown while tokens come in. Readers of other formats tell it what they find as elements of HTML.
 #[derive(Default)]
-struct Writer {
+pub(super) struct Writer {
     title: Option<String>,
     in_title: bool,
     text: String,
@@ -187,14 +193,32 @@ struct List {
 }
 
 impl Writer {
-    fn finish(mut self) -> Parsed {
+    pub(super) fn finish(mut self) -> Parsed {
         self.end_table();
         self.end_block();
         let title = self.title.map(|title| one_line(&title)).filter(|title| !title.is_empty());
         Parsed { title, text: self.text.trim_end().to_owned() + "\n", note: None }
     }
 
-    fn words(&mut self, words: &str) {
+    /// Opens an element of another format that is `name` in HTML, a cell with the number of rows it spans beyond its own.
+    pub(super) fn begin(&mut self, name: &str, more_rows: Option<usize>) {
+        let attribute = |rows: usize| Attribute {
+            name: QualName::new(None, Namespace::default(), "rowspan".into()),
+            value: rows.saturating_add(1).to_string().into(),
+        };
+        let attrs = more_rows.map(attribute).into_iter().collect();
+        self.open(&Tag { kind: TagKind::StartTag, name: name.into(), self_closing: false, attrs });
+    }
+
+    /// Writes what stands between two words, unless a block begins here.
+    pub(super) fn join(&mut self, between: &str) {
+        if self.block.ends_with(char::is_alphanumeric) {
+            self.words(between);
+        }
+    }
+
+    /// Words of the document, within whatever is open.
+    pub(super) fn words(&mut self, words: &str) {
         if self.in_title {
             if let Some(title) = &mut self.title
                 && title.len() < 4096
@@ -262,7 +286,8 @@ impl Writer {
         self.place = Place::After;
     }
 
-    fn close(&mut self, name: &str) {
+    /// Closes an element.
+    pub(super) fn close(&mut self, name: &str) {
         if name == "main" && self.place == Place::Inside {
             self.left_out = None;
             self.end_main();
@@ -666,8 +691,7 @@ mod tests {
         let thread = std::thread::Builder::new().stack_size(256 * 1024);
         let work = || {
             for tag in ["<div>", "<table><tr><td>", "<ul><li>", "<b a=1><i>", "<nav>", "<svg>", "<blockquote><p>"] {
-                let page = convert(&(tag.repeat(300_000) + "word"), Duration::from_secs(20));
-                assert!(page.is_some(), "{tag}");
+                assert!(to_markdown(&(tag.repeat(300_000) + "word")).is_ok(), "{tag}");
             }
         };
         thread.spawn(work).unwrap().join().unwrap();
@@ -677,7 +701,7 @@ mod tests {
     fn time_is_bounded() {
         let attributes: String = (0..200_000).map(|n| format!(" a{n}")).collect();
         let begun = Instant::now();
-        assert!(convert(&format!("<p{attributes}>x"), Duration::from_millis(50)).is_none());
+        assert!(tokenize_within(&format!("<p{attributes}>x"), Sink(RefCell::default()), Duration::from_millis(50)).is_none());
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 }

@@ -87,7 +87,18 @@ impl Watched {
         let notes = self.notes();
         let wanted = notes.files.iter().filter(|(_, noted)| collection.is_none_or(|name| name == noted.document.collection));
         let mut rows: BTreeMap<Key, Listed> = wanted.map(|(key, noted)| (key.clone(), noted.clone())).collect();
-        for document in documents {
+        for mut document in documents {
+            // A file that would be a document of the same id is told of in the row of the one that was put by hand.
+            if document.origin.is_none() {
+                let from = key(&document);
+                let same = |(collection, id, _): &&Key| *collection == from.0 && *id == from.1;
+                let noted = rows.range(from.clone()..).map(|(key, _)| key).take_while(same).next().cloned();
+                if let Some(file) = noted.and_then(|key| rows.remove(&key)) {
+                    document.origin.clone_from(&file.document.origin);
+                    rows.insert(key(&document), Listed { document, ..file });
+                    continue;
+                }
+            }
             let row = rows
                 .entry(key(&document))
                 .or_insert_with(|| Listed { reason: notes.trouble_of(&document), ..Listed::from(Document::default()) });

@@ -12,6 +12,7 @@ mod inotify;
 use std::{
     collections::BTreeMap,
     fs::Metadata,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -21,7 +22,7 @@ use rustix::io::Errno;
 use tokio::sync::Mutex;
 
 use super::{
-    Entry, IngestError, Pipeline,
+    Entry, IngestError, Pipeline, counted,
     walk::{Wanted, load, modified_ms},
 };
 use crate::store::{Document, SourceFile, StoreError, sha256_hex};
@@ -305,6 +306,25 @@ impl Watch {
         }
     }
 
+    /// Lists what has come while `reading` is taken in, which may last; it is looked at properly afterwards.
+    fn hear(&mut self, reading: &Path) {
+        let touched = self.watches.as_mut().map(|watches| watches.wait(Some(Duration::ZERO))).unwrap_or_default();
+        for touched in &touched {
+            self.touch(touched);
+            let Touched::Path(path) = touched else { continue };
+            if path == reading || !path.is_file() {
+                continue;
+            }
+            for number in 0..self.followers.len() {
+                let tracked = &mut self.followers[number].tracked;
+                if path.starts_with(&tracked.folder.root) {
+                    let findings = tracked.look(&self.wanted, path);
+                    self.queue(number, &findings.changed);
+                }
+            }
+        }
+    }
+
     /// Takes one file in.
     fn take(&mut self, number: usize, path: &Path) -> Result<(), Trouble> {
         let tracked = &mut self.followers[number].tracked;
@@ -313,7 +333,8 @@ impl Watch {
         let (bytes, modified_ms) = quiet_stamp(path)?;
         file.stamp = (bytes, modified_ms);
         let id = file.id.clone();
-        let _turn = self.turn.blocking_lock();
+        let turn = Arc::clone(&self.turn);
+        let _turn = turn.blocking_lock();
         let entry = Entry { path: path.to_owned(), id, bytes, modified_ms, link: false };
         let mut source = load(&entry, self.max_document_bytes).map_err(trouble)?;
         if quiet_stamp(path)? != (bytes, modified_ms) {
@@ -325,8 +346,19 @@ impl Watch {
             return if present.hash == sha256_hex(&source.bytes) { Ok(()) } else { Err(taken(&present)) };
         }
         source.origin = Some(SourceFile { path: path.to_string_lossy().into_owned(), modified_ms, mounted });
-        let outcome = self.pipeline.put(&collection, source).map_err(trouble)?;
-        log::info!("{}: {:?}, {} chunks, from {}", entry.id, outcome.change, outcome.chunks, path.display());
+        let pipeline = self.pipeline.clone();
+        let mut hear = |_, _| {
+            self.hear(path);
+            ControlFlow::Continue(())
+        };
+        let put = pipeline.put_with_progress(&collection, source, &mut hear);
+        // It may have been seen otherwise meanwhile; what was read is what is known of it, until it is looked at again.
+        if let Some(file) = self.followers[number].tracked.files.get_mut(path) {
+            file.stamp = (bytes, modified_ms);
+        }
+        let outcome = put.map_err(trouble)?;
+        let chunks = counted(u64::from(outcome.chunks), "chunk");
+        log::info!("{}: {:?}, {chunks}, from {}", entry.id, outcome.change, path.display());
         (self.changed)();
         Ok(())
     }
