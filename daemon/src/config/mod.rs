@@ -138,12 +138,28 @@ pub struct Model {
     pub threads: usize,
     /// Threads that read prompts; 0: chosen likewise.
     pub batch_threads: usize,
+    /// Whether weights may be copied into memory in the order that is quickest to compute with.
+    pub repack: Repack,
+    /// Whether the weights' pages are kept from being thrown out of memory.
+    pub mlock: bool,
     /// Questions that are worked on at once.
     pub slots: usize,
     /// Megabytes of disk for the states of passages; 0: none are kept.
     pub passages_mb: u64,
     /// Megabytes of the disk that they leave free.
     pub passages_min_free_mb: u64,
+}
+
+/// Whether weights are copied into memory in another order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repack {
+    /// Where there is memory to spare.
+    Auto,
+    /// Always.
+    On,
+    /// Never: every page of the weights is one of the file.
+    Off,
 }
 
 /// What the model reads.
@@ -312,6 +328,8 @@ impl Default for Model {
             context: 2048,
             threads: 0,
             batch_threads: 0,
+            repack: Repack::Auto,
+            mlock: false,
             slots: 4,
             passages_mb: 512,
             passages_min_free_mb: 256,

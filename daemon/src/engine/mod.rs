@@ -13,12 +13,14 @@ mod prompt;
 mod scheduler;
 mod sequences;
 mod text;
+mod tuner;
 
 pub use passages::{PassageCache, PassageCacheOptions, PassageCacheStats};
 pub use prompt::{PromptPassage, Reading};
 pub use scheduler::BATCH;
 
 use crate::gguf::{Gguf, GgufError};
+use crate::tune::{Saved, Topology};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
@@ -82,8 +84,12 @@ pub enum EngineError {
 pub struct EngineOptions {
     /// Context in tokens.
     pub context: u32,
-    /// Threads that decode and that read prompts.
-    pub threads: crate::tune::Threads,
+    /// How many threads decode and read prompts.
+    pub tuning: Tuning,
+    /// Whether weights may be copied into memory in the order that is quickest to compute with.
+    pub repack: Repack,
+    /// Whether the weights' pages are kept from being thrown out.
+    pub mlock: bool,
     /// Requests that may wait.
     pub queue: usize,
     /// System prompt to compute in advance; its KV entries are reused by every question that begins with it.
@@ -93,6 +99,21 @@ pub struct EngineOptions {
     /// Where the states of passages are kept; `None`: nowhere.
     pub passages: Option<PassageCacheOptions>,
 }
+
+/// What decides the number of threads.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// The cores.
+    pub topology: Topology,
+    /// Where measurements are kept; `None`: nothing is measured.
+    pub saved: Option<Saved>,
+    /// Threads that decode; 0: as measured.
+    pub decode: usize,
+    /// Threads that read prompts; 0: as measured.
+    pub batch: usize,
+}
+
+pub use crate::llama::Repack;
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -198,6 +219,8 @@ pub struct EngineInfo {
     pub own_template: bool,
     /// Threads that decode and that read prompts.
     pub threads: crate::tune::Threads,
+    /// Whether weights were copied into memory in the order that is quickest to compute with, and why.
+    pub repack: String,
     /// Requests that are worked on at once.
     pub slots: usize,
     /// Why no states of passages are kept, where they were asked for.

@@ -7,11 +7,11 @@ use super::lane::Lane;
 use super::passages::{HEAD, Keys, PassageCache};
 use super::prompt::{self, Prompt, STEP, Template};
 use super::sequences::{SYSTEM, Sequences};
+use super::tuner::Tuner;
 use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job};
 use crate::gguf::{Gguf, Kind};
 use crate::llama::{Context, ContextOptions, DecodeFailure, Entry};
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,10 +55,14 @@ pub(super) fn run(
         Ok(backend) => backend,
         Err(error) => return ready.send(Err(error.into())).unwrap_or(()),
     };
-    let model = match LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_n_gpu_layers(0)) {
+    let needed = crate::llama::context_bytes(gguf, options.context, BATCH as u32);
+    let (repack, why) = options.repack.decide(gguf, needed, &crate::llama::available_memory());
+    let model = match crate::llama::load(backend, path, repack, options.mlock) {
         Ok(model) => model,
         Err(error) => return ready.send(failed(error.to_string())).unwrap_or(()),
     };
+    let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path);
+    let threads = tuner.plan.threads;
     let cells = options.context.min(model.n_ctx_train()).max(BATCH as u32);
     let slots = options.slots.max(1);
     // A lane for each reading of each request, and the system prompt's sequence.
@@ -68,7 +72,7 @@ pub(super) fn run(
         batch: BATCH as u32,
         sequences: sequences as u32,
         outputs: sequences as u32,
-        threads: options.threads,
+        threads,
     };
     let Some(context) = Context::new(&model, &context_options) else {
         return ready.send(failed("it makes no context; the log says why".into())).unwrap_or(());
@@ -83,7 +87,8 @@ pub(super) fn run(
         fingerprint: gguf.fingerprint(),
         context: cells,
         own_template: template.is_own(),
-        threads: options.threads,
+        threads,
+        repack: why,
         slots,
         passages_off,
     };
@@ -93,6 +98,7 @@ pub(super) fn run(
         sequences: Sequences::new(sequences, cells as usize, divisible),
         template,
         passages: passages.filter(|_| divisible),
+        tuner,
         keys: Keys::new(&info.fingerprint),
         cells: cells as usize,
         slots,
@@ -113,6 +119,7 @@ struct Scheduler<'model> {
     sequences: Sequences,
     template: Template,
     passages: Option<PassageCache>,
+    tuner: Tuner,
     keys: Keys,
     /// Cells of the KV cache.
     cells: usize,
@@ -238,9 +245,9 @@ impl Scheduler<'_> {
     fn run(&mut self, jobs: &Receiver<Job>, stopping: &AtomicBool) {
         loop {
             if self.running.is_empty() && self.waiting.is_empty() {
-                match jobs.recv() {
-                    Ok(job) => self.waiting.push_back(job),
-                    Err(_) => return,
+                match self.tuner.wait(self.model, jobs, stopping) {
+                    Some(job) => self.waiting.push_back(job),
+                    None => return,
                 }
             }
             self.waiting.extend(jobs.try_iter());
@@ -269,7 +276,7 @@ impl Scheduler<'_> {
             match self.start(job) {
                 Ok(()) => {}
                 Err(Refusal::NoRoomNow(job)) => {
-                    self.waiting.push_front(job);
+                    self.waiting.push_front(*job);
                     return;
                 }
                 Err(Refusal::Never(job, error)) => drop(job.events.send(Event::Failed(error))),
@@ -286,7 +293,7 @@ impl Scheduler<'_> {
             match self.template.lay_out(self.model, &request.system, reading, &request.question, room) {
                 Ok(prompt) => prompts.push(prompt),
                 Err(too_long) if prompts.is_empty() => {
-                    return Err(Refusal::Never(job, EngineError::PromptTooLong { needed: too_long.needed, room }));
+                    return Err(Refusal::Never(Box::new(job), EngineError::PromptTooLong { needed: too_long.needed, room }));
                 }
                 // A longer one among the weaker readings.
                 Err(_) => break,
@@ -302,7 +309,7 @@ impl Scheduler<'_> {
         let own = needs(&prompts);
         let reserved = own + self.running.iter().map(|running| running.reserved).sum::<usize>();
         if !self.running.is_empty() && reserved > self.sequences.room() {
-            return Err(Refusal::NoRoomNow(job));
+            return Err(Refusal::NoRoomNow(Box::new(job)));
         }
         let mut stops = request.stop.clone();
         stops.push(prompt::NEXT_QUESTION.into());
@@ -319,7 +326,7 @@ impl Scheduler<'_> {
             lanes.push(if competing { lane.weighed() } else { lane });
         }
         if lanes.is_empty() {
-            return Err(Refusal::NoRoomNow(job));
+            return Err(Refusal::NoRoomNow(Box::new(job)));
         }
         let mut running = Running { job, lanes, chosen: None, reserved: own, started, read: None, prompt_tokens, passages_used };
         if !competing {
@@ -381,14 +388,19 @@ impl Scheduler<'_> {
                 routes.push(Route { running: r, lane: l, logits, tokens: entries.len() - from });
             }
         }
+        self.context.set_threads(self.tuner.threads());
+        let started = Instant::now();
         let mut result = self.context.decode(&entries);
+        if entries.len() == 1 {
+            self.tuner.observe(started.elapsed());
+        }
         if result == Err(DecodeFailure::NoRoom) {
             self.sequences.drop_idle(&mut self.context);
             result = self.context.decode(&entries);
         }
         match result {
             Ok(()) => self.distribute(&entries, &routes),
-            Err(error) => self.fail(&error),
+            Err(error) => self.fail(error),
         }
         self.entries = entries;
     }
@@ -456,7 +468,7 @@ impl Scheduler<'_> {
     }
 
     /// After a failure nothing in the KV cache can be relied on.
-    fn fail(&mut self, error: &DecodeFailure) {
+    fn fail(&mut self, error: DecodeFailure) {
         for mut running in std::mem::take(&mut self.running) {
             self.release(&mut running.lanes, None);
             let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
@@ -465,9 +477,10 @@ impl Scheduler<'_> {
     }
 }
 
+/// A request that is not started, given back.
 enum Refusal {
-    NoRoomNow(Job),
-    Never(Job, EngineError),
+    NoRoomNow(Box<Job>),
+    Never(Box<Job>, EngineError),
 }
 
 impl Completion {

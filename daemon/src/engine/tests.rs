@@ -1,12 +1,20 @@
 use super::*;
 use crate::gguf::tests::model;
-use crate::tune::Threads;
 
 const SYSTEM: &str = "Answer from the text.";
 
 fn options(context: u32) -> EngineOptions {
-    let threads = Threads { decode: 1, batch: 2 };
-    EngineOptions { context, threads, queue: 2, system: SYSTEM.into(), slots: 1, passages: None }
+    let tuning = Tuning { topology: Topology::detect(), saved: None, decode: 1, batch: 2 };
+    EngineOptions {
+        context,
+        tuning,
+        repack: Repack::Auto,
+        mlock: false,
+        queue: 2,
+        system: SYSTEM.into(),
+        slots: 1,
+        passages: None,
+    }
 }
 
 fn engine(context: u32) -> Engine {

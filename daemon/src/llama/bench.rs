@@ -36,17 +36,7 @@ pub fn with_model<T>(path: &Path, body: impl FnOnce(&mut Bench<'_>) -> Result<T,
     let backend = super::backend()?;
     let model = LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_n_gpu_layers(0))
         .map_err(|error| unusable(error.to_string()))?;
-    let options = ContextOptions {
-        cells: CONTEXT as u32,
-        batch: BATCH as u32,
-        sequences: 1,
-        outputs: 1,
-        threads: Threads { decode: 1, batch: 1 },
-    };
-    let context = Context::new(&model, &options).ok_or_else(|| unusable("it makes no context; the log says why".into()))?;
-    let tokens = model.n_vocab().max(1);
-    let path = path.display().to_string();
-    body(&mut Bench { context, path, entries: Vec::with_capacity(BATCH), position: 0, tokens, next: 0 })
+    body(&mut Bench::of(&model, path)?)
 }
 
 /// A generator to measure.
@@ -62,7 +52,26 @@ pub struct Bench<'model> {
     next: i32,
 }
 
-impl Bench<'_> {
+impl<'model> Bench<'model> {
+    /// Makes a small context of its own for a loaded model, which `path` names.
+    ///
+    /// # Errors
+    /// llama.cpp makes no context.
+    pub fn of(model: &'model LlamaModel, path: &Path) -> Result<Self, LlamaError> {
+        let path = path.display().to_string();
+        let options = ContextOptions {
+            cells: CONTEXT as u32,
+            batch: BATCH as u32,
+            sequences: 1,
+            outputs: 1,
+            threads: Threads { decode: 1, batch: 1 },
+        };
+        let reason = "it makes no context; the log says why".to_owned();
+        let Some(context) = Context::new(model, &options) else { return Err(LlamaError::Measure { path, reason }) };
+        let tokens = model.n_vocab().max(1);
+        Ok(Self { context, path, entries: Vec::with_capacity(BATCH), position: 0, tokens, next: 0 })
+    }
+
     /// One measurement, a fraction of a second: tokens per second.
     pub fn measure(&mut self, kind: Kind, threads: usize) -> Result<f64, LlamaError> {
         let (mut done, mut elapsed) = (0, Duration::ZERO);

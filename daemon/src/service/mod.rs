@@ -9,7 +9,7 @@ use crate::answer::{AnswerOptions, Answerer, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{Engine, EngineOptions, PassageCacheOptions, Sampling};
+use crate::engine::{Engine, EngineOptions, PassageCacheOptions, Repack, Sampling, Tuning};
 use crate::ingest::watch::{Folder, WatchOptions, Watched};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mqtt::Server;
@@ -17,7 +17,7 @@ use crate::mqtt::connection::{Connection, ConnectionOptions};
 use crate::mqtt::topics::Topics;
 use crate::retrieve::Retriever;
 use crate::store::{EmbedderId, Store, StoreOptions};
-use crate::tune::Topology;
+use crate::tune::{Saved, Topology};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -180,7 +180,18 @@ pub fn sampling(config: &Config) -> Sampling {
 pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
     let options = EngineOptions {
         context: config.model.context,
-        threads: Topology::detect().threads(config.model.threads, config.model.batch_threads),
+        tuning: Tuning {
+            topology: Topology::detect(),
+            saved: Some(Saved::in_dir(&config.data_dir())),
+            decode: config.model.threads,
+            batch: config.model.batch_threads,
+        },
+        repack: match config.model.repack {
+            crate::config::Repack::Auto => Repack::Auto,
+            crate::config::Repack::On => Repack::On,
+            crate::config::Repack::Off => Repack::Off,
+        },
+        mlock: config.model.mlock,
         // Some work, the others wait.
         queue: config.answer.queue + config.model.slots,
         system: config.answer.system.clone(),

@@ -1,0 +1,121 @@
+//! The threads of the owner thread's work: measured when there is time, followed from token to token, measured again when the
+//! machine has changed.
+
+use super::{Job, Tuning};
+use crate::llama::{Bench, LlamaError};
+use crate::tune::{CALIBRATION, Governor, Plan, Saved, Threads, Topology, calibrate};
+use llama_cpp_2::model::LlamaModel;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// Nobody has asked for this long: time to measure.
+const IDLE: Duration = Duration::from_secs(3);
+/// Between two measurements because of a drift, at least.
+const AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+pub(super) struct Tuner {
+    pub(super) plan: Plan,
+    governor: Governor,
+    topology: Topology,
+    saved: Option<Saved>,
+    /// Of the model's file.
+    fingerprint: String,
+    path: PathBuf,
+    configured: (usize, usize),
+    measured: Option<Instant>,
+}
+
+/// Why a measurement ended early.
+enum Ended {
+    Asked(Box<Job>),
+    Stopping,
+    Failed(LlamaError),
+}
+
+impl Tuner {
+    pub(super) fn new(tuning: &Tuning, fingerprint: &str, path: &Path) -> Self {
+        let key = tuning.topology.key(fingerprint, crate::llama::build());
+        let found = tuning.saved.as_ref().and_then(|saved| saved.find(&key));
+        let plan = Plan::new(&tuning.topology, found, tuning.decode, tuning.batch);
+        Self {
+            governor: plan.governor(),
+            plan,
+            topology: tuning.topology.clone(),
+            saved: tuning.saved.clone(),
+            fingerprint: fingerprint.to_owned(),
+            path: path.to_owned(),
+            configured: (tuning.decode, tuning.batch),
+            measured: None,
+        }
+    }
+
+    /// For the next batch.
+    pub(super) fn threads(&self) -> Threads {
+        Threads { decode: self.governor.decode_threads(), batch: self.plan.threads.batch }
+    }
+
+    /// How long the last single token took.
+    pub(super) fn observe(&mut self, elapsed: Duration) {
+        self.governor.observe(self.governor.decode_threads(), 1, elapsed);
+    }
+
+    /// Waits for the next request, measuring meanwhile if that is due. `None` when there will be none.
+    pub(super) fn wait(&mut self, model: &LlamaModel, jobs: &Receiver<Job>, stopping: &AtomicBool) -> Option<Job> {
+        if !self.due() {
+            return jobs.recv().ok();
+        }
+        match jobs.recv_timeout(IDLE) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        match self.measure(model, jobs, stopping) {
+            Ok(()) => jobs.recv().ok(),
+            // It is measured at the next quiet moment.
+            Err(Ended::Asked(job)) => Some(*job),
+            Err(Ended::Stopping) => None,
+            Err(Ended::Failed(error)) => {
+                log::warn!("the number of threads cannot be measured: {error}");
+                self.measured = Some(Instant::now());
+                jobs.recv().ok()
+            }
+        }
+    }
+
+    /// Whether a measurement would tell something new.
+    fn due(&self) -> bool {
+        if self.saved.is_none() {
+            return false;
+        }
+        let rested = self.measured.is_none_or(|at| at.elapsed() >= AGAIN_AFTER);
+        rested && (self.plan.wants_calibration() || self.governor.drifted() || Topology::detect() != self.topology)
+    }
+
+    fn measure(&mut self, model: &LlamaModel, jobs: &Receiver<Job>, stopping: &AtomicBool) -> Result<(), Ended> {
+        let topology = Topology::detect();
+        let mut bench = Bench::of(model, &self.path).map_err(Ended::Failed)?;
+        let started = Instant::now();
+        let found = calibrate(&topology.candidates(), CALIBRATION, || started.elapsed(), |kind, threads| {
+            if stopping.load(Ordering::Relaxed) {
+                return Err(Ended::Stopping);
+            }
+            match jobs.try_recv() {
+                Ok(job) => Err(Ended::Asked(Box::new(job))),
+                Err(_) => bench.measure(kind, threads).map_err(Ended::Failed),
+            }
+        })?;
+        self.measured = Some(Instant::now());
+        if let (Some(calibration), Some(saved)) = (&found, &self.saved)
+            && let Err(error) = saved.keep(&topology.key(&self.fingerprint, crate::llama::build()), calibration)
+        {
+            log::warn!("the measured number of threads is not kept: {error}");
+        }
+        self.topology = topology;
+        self.plan = Plan::new(&self.topology, found, self.configured.0, self.configured.1);
+        self.governor = self.plan.governor();
+        log::info!("measured: {} threads decode, {} read prompts", self.plan.threads.decode, self.plan.threads.batch);
+        Ok(())
+    }
+}
