@@ -302,13 +302,14 @@ impl Setup {
 
     /// A daemon on the embedded broker, unless [`Setup::flag`] says otherwise.
     ///
-    /// Small libraries are judged by a threshold of 0: whether the library holds an answer is retrieval's own test.
+    /// Small libraries are judged by a threshold of 0: whether the library holds an answer is retrieval's own test. The model
+    /// answers, although it is a small one.
     pub fn new() -> Self {
         let dir = temp_dir();
         let data = dir.path().join("data");
         let mut setup = Self { command: bare_vademecum(["run"]), node: "n1".into(), dir: Some(dir), data };
         setup.command.args(["--node", "n1"]);
-        setup.set("answer.threshold", "0").set("service.metrics_every_s", "0")
+        setup.set("answer.threshold", "0").set("answer.reader", "evidence").set("service.metrics_every_s", "0")
     }
 
     /// Keeps the library in `dir`, which outlives the daemon.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use vademecum_tests::{Run, Setup, bare_vademecum, program, run, temp_dir, vademecum};
+use vademecum_tests::{Run, Setup, bare_vademecum, program, run, temp_dir, vademecum, wait_for};
 
 /// A command behind another one: `taskset -c 0 vademecum …`.
 fn behind(front: &mut Command, command: &Command) -> Run {
@@ -141,8 +141,8 @@ fn an_idle_daemon_costs_no_cpu_time() {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
     };
-    // It warms up after it is ready.
-    std::thread::sleep(Duration::from_secs(5));
+    // The threads are measured once nobody asks.
+    wait_for("the measurement", || daemon.log().contains("threads decode, ").then_some(()));
     let before = ticks();
     std::thread::sleep(Duration::from_secs(10));
     let used = ticks() - before;

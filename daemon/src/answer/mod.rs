@@ -156,12 +156,20 @@ pub enum Progress {
     Delta(String),
 }
 
+/// A generator with fewer parameters does not say it better than the sentences that it reads.
+pub const QUOTE_BELOW: u64 = 500_000_000;
+
 /// How passages become an answer: what the model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reader {
-    /// The best few sentences of all passages.
+    /// [`Reader::Quote`] for generators of less than [`QUOTE_BELOW`] parameters, else [`Reader::Evidence`].
     #[default]
+    Auto,
+    /// Nothing: the best sentences are the answer, word for word. Very small models say the right thing less often than the
+    /// sentences do that they read, and sometimes the opposite (`benches/results/answers.md`).
+    Quote,
+    /// The best few sentences of all passages.
     Evidence,
     /// The best passage alone.
     Best,
@@ -199,13 +207,23 @@ pub struct Answerer {
 
 impl Answerer {
     /// Joins the rooms that an answer needs.
-    pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, options: AnswerOptions) -> Self {
+    pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, mut options: AnswerOptions) -> Self {
+        options.reader = match options.reader {
+            Reader::Auto if engine.info().parameters < QUOTE_BELOW => Reader::Quote,
+            Reader::Auto => Reader::Evidence,
+            chosen => chosen,
+        };
         Self { retriever, selector: Selector::new(embedder), engine, options: Arc::new(options) }
     }
 
     /// The generator.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// What the model reads; never [`Reader::Auto`].
+    pub fn reader(&self) -> Reader {
+        self.options.reader
     }
 
     /// Below this confidence the library holds no answer.
@@ -248,6 +266,11 @@ impl Answerer {
         match (found, question.mode) {
             (false, _) => answer.answer.clone_from(&self.options.not_found),
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
+            (true, Mode::Answer) if !evidence.quoted.is_empty() => {
+                answer.timings.ttft_ms = millis(question.asked.elapsed());
+                progress(Progress::Delta(evidence.quoted.clone()));
+                answer.answer = evidence.quoted;
+            }
             (true, Mode::Answer) => self.generate(question, evidence.readings, cancel, progress, &mut answer).await?,
         }
         answer.timings.total_ms = millis(question.asked.elapsed());
@@ -272,6 +295,7 @@ impl Answerer {
             let mut evidence = Evidence {
                 citations: vec![],
                 readings: vec![],
+                quoted: String::new(),
                 confidence: retrieval.confidence,
                 embed_ms: retrieval.embed_ms,
                 search_ms: retrieval.search_ms,
@@ -284,6 +308,13 @@ impl Answerer {
                     evidence.citations.push(cite(i + 1, passage, ranked, quote));
                 }
                 evidence.readings = match options.reader {
+                    Reader::Quote | Reader::Auto => {
+                        let read = evidence::best_of_all(&ranked, &scores, options.sentences);
+                        let marked = read.iter().enumerate().filter(|(_, text)| !text.is_empty());
+                        let marked: Vec<String> = marked.map(|(i, text)| format!("{text} [{}]", i + 1)).collect();
+                        evidence.quoted = marked.join("\n");
+                        vec![]
+                    }
                     Reader::Evidence => {
                         let read = evidence::best_of_all(&ranked, &scores, options.sentences);
                         let passages = read.into_iter().enumerate().filter(|(_, text)| !text.is_empty());
@@ -415,6 +446,8 @@ struct Evidence {
     citations: Vec<Citation>,
     /// What the model is to read.
     readings: Vec<Reading>,
+    /// The answer itself, where nothing is to be read.
+    quoted: String,
     confidence: f32,
     embed_ms: f64,
     search_ms: f64,

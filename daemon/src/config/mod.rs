@@ -166,6 +166,10 @@ pub enum Repack {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reader {
+    /// `quote` for generators of less than 500 million weights, else `evidence`.
+    Auto,
+    /// Nothing: the best sentences are the answer.
+    Quote,
     /// The best few sentences of all passages.
     Evidence,
     /// The best passage alone.
@@ -347,7 +351,7 @@ impl Default for Answer {
     fn default() -> Self {
         Self {
             top_k: 3,
-            reader: Reader::Evidence,
+            reader: Reader::Auto,
             sentences: 2,
             max_tokens: 128,
             threshold: 0.5,

@@ -213,6 +213,8 @@ pub struct EngineInfo {
     pub architecture: String,
     /// Identifies the file's content.
     pub fingerprint: String,
+    /// Number of its weights.
+    pub parameters: u64,
     /// Context in tokens.
     pub context: u32,
     /// Whether the chat template is the model's own; else a plain instruct prompt is used.

@@ -85,6 +85,7 @@ pub(super) fn run(
         model: gguf.name(),
         architecture: gguf.architecture().to_owned(),
         fingerprint: gguf.fingerprint(),
+        parameters: gguf.parameters(),
         context: cells,
         own_template: template.is_own(),
         threads,

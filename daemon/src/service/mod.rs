@@ -209,6 +209,8 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
 fn reader(reader: crate::config::Reader) -> Reader {
     use crate::config::Reader as Configured;
     match reader {
+        Configured::Auto => Reader::Auto,
+        Configured::Quote => Reader::Quote,
         Configured::Evidence => Reader::Evidence,
         Configured::Best => Reader::Best,
         Configured::Each => Reader::Each,
@@ -491,6 +493,8 @@ impl Report {
             "version": env!("CARGO_PKG_VERSION"),
             "node": self.config.node_name(),
             "model": self.info,
+            "reader": self.api.answerer().reader(),
+            "passages": self.api.answerer().engine().passages().map(crate::engine::PassageCache::stats),
             "embedder": self.embedder_name,
             "collections": collections,
             "limits": {
@@ -508,7 +512,11 @@ impl Report {
 
     /// What is published as `metrics`.
     fn metrics(&self, depth: usize) -> serde_json::Value {
-        metrics::collect(self.api.counters(), depth, self.started.elapsed(), &self.data_dir)
+        let mut metrics = metrics::collect(self.api.counters(), depth, self.started.elapsed(), &self.data_dir);
+        if let Some(passages) = self.api.answerer().engine().passages() {
+            metrics["passages"] = serde_json::json!(passages.stats());
+        }
+        metrics
     }
 
     /// Both, for the control socket.
