@@ -21,7 +21,7 @@ fn the_demo_answers_cites_and_abstains() {
     parts.push(rest);
     for (answer, question) in parts[1..3].iter().zip(&questions) {
         assert!(
-            answer.contains("[1]") && answer.contains(".md, score") && answer.contains("first token"),
+            answer.contains("[1]") && answer.contains(".md, score") && answer.contains("evidence"),
             "{question}: {shown:?}"
         );
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use vademecum_tests::{Run, Setup, bare_vademecum, program, run, temp_dir, vademecum, wait_for};
+use vademecum_tests::{Run, Setup, bare_vademecum, program, run, temp_dir, vademecum};
 
 /// A command behind another one: `taskset -c 0 vademecum …`.
 fn behind(front: &mut Command, command: &Command) -> Run {
@@ -135,14 +135,15 @@ fn a_model_that_cannot_be_measured_is_named_and_none_is_no_failure() {
 
 #[test]
 fn an_idle_daemon_costs_no_cpu_time() {
-    let daemon = Setup::new().start();
+    // Threads that are given need not be measured, which takes processor time once.
+    let daemon = Setup::new().set("model.threads", "1").set("model.batch_threads", "1").start();
     let ticks = || -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("running");
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
     };
-    // The threads are measured once nobody asks.
-    wait_for("the measurement", || daemon.log().contains("threads decode, ").then_some(()));
+    // It warms up after it is ready.
+    std::thread::sleep(Duration::from_secs(3));
     let before = ticks();
     std::thread::sleep(Duration::from_secs(10));
     let used = ticks() - before;

@@ -115,7 +115,7 @@ fn answer() -> impl Strategy<Value = Answer> {
     (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), timings, usage).prop_map(
         |(texts, found, confidence, citations, timings, usage)| {
             let [answer, model, finish] = texts.try_into().expect("three");
-            Answer { answer, found, confidence, citations, model, finish, timings, usage }
+            Answer { answer, found, confidence, citations, model, finish, cached: false, timings, usage }
         },
     )
 }

@@ -1,11 +1,13 @@
 //! A question becomes a cited answer: retrieve, show the evidence, prompt, generate, cite, or abstain.
 
+mod cache;
 mod evidence;
 mod marks;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Reading, Request, Sampling};
 use crate::retrieve::{Passage, Query, RetrieveError, Retriever};
+use cache::Cache;
 use evidence::{Scored, Selector};
 use marks::Marks;
 use serde::{Deserialize, Serialize};
@@ -141,6 +143,9 @@ pub struct Answer {
     pub model: String,
     /// Why the answer ended: `stop`, `length`.
     pub finish: String,
+    /// It was given before, to the same question over the same library; the timings are those of this time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cached: bool,
     /// Where the time went.
     pub timings: Timings,
     /// What was computed.
@@ -194,6 +199,8 @@ pub struct AnswerOptions {
     pub reader: Reader,
     /// Sentences that it reads where it reads sentences: the best ones of all passages.
     pub sentences: usize,
+    /// Answers that are kept for the same question over the same library; 0: none.
+    pub cache: usize,
 }
 
 /// Answers questions; cheap to clone.
@@ -203,6 +210,7 @@ pub struct Answerer {
     selector: Selector,
     engine: Engine,
     options: Arc<AnswerOptions>,
+    cache: Arc<Cache>,
 }
 
 impl Answerer {
@@ -213,7 +221,7 @@ impl Answerer {
             Reader::Auto => Reader::Evidence,
             chosen => chosen,
         };
-        Self { retriever, selector: Selector::new(embedder), engine, options: Arc::new(options) }
+        Self { retriever, selector: Selector::new(embedder), engine, cache: Arc::new(Cache::new(options.cache)), options: Arc::new(options) }
     }
 
     /// The generator.
@@ -246,6 +254,23 @@ impl Answerer {
         cancel: &Cancel,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Answer, AnswerError> {
+        let key = self.cache.key(question);
+        // Read before the search: a change in between makes the entry useless, not wrong.
+        let version = match &key {
+            Some(_) => self.retriever.version(&question.collection)?,
+            None => 0,
+        };
+        if let Some(mut answer) = key.as_ref().and_then(|key| self.cache.find(key, version)) {
+            progress(Progress::Evidence(answer.citations.clone()));
+            if !answer.answer.is_empty() {
+                progress(Progress::Delta(answer.answer.clone()));
+            }
+            answer.cached = true;
+            let now = millis(question.asked.elapsed());
+            answer.timings = Timings { evidence_ms: now, ttft_ms: now, total_ms: now, ..Timings::default() };
+            answer.usage = Usage::default();
+            return Ok(answer);
+        }
         let (found, evidence) = self.evidence(question).await?;
         let mut answer = Answer {
             answer: String::new(),
@@ -254,6 +279,7 @@ impl Answerer {
             citations: evidence.citations,
             model: self.engine.info().model.clone(),
             finish: "stop".into(),
+            cached: false,
             timings: Timings {
                 evidence_ms: millis(question.asked.elapsed()),
                 embed_ms: rounded(evidence.embed_ms),
@@ -276,6 +302,9 @@ impl Answerer {
         answer.timings.total_ms = millis(question.asked.elapsed());
         if answer.timings.ttft_ms == 0.0 && answer.usage.answer_tokens > 0 {
             answer.timings.ttft_ms = answer.timings.total_ms;
+        }
+        if let Some(key) = key {
+            self.cache.keep(key, version, &answer);
         }
         Ok(answer)
     }

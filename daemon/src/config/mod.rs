@@ -204,6 +204,8 @@ pub struct Answer {
     pub reader: Reader,
     /// Sentences that it reads where it reads sentences, the best ones of all passages.
     pub sentences: usize,
+    /// Answers that are kept for the same question over the same library; 0: none.
+    pub cache: usize,
     /// Longest answer in tokens.
     pub max_tokens: usize,
     /// Below this confidence (0 to 1) the answer is `found: false`.
@@ -353,6 +355,7 @@ impl Default for Answer {
             top_k: 3,
             reader: Reader::Auto,
             sentences: 2,
+            cache: 0,
             max_tokens: 128,
             threshold: 0.5,
             not_found: "The library does not hold an answer to this question.".into(),
@@ -636,6 +639,7 @@ impl Config {
         between("embedder.batch_tokens", self.embedder.batch_tokens, 64, 8192)?;
         between("answer.top_k", self.answer.top_k, 1, 20)?;
         between("answer.sentences", self.answer.sentences, 1, 100)?;
+        between("answer.cache", self.answer.cache, 0, 100_000)?;
         between("answer.max_tokens", self.answer.max_tokens, 1, 4096)?;
         between("answer.deadline_ms", self.answer.deadline_ms as usize, 100, 86_400_000)?;
         between("answer.queue", self.answer.queue, 1, 4096)?;

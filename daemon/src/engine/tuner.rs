@@ -3,15 +3,17 @@
 
 use super::{Job, Tuning};
 use crate::llama::{Bench, LlamaError};
-use crate::tune::{CALIBRATION, Governor, Plan, Saved, Threads, Topology, calibrate};
+use crate::tune::{Busy, CALIBRATION, Governor, Plan, Saved, Threads, Topology, calibrate};
 use llama_cpp_2::model::LlamaModel;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// Nobody has asked for this long: time to measure.
+/// Nobody has asked for this long, and nothing else was computed: time to measure.
 const IDLE: Duration = Duration::from_secs(3);
+/// Between two looks whether the machine is quiet.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Between two measurements because of a drift, at least.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
 
@@ -66,10 +68,23 @@ impl Tuner {
         if !self.due() {
             return jobs.recv().ok();
         }
-        match jobs.recv_timeout(IDLE) {
-            Ok(job) => return Some(job),
-            Err(RecvTimeoutError::Disconnected) => return None,
-            Err(RecvTimeoutError::Timeout) => {}
+        // A figure taken while other work has the cores would be wrong for good.
+        loop {
+            let before = Busy::now();
+            match jobs.recv_timeout(IDLE) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            match (before, Busy::now()) {
+                (Some(before), Some(now)) if !now.was_quiet_since(before, IDLE) => {}
+                _ => break,
+            }
+            match jobs.recv_timeout(LOOK_AGAIN) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
         match self.measure(model, jobs, stopping) {
             Ok(()) => jobs.recv().ok(),

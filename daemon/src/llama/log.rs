@@ -88,13 +88,22 @@ impl Line {
         let text = std::mem::take(&mut self.text);
         // Load progress comes as single dots.
         if !text.trim_matches(['.', ' ']).is_empty() {
-            // BERT has no end-of-sequence token of its own; llama.cpp says so at every load.
-            let harmless = text.contains("special_eos_id is not in special_eog_ids");
+            let harmless = HARMLESS.iter().any(|known| text.contains(known));
             let level = if harmless { Level::Debug } else { self.level };
             complete.push((level, text.trim_end().to_owned()));
         }
     }
 }
+
+/// Warnings about what is meant to be.
+const HARMLESS: [&str; 3] = [
+    // BERT has no end-of-sequence token of its own.
+    "special_eos_id is not in special_eog_ids",
+    // The embedder pools by itself.
+    "model default pooling_type is",
+    // Weights are not repacked, and stay pages of the file.
+    "tensor overrides to CPU are used with mmap enabled",
+];
 
 /// What llama.cpp calls information (each tensor, each buffer) is of interest when looking for a fault only.
 fn level_of(level: sys::ggml_log_level) -> Level {

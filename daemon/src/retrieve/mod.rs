@@ -173,6 +173,14 @@ struct Ranking {
 }
 
 impl Retriever {
+    /// A number that grows with each change of a collection.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn version(&self, collection: &str) -> Result<u64, RetrieveError> {
+        Ok(self.store.version(collection)?)
+    }
+
     /// A retriever over `store` with the embedder that made its vectors.
     pub fn new(store: Store, embedder: Embedder) -> Retriever {
         Retriever { store, embedder, warned: Arc::new(Once::new()) }

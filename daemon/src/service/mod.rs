@@ -227,6 +227,7 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
         stop: config.answer.stop.clone(),
         reader: reader(config.answer.reader),
         sentences: config.answer.sentences,
+        cache: config.answer.cache,
     };
     Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options)
 }

@@ -28,11 +28,13 @@
 mod calibrate;
 pub mod cgroup;
 mod governor;
+mod quiet;
 mod saved;
 mod topology;
 
 pub use calibrate::{Calibration, Row, calibrate};
 pub use governor::Governor;
+pub use quiet::Busy;
 pub use saved::{Key, Saved};
 pub use topology::{Core, Topology};
 

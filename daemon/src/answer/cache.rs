@@ -1,0 +1,131 @@
+//! Answers that were given, for the same question over the same library. Off unless configured.
+
+use super::{Answer, Question};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Answers in memory, of one model and one configuration: a restart empties it.
+#[derive(Debug)]
+pub(super) struct Cache {
+    limit: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    kept: HashMap<String, Kept>,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// Of the collection when it was answered.
+    version: u64,
+    used: u64,
+    answer: Answer,
+}
+
+impl Cache {
+    /// Keeps at most `limit` answers.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, inner: Mutex::default() }
+    }
+
+    /// What names a question, where its answer may be kept: not where it is left to chance.
+    pub(super) fn key(&self, question: &Question) -> Option<String> {
+        if self.limit == 0 || question.sampling.temperature > 0.0 {
+            return None;
+        }
+        let parts = (&question.collection, &question.filter, question.top_k, question.max_tokens, question.mode);
+        // Two questions are one when they differ in case, spacing and the marks at their end only.
+        let words = question.text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ");
+        let words = words.trim_end_matches(['?', '.', '!', ' ']);
+        Some(format!("{parts:?} {words}"))
+    }
+
+    /// The answer given to a question over this version of its collection.
+    pub(super) fn find(&self, key: &str, version: u64) -> Option<Answer> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.uses += 1;
+        let now = inner.uses;
+        if inner.kept.get(key).is_some_and(|kept| kept.version != version) {
+            inner.kept.remove(key);
+        }
+        let kept = inner.kept.get_mut(key)?;
+        kept.used = now;
+        Some(kept.answer.clone())
+    }
+
+    /// Keeps an answer, in place of the one asked for longest ago when there are too many.
+    pub(super) fn keep(&self, key: String, version: u64, answer: &Answer) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.uses += 1;
+        let used = inner.uses;
+        if inner.kept.len() >= self.limit
+            && !inner.kept.contains_key(&key)
+            && let Some(oldest) = inner.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone())
+        {
+            inner.kept.remove(&oldest);
+        }
+        inner.kept.insert(key, Kept { version, used, answer: answer.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::{Mode, Timings, Usage};
+    use crate::engine::Sampling;
+    use std::time::{Duration, Instant};
+
+    fn question(text: &str, temperature: f32) -> Question {
+        Question {
+            text: text.into(),
+            collection: "default".into(),
+            filter: Default::default(),
+            top_k: 3,
+            max_tokens: 64,
+            mode: Mode::Answer,
+            sampling: Sampling { temperature, top_p: 1.0, min_p: 0.0, seed: 0 },
+            asked: Instant::now(),
+            allowed: Duration::from_secs(1),
+        }
+    }
+
+    fn answer(text: &str) -> Answer {
+        Answer {
+            answer: text.into(),
+            found: true,
+            confidence: 1.0,
+            citations: vec![],
+            model: String::new(),
+            finish: "stop".into(),
+            cached: false,
+            timings: Timings::default(),
+            usage: Usage::default(),
+        }
+    }
+
+    #[test]
+    fn a_question_is_known_again_until_the_library_changes() {
+        let cache = Cache::new(2);
+        let key = |text: &str| cache.key(&question(text, 0.0)).expect("one");
+        assert_eq!(key("What is  F3? "), key("what is f3"));
+        assert_ne!(key("What is F3?"), key("What is F4?"));
+        let other = Question { top_k: 1, ..question("What is F3?", 0.0) };
+        assert_ne!(key("What is F3?"), cache.key(&other).expect("one"));
+        assert!(cache.key(&question("What is F3?", 0.7)).is_none() && Cache::new(0).key(&question("a", 0.0)).is_none());
+
+        cache.keep(key("a"), 5, &answer("A"));
+        assert_eq!(cache.find(&key("A?"), 5).expect("kept").answer, "A");
+        assert!(cache.find(&key("a"), 6).is_none() && cache.find(&key("a"), 5).is_none(), "of another library");
+        // The one asked for longest ago goes.
+        for text in ["a", "b", "a", "c"] {
+            if cache.find(&key(text), 7).is_none() {
+                cache.keep(key(text), 7, &answer(text));
+            }
+        }
+        let there: Vec<&str> = ["a", "b", "c"].into_iter().filter(|text| cache.find(&key(text), 7).is_some()).collect();
+        assert_eq!(there, ["a", "c"]);
+    }
+}
