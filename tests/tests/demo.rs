@@ -20,10 +20,7 @@ fn the_demo_answers_cites_and_abstains() {
     }
     parts.push(rest);
     for (answer, question) in parts[1..3].iter().zip(&questions) {
-        assert!(
-            answer.contains("[1]") && answer.contains(".md, score") && answer.contains("evidence"),
-            "{question}: {shown:?}"
-        );
+        assert!(answer.contains("[1]") && answer.contains(".md, score") && answer.contains("evidence"), "{question}: {shown:?}");
     }
     assert!(parts[1].contains("E-17"), "{shown:?}");
     assert!(parts[3].contains("does not hold an answer") && !parts[3].contains(".md, score"), "{shown:?}");

@@ -82,7 +82,7 @@ mod tests {
         Question {
             text: text.into(),
             collection: "default".into(),
-            filter: Default::default(),
+            filter: std::collections::BTreeMap::default(),
             top_k: 3,
             max_tokens: 64,
             mode: Mode::Answer,

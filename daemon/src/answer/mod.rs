@@ -221,7 +221,13 @@ impl Answerer {
             Reader::Auto => Reader::Evidence,
             chosen => chosen,
         };
-        Self { retriever, selector: Selector::new(embedder), engine, cache: Arc::new(Cache::new(options.cache)), options: Arc::new(options) }
+        Self {
+            retriever,
+            selector: Selector::new(embedder),
+            engine,
+            cache: Arc::new(Cache::new(options.cache)),
+            options: Arc::new(options),
+        }
     }
 
     /// The generator.

@@ -149,7 +149,7 @@ fn parts_have_vectors_of_the_pass_of_their_text() {
     let embedder = embedder(Precision::F16);
     let texts = [
         parted("The pump is loud. |Bleed the circuit: it holds air.| The warranty covers five years."),
-        parted("Öl prüfen. |Straße, naïve café — 漢字 🫠.| Ende."),
+        parted("Öl prüfen. |Straße, naïve café — 漢字 🫠.| Ende."), // typos: ignore
         parted("One part alone."),
     ];
     let embedded = embedder.embed_parted(&texts).expect("embeds");

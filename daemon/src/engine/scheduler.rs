@@ -67,13 +67,8 @@ pub(super) fn run(
     let slots = options.slots.max(1);
     // A lane for each reading of each request, and the system prompt's sequence.
     let sequences = slots * MAX_READINGS + 1;
-    let context_options = ContextOptions {
-        cells,
-        batch: BATCH as u32,
-        sequences: sequences as u32,
-        outputs: sequences as u32,
-        threads,
-    };
+    let context_options =
+        ContextOptions { cells, batch: BATCH as u32, sequences: sequences as u32, outputs: sequences as u32, threads };
     let Some(context) = Context::new(&model, &context_options) else {
         return ready.send(failed("it makes no context; the log says why".into())).unwrap_or(());
     };

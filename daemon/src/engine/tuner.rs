@@ -112,15 +112,20 @@ impl Tuner {
         let topology = Topology::detect();
         let mut bench = Bench::of(model, &self.path).map_err(Ended::Failed)?;
         let started = Instant::now();
-        let found = calibrate(&topology.candidates(), CALIBRATION, || started.elapsed(), |kind, threads| {
-            if stopping.load(Ordering::Relaxed) {
-                return Err(Ended::Stopping);
-            }
-            match jobs.try_recv() {
-                Ok(job) => Err(Ended::Asked(Box::new(job))),
-                Err(_) => bench.measure(kind, threads).map_err(Ended::Failed),
-            }
-        })?;
+        let found = calibrate(
+            &topology.candidates(),
+            CALIBRATION,
+            || started.elapsed(),
+            |kind, threads| {
+                if stopping.load(Ordering::Relaxed) {
+                    return Err(Ended::Stopping);
+                }
+                match jobs.try_recv() {
+                    Ok(job) => Err(Ended::Asked(Box::new(job))),
+                    Err(_) => bench.measure(kind, threads).map_err(Ended::Failed),
+                }
+            },
+        )?;
         self.measured = Some(Instant::now());
         if let (Some(calibration), Some(saved)) = (&found, &self.saved)
             && let Err(error) = saved.keep(&topology.key(&self.fingerprint, crate::llama::build()), calibration)

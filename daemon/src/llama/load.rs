@@ -39,7 +39,15 @@ impl Repack {
                 if left >= bytes + spare {
                     (true, format!("on: {} of {} free memory", mega(bytes), mega(left)))
                 } else {
-                    (false, format!("off: it needs {}, and of {} free memory {} are left to others", mega(bytes), mega(left), mega(spare)))
+                    (
+                        false,
+                        format!(
+                            "off: it needs {}, and of {} free memory {} are left to others",
+                            mega(bytes),
+                            mega(left),
+                            mega(spare)
+                        ),
+                    )
                 }
             }
         }
