@@ -109,8 +109,7 @@ impl Worker {
             }
             _ => {
                 let mut command = Command::new(std::env::current_exe()?);
-                // How the daemon has its threads wait.
-                command.arg("worker").env("GOMP_SPINCOUNT", "20000");
+                command.arg("worker");
                 command
             }
         };

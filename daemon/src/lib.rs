@@ -37,6 +37,12 @@ pub mod service;
 pub mod store;
 pub mod tune;
 
+/// Bytes that an ordinary user may still write to the file system of `path`, which exists.
+pub(crate) fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    let about = rustix::fs::statvfs(path).ok()?;
+    Some(about.f_bavail.saturating_mul(about.f_frsize))
+}
+
 /// The words of a panic that was caught.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());

@@ -342,19 +342,18 @@ impl Answerer {
                 for (i, ((passage, ranked), quote)) in retrieval.passages.iter().zip(&ranked).zip(quotes).enumerate() {
                     evidence.citations.push(cite(i + 1, passage, ranked, quote));
                 }
+                let sentences = || {
+                    let best = evidence::best_of_all(&ranked, &scores, options.sentences).into_iter().enumerate();
+                    let held = best.filter(|(_, text)| !text.is_empty());
+                    held.map(|(i, text)| PromptPassage { n: i + 1, document: None, text })
+                };
                 evidence.readings = match options.reader {
                     Reader::Quote | Reader::Auto => {
-                        let read = evidence::best_of_all(&ranked, &scores, options.sentences);
-                        let marked = read.iter().enumerate().filter(|(_, text)| !text.is_empty());
-                        let marked: Vec<String> = marked.map(|(i, text)| format!("{text} [{}]", i + 1)).collect();
+                        let marked: Vec<String> = sentences().map(|said| format!("{} [{}]", said.text, said.n)).collect();
                         evidence.quoted = marked.join("\n");
                         vec![]
                     }
-                    Reader::Evidence => {
-                        let read = evidence::best_of_all(&ranked, &scores, options.sentences);
-                        let passages = read.into_iter().enumerate().filter(|(_, text)| !text.is_empty());
-                        vec![reading(passages.map(|(i, text)| PromptPassage { n: i + 1, document: None, text }).collect())]
-                    }
+                    Reader::Evidence => vec![reading(sentences().collect())],
                     Reader::Joined => vec![reading(whole(&retrieval.passages).collect())],
                     Reader::Best => whole(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
                     Reader::Each => apart(whole(&retrieval.passages), &scores),

@@ -115,10 +115,10 @@ fn memory() -> Check {
 fn disk(config: &Config) -> Check {
     let dir = config.data_dir();
     let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let Ok(fs) = rustix::fs::statvfs(existing) else {
+    let Some(free) = crate::free_bytes(existing) else {
         return Check::fail("disk", format!("cannot look at {}", existing.display()), "check that the path exists");
     };
-    let mib = (fs.f_bavail * fs.f_frsize) >> 20;
+    let mib = free >> 20;
     let detail = format!("{mib} MiB free at {}", existing.display());
     match mib {
         0..64 => Check::fail("disk", detail, "free some space: documents cannot be stored safely"),

@@ -299,10 +299,12 @@ impl Keeper {
             return;
         }
         self.evict(size);
-        if free_bytes(&self.options.dir).is_some_and(|free| free < self.options.min_free + size) {
+        let options = Arc::clone(&self.options);
+        let nearly_full = || crate::free_bytes(&options.dir).is_some_and(|free| free < options.min_free + size);
+        if nearly_full() {
             // Others need the space more.
             self.evict_to((self.bytes() as f64 * 0.5) as u64);
-            if free_bytes(&self.options.dir).is_some_and(|free| free < self.options.min_free + size) {
+            if nearly_full() {
                 if !self.full {
                     log::warn!("{}: the disk is nearly full; states of passages are not kept", self.options.dir.display());
                 }
@@ -389,11 +391,6 @@ impl Keeper {
 fn folders(dir: &Path) -> Vec<(PathBuf, u64)> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok()?))).collect()
-}
-
-fn free_bytes(dir: &Path) -> Option<u64> {
-    let about = rustix::fs::statvfs(dir).ok()?;
-    Some(about.f_bavail.saturating_mul(about.f_frsize))
 }
 
 #[cfg(test)]

@@ -151,10 +151,6 @@ struct Route {
 }
 
 impl Running {
-    fn interrupted(&self, stopping: bool) -> Option<Finish> {
-        interrupted(&self.job, stopping)
-    }
-
     fn completion(&self, finish: Finish) -> Completion {
         let now = Instant::now();
         let lane = &self.lanes[self.chosen.unwrap_or(0)];
@@ -250,7 +246,7 @@ impl Scheduler<'_> {
             let stop = stopping.load(Ordering::Relaxed);
             self.admit(stop);
             for i in (0..self.running.len()).rev() {
-                if let Some(finish) = self.running[i].interrupted(stop) {
+                if let Some(finish) = interrupted(&self.running[i].job, stop) {
                     self.end(i, finish);
                 }
             }
@@ -357,6 +353,7 @@ impl Scheduler<'_> {
         let mut entries = std::mem::take(&mut self.entries);
         entries.clear();
         let mut routes = Vec::new();
+        let writing = self.running.iter().flat_map(|running| &running.lanes).filter(|lane| lane.next.is_some()).count();
         for (r, running) in self.running.iter().enumerate() {
             for (l, lane) in running.lanes.iter().enumerate() {
                 let held = self.sequences.tokens(lane.sequence).len();
@@ -366,7 +363,6 @@ impl Scheduler<'_> {
                 } else if lane.finish.is_none() && held < lane.prompt.tokens.len() {
                     let upto = lane.prompt.next_cut(held);
                     // Those that write go first; a step that does not fit waits for the next batch.
-                    let writing = self.running.iter().flat_map(|r| &r.lanes).filter(|lane| lane.next.is_some()).count();
                     if from + (upto - held) + writing > BATCH && !(from == 0 && writing == 0) {
                         continue;
                     }

@@ -65,6 +65,10 @@ impl Tuner {
 
     /// Waits for the next request, measuring meanwhile if that is due. `None` when there will be none.
     pub(super) fn wait(&mut self, model: &LlamaModel, jobs: &Receiver<Job>, stopping: &AtomicBool) -> Option<Job> {
+        // What is due is looked up while nobody waits for it.
+        if let Ok(job) = jobs.try_recv() {
+            return Some(job);
+        }
         if !self.due() {
             return jobs.recv().ok();
         }

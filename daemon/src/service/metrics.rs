@@ -22,7 +22,7 @@ pub(super) fn collect(counters: &Counters, depth: usize, uptime: Duration, data_
         "rss_anonymous_kb": memory.map(|m| m.0),
         "rss_file_kb": memory.map(|m| m.1),
         "temperature_c": temperature_c(),
-        "disk_free_bytes": free_bytes(data_dir),
+        "disk_free_bytes": crate::free_bytes(data_dir),
     })
 }
 
@@ -40,10 +40,4 @@ pub fn temperature_c() -> Option<f64> {
     let zones = std::fs::read_dir("/sys/class/thermal").ok()?;
     let read = |zone: std::fs::DirEntry| std::fs::read_to_string(zone.path().join("temp")).ok()?.trim().parse::<f64>().ok();
     zones.flatten().filter_map(read).map(|milli| milli / 1e3).max_by(f64::total_cmp)
-}
-
-/// Bytes that an ordinary user may still write to the file system of `dir`.
-fn free_bytes(dir: &Path) -> Option<u64> {
-    let fs = rustix::fs::statvfs(dir).ok()?;
-    Some(fs.f_bavail * fs.f_frsize)
 }
