@@ -639,7 +639,9 @@ impl Store {
             Ok(fresh) => {
                 log::info!("wrote {} with {} rows in {:.1} s", path.display(), fresh.rows(), started.elapsed().as_secs_f32());
                 *index.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-                give_back_memory();
+                // Of the many small pieces the tail was made of. What sled holds after its rows were all read (some 80 MB at 100,000
+                // chunks) is not among them.
+                crate::give_back_memory();
             }
             Err(reason) => {
                 log::warn!("{} cannot be written, {reason}; the index stays in memory", path.display());
@@ -789,16 +791,6 @@ impl Drop for Inner {
         if let Err(error) = self.database.flush() {
             log::error!("{}", StoreError::database(&self.dir, error));
         }
-    }
-}
-
-/// Gives the memory of an index that has become a file back to the system: glibc keeps many of the small pieces it was made
-/// of. What sled holds after its rows were all read (some 80 MB at 100,000 chunks) is not among them.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes a number and touches free memory only.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
