@@ -7,6 +7,7 @@
 //! | [`cli`] | the commands, one file each |
 //! | [`service`] | start order, readiness, signals, shutdown |
 //! | [`mqtt`] | connection, topics, codec, embedded broker |
+//! | [`mail`] | inbox and outbox: what must survive until it is answered and delivered |
 //! | [`http`] | the local control socket |
 //! | [`api`] | what clients may ask: requests, bounds, replies |
 //! | [`eval`] | retrieval and answer quality on labelled sets |
@@ -31,6 +32,7 @@ pub mod gguf;
 pub mod http;
 pub mod ingest;
 pub mod llama;
+pub mod mail;
 pub mod mqtt;
 pub mod retrieve;
 pub mod service;

@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -399,6 +400,17 @@ impl Daemon {
     /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// What the control socket tells: `info` and `metrics`.
+    pub fn status(&self) -> Value {
+        use std::io::{Read, Write};
+        let mut socket = UnixStream::connect(self.data.join("control.sock")).expect("the control socket");
+        socket.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("written");
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).expect("a reply");
+        let body = reply.split_once("\r\n\r\n").expect("a body").1;
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("no JSON ({e}): {reply}"))
     }
 
     /// Its process id.

@@ -143,7 +143,7 @@ async fn respond<T: DeserializeOwned, R: Serialize>(
     let (status, encoded) = match result {
         Ok(value) => (StatusCode::OK, encoding.encode(&value)),
         Err((code, message)) => {
-            (status_of(code), encoding.encode(&ErrorReply { id: String::new(), error: ErrorBody { code, message } }))
+            (status_of(code), encoding.encode(&ErrorReply { id: String::new(), error: ErrorBody { code, message, retry_after_ms: None } }))
         }
     };
     match encoded {

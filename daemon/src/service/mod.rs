@@ -13,6 +13,7 @@ use crate::engine::{Engine, EngineOptions, PassageCacheOptions, Repack, Sampling
 use crate::ingest::watch::{Folder, WatchOptions, Watched};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mqtt::Server;
+use crate::mail::{Left, Mail};
 use crate::mqtt::connection::{Connection, ConnectionOptions};
 use crate::mqtt::topics::Topics;
 use crate::retrieve::Retriever;
@@ -241,7 +242,8 @@ fn limits(config: &Config, context: u32) -> Limits {
         deadline: Duration::from_millis(config.answer.deadline_ms),
         max_question_bytes: config.answer.max_question_bytes,
         max_payload_bytes: config.mqtt.max_payload_bytes,
-        questions: config.answer.queue + 1,
+        queue: config.answer.queue,
+        workers: config.model.slots,
         documents: config.mqtt.documents,
         sampling: sampling(config),
     }
@@ -271,6 +273,7 @@ pub fn connection_options(config: &Config) -> Result<ConnectionOptions, ServiceE
         max_packet: if mqtt.version == "3.1.1" { MQTT_MAX_PACKET } else { mqtt.max_payload_bytes + PACKET_HEADROOM },
         will: None,
         persistent: false,
+        receive_maximum: (config.answer.queue + config.model.slots).clamp(16, 1024) as u16,
     })
 }
 
@@ -335,7 +338,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let watched = Watched::default();
     let api = Api::new(limits(&config, info.context), answerer, rooms.pipeline.clone(), watched.clone());
 
-    let topics = Topics::new(config.topic_base(), &config.mqtt.base, &config.mqtt.fleet, config.mqtt.reply_topics.clone());
+    let topics = Topics::new(config.topic_base(), &config.mqtt.base, &config.mqtt.fleet, config.mqtt.reply_topics.clone(), config.mqtt.high_priority.clone());
     let mut options = connection_options(&config)?;
     options.client_id = if config.mqtt.client_id.is_empty() {
         format!("vademecum-{}", config.node_name())
@@ -359,13 +362,14 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
         }
         for_info.info()
     });
-    let server = Server::new(topics, api.clone(), sender, info_fn);
+    let (mail, left) = open_mail(&config)?;
+    let server = Server::new(topics, api.clone(), sender, mail, info_fn);
 
     let changed = Arc::new(Notify::new());
     let turn = api.turn();
     let listener = crate::http::bind(&socket)?;
     let for_status = (report.clone(), Arc::clone(&server));
-    let status: ReportFn = Arc::new(move || for_status.0.status(for_status.1.depth()));
+    let status: ReportFn = Arc::new(move || for_status.0.status(&for_status.1));
     let control =
         tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
 
@@ -373,7 +377,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
 
     let (ready_tx, mut ready_rx) = oneshot::channel();
     let (stop_tx, stop_rx) = oneshot::channel();
-    let polling = tokio::spawn(Arc::clone(&server).run(connection, ready_tx, stop_rx));
+    let polling = tokio::spawn(Arc::clone(&server).run(connection, left, ready_tx, stop_rx));
     notify(&[sd_notify::NotifyState::Status("connecting to the broker")]);
 
     let every = Duration::from_secs(config.service.metrics_every_s.max(1));
@@ -388,7 +392,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
                     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("ready")]);
                 }
             }
-            _ = ticks.tick(), if config.service.metrics_every_s > 0 => server.publish_metrics(&report.metrics(server.depth())).await,
+            _ = ticks.tick(), if config.service.metrics_every_s > 0 => server.publish_metrics(&report.metrics(&server)).await,
             () = changed.notified() => server.publish_info().await,
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
@@ -412,6 +416,21 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     rooms.store.flush()?;
     log::info!("stopped");
     Ok(())
+}
+
+/// Opens the inbox and outbox, and tells what earlier runs have left in them.
+fn open_mail(config: &Config) -> Result<(Option<Mail>, Left), ServiceError> {
+    if !config.mqtt.durable {
+        log::info!("mqtt.durable is off: questions are not kept over a crash");
+        return Ok((None, Left::default()));
+    }
+    let dir = config.data_dir();
+    let (mail, left) = Mail::open(&dir)
+        .map_err(|e| ServiceError::System(format!("the inbox {}/mail cannot be used: {e}; check its permissions and the free space", dir.display())))?;
+    if left.damaged > 0 {
+        log::error!("{}/mail was damaged in {} places; what could be read of it is taken up", dir.display(), left.damaged);
+    }
+    Ok((Some(mail), left))
 }
 
 /// Follows the configured folders, if there are any.
@@ -503,7 +522,7 @@ impl Report {
                 "payload_bytes": limits.max_payload_bytes,
                 "max_tokens": limits.max_tokens_cap,
                 "top_k": crate::api::MAX_TOP_K,
-                "questions": limits.questions,
+                "questions": limits.queue + limits.workers,
                 "deadline_ms": limits.deadline.as_millis() as u64,
                 "documents": limits.documents,
             },
@@ -512,8 +531,9 @@ impl Report {
     }
 
     /// What is published as `metrics`.
-    fn metrics(&self, depth: usize) -> serde_json::Value {
-        let mut metrics = metrics::collect(self.api.counters(), depth, self.started.elapsed(), &self.data_dir);
+    fn metrics(&self, server: &Server) -> serde_json::Value {
+        let mut metrics = metrics::collect(self.api.counters(), server.depth(), self.started.elapsed(), &self.data_dir);
+        metrics["delivery"] = server.delivery();
         if let Some(passages) = self.api.answerer().engine().passages() {
             metrics["passages"] = serde_json::json!(passages.stats());
         }
@@ -521,7 +541,7 @@ impl Report {
     }
 
     /// Both, for the control socket.
-    fn status(&self, depth: usize) -> serde_json::Value {
-        serde_json::json!({ "info": self.info(), "metrics": self.metrics(depth) })
+    fn status(&self, server: &Server) -> serde_json::Value {
+        serde_json::json!({ "info": self.info(), "metrics": self.metrics(server) })
     }
 }
