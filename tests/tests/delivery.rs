@@ -137,7 +137,13 @@ fn repetitions_join_the_first() {
     assert_eq!(finals(&mqtt, &daemon, "again").len(), 1);
     assert_eq!(delivery(&daemon)["repeated"], 3);
     // Two questions in the same words, without a name, are two.
-    let plain = || mqtt.publish_with(&daemon.topic("ask"), QUESTION, Properties { response_topic: Some("reply/plain".into()), ..Properties::default() });
+    let plain = || {
+        mqtt.publish_with(
+            &daemon.topic("ask"),
+            QUESTION,
+            Properties { response_topic: Some("reply/plain".into()), ..Properties::default() },
+        )
+    };
     plain();
     plain();
     mqtt.wait("two answers", |messages| (messages.iter().filter(|m| m.topic == "reply/plain").count() == 2).then_some(()));
@@ -146,7 +152,8 @@ fn repetitions_join_the_first() {
 #[test]
 fn a_full_queue_says_when_to_come_back_and_leaves_room_for_others() {
     let broker = Broker::start();
-    let daemon = Setup::with(&broker).set("answer.queue", "4").set("model.slots", "1").set("mqtt.high_priority", "[\"reply/alarm\"]").start();
+    let daemon =
+        Setup::with(&broker).set("answer.queue", "4").set("model.slots", "1").set("mqtt.high_priority", "reply/alarm").start();
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
     ask(&mqtt, &daemon, endless("at-work", 600_000));
@@ -164,7 +171,11 @@ fn a_full_queue_says_when_to_come_back_and_leaves_room_for_others() {
     // Another client still finds room, and goes first where it may.
     let from = |topic: &str, id: &str, priority: &str| {
         let question = json!({ "id": id, "question": QUESTION, "max_tokens": 4, "priority": priority }).to_string();
-        mqtt.publish_with(&daemon.topic("ask"), question, Properties { response_topic: Some(topic.into()), ..Properties::default() });
+        mqtt.publish_with(
+            &daemon.topic("ask"),
+            question,
+            Properties { response_topic: Some(topic.into()), ..Properties::default() },
+        );
     };
     from("reply/lamp", "lamp", "high");
     assert_eq!(code(&mqtt.first_on("reply/lamp").json()), "bad_request", "not allowed there");

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use vademecum::answer::{Answer, Citation, Mode, Timings, Usage};
 use vademecum::api::wire::{
     AnswerReply, Ask, CancelRequest, Delete, DeleteReply, DeltaReply, Encoding, ErrorBody, ErrorCode, ErrorReply, EvidenceReply,
-    List, ListReply, PassageReply, Put, Priority, PutReply, SearchReply,
+    List, ListReply, PassageReply, Priority, Put, PutReply, SearchReply,
 };
 use vademecum::ingest::watch::Listed;
 use vademecum::store::Document;

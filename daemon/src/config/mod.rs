@@ -620,7 +620,8 @@ impl Config {
         }
         for (key, filters) in [("mqtt.reply_topics", &self.mqtt.reply_topics), ("mqtt.high_priority", &self.mqtt.high_priority)] {
             if let Some(filter) = filters.iter().find(|f| !topic_filter_is_valid(f)) {
-                let problem = format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last");
+                let problem =
+                    format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last");
                 return Err((key, problem));
             }
         }

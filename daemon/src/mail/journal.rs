@@ -176,7 +176,11 @@ mod tests {
                 let least = if cut { at.saturating_sub(8) / 112 } else { 9 + usize::from(at < 8) };
                 assert!(loaded.bodies.len() >= least, "byte {at}: {} records", loaded.bodies.len());
                 assert!(loaded.bodies.iter().all(|body| body.len() == 100 && body.iter().all(|b| *b == body[0])));
-                assert_eq!(loaded.damaged, usize::from(!cut || (at > 0 && at < 8) || (at >= 8 && (at - 8) % 112 != 0)), "byte {at}, cut {cut}");
+                assert_eq!(
+                    loaded.damaged,
+                    usize::from(!cut || (at > 0 && at < 8) || (at >= 8 && (at - 8) % 112 != 0)),
+                    "byte {at}, cut {cut}"
+                );
             }
         }
         // A file that begins wrongly is written anew, with what was found.

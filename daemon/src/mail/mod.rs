@@ -102,6 +102,10 @@ enum Line {
     /// It was laid aside in order, to be begun again.
     Paused(Seq),
     Finished(Seq, Final),
+    /// Its answer is on its way under a packet identifier.
+    Sent(Seq, u16),
+    /// The broker has the answer and was told to hand it on.
+    Released(Seq),
     Delivered(Seq),
     /// An answered question, by name and content, and when that was, so that it is not answered again.
     Known(Mark, Mark, u64),
@@ -120,13 +124,26 @@ pub struct Unanswered {
     pub received: Received,
 }
 
+/// An answer that the broker has not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Its number.
+    pub seq: Seq,
+    /// The answer.
+    pub answer: Final,
+    /// The packet identifier that it was sent under.
+    pub pkid: Option<u16>,
+    /// Whether the broker had it, and was told to hand it on.
+    pub released: bool,
+}
+
 /// What earlier runs have left.
 #[derive(Debug, Default)]
 pub struct Left {
     /// Questions to be answered, in their order.
     pub unanswered: Vec<Unanswered>,
     /// Answers to be sent, in their order.
-    pub undelivered: Vec<(Seq, Final)>,
+    pub undelivered: Vec<Undelivered>,
     /// Places of the file that could not be read.
     pub damaged: usize,
 }
@@ -147,6 +164,8 @@ struct Entry {
     received: Option<Received>,
     crashes: u32,
     answer: Option<Final>,
+    pkid: Option<u16>,
+    released: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -297,6 +316,21 @@ impl Mail {
         Ok(())
     }
 
+    /// A final reply, until it is delivered.
+    pub fn answer(&self, seq: Seq) -> Option<Final> {
+        self.shared.state().entries.get(&seq)?.answer.clone()
+    }
+
+    /// Says under which packet identifier a final reply is on its way.
+    pub fn sent(&self, seq: Seq, pkid: u16) {
+        self.note(Line::Sent(seq, pkid));
+    }
+
+    /// Says that the broker has a final reply and was told to hand it on.
+    pub fn released(&self, seq: Seq) {
+        self.note(Line::Released(seq));
+    }
+
     /// Forgets a final reply that the broker has acknowledged.
     pub fn delivered(&self, seq: Seq) {
         let mut state = self.shared.state();
@@ -340,9 +374,11 @@ impl Mail {
     }
 
     fn note(&self, line: Line) {
-        if let Err(error) = self.shared.state().append(&line) {
+        let mut state = self.shared.state();
+        if let Err(error) = state.append(&line) {
             log::debug!("{}: {error}", self.shared.path.display());
         }
+        state.take(line);
     }
 }
 
@@ -395,7 +431,10 @@ impl State {
             Line::Received(seq, received) => {
                 let (name, content) = (received.name, received.content);
                 self.next = self.next.max(seq + 1);
-                self.entries.insert(seq, Entry { name, content, received: Some(received), crashes: 0, answer: None });
+                self.entries.insert(
+                    seq,
+                    Entry { name, content, received: Some(received), crashes: 0, answer: None, pkid: None, released: false },
+                );
             }
             Line::Began(seq) => {
                 if let Some(entry) = self.entries.get_mut(&seq) {
@@ -410,6 +449,16 @@ impl State {
             Line::Finished(seq, answer) => {
                 if let Some(entry) = self.entries.get_mut(&seq) {
                     (entry.received, entry.answer) = (None, Some(answer));
+                }
+            }
+            Line::Sent(seq, pkid) => {
+                if let Some(entry) = self.entries.get_mut(&seq) {
+                    (entry.pkid, entry.released) = (Some(pkid), false);
+                }
+            }
+            Line::Released(seq) => {
+                if let Some(entry) = self.entries.get_mut(&seq) {
+                    entry.released = true;
                 }
             }
             Line::Delivered(seq) => self.deliver(seq, now_ms()),
@@ -441,7 +490,8 @@ impl State {
         let mut left = Left { damaged, ..Left::default() };
         for (seq, entry) in &self.entries {
             if let Some(answer) = &entry.answer {
-                left.undelivered.push((*seq, answer.clone()));
+                let (pkid, released) = (entry.pkid, entry.released);
+                left.undelivered.push(Undelivered { seq: *seq, answer: answer.clone(), pkid, released });
             } else if let Some(received) = &entry.received {
                 left.unanswered.push(Unanswered { seq: *seq, crashes: entry.crashes, received: received.clone() });
             }
@@ -463,6 +513,8 @@ impl State {
             lines.push(Line::Received(*seq, received));
             lines.extend((0..entry.crashes).map(|_| Line::Began(*seq)));
             lines.extend(entry.answer.clone().map(|answer| Line::Finished(*seq, answer)));
+            lines.extend(entry.pkid.map(|pkid| Line::Sent(*seq, pkid)));
+            lines.extend(entry.released.then_some(Line::Released(*seq)));
         }
         let encode = |line: &Line| {
             let mut body = Vec::new();
@@ -507,7 +559,13 @@ mod tests {
 
     fn received(n: u8) -> Received {
         let mark = Mark::of(&[&[n]]);
-        Received { id: format!("q{n}"), payload: vec![n; 10], received_ms: 5, expires_ms: 9, ..Received::without_text(mark, mark) }
+        Received {
+            id: format!("q{n}"),
+            payload: vec![n; 10],
+            received_ms: 5,
+            expires_ms: 9,
+            ..Received::without_text(mark, mark)
+        }
     }
 
     fn answer(n: u8) -> Final {
@@ -523,6 +581,8 @@ mod tests {
         mail.begin(numbers[1]);
         mail.finish(numbers[2], answer(2)).expect("written");
         mail.finish(numbers[3], answer(3)).expect("written");
+        mail.sent(numbers[2], 7);
+        mail.released(numbers[2]);
         mail.on_disk(Duration::ZERO).await.expect("synced");
         mail.delivered(numbers[3]);
         assert_eq!(mail.depth(), (2, 1));
@@ -532,7 +592,8 @@ mod tests {
             let (mail, left) = Mail::open(dir.path()).expect("opens");
             let unanswered: Vec<_> = left.unanswered.iter().map(|u| (u.seq, u.crashes, u.received.clone())).collect();
             assert_eq!(unanswered, [(numbers[0], 0, received(0)), (numbers[1], 1, received(1))]);
-            assert_eq!(left.undelivered, [(numbers[2], answer(2))]);
+            let undelivered = Undelivered { seq: numbers[2], answer: answer(2), pkid: Some(7), released: true };
+            assert_eq!(left.undelivered, [undelivered]);
             assert_eq!(left.damaged, 0);
             let mark = |n: u8| Mark::of(&[&[n]]);
             for n in 0..4 {

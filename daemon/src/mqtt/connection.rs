@@ -5,8 +5,9 @@
 //! connection. rumqttc 0.25 drops them when `session_present` is 0, keeps one that waits for a packet identifier
 //! (`state.collision`) over the loss of a connection, and sends acknowledgements of one connection over the next.
 //!
-//! Everything is published and subscribed to at QoS 1. Of QoS 2 rumqttc loses count when a session is resumed: an identifier
-//! released before counts down from zero, a release that the broker repeats ends the connection, over and over.
+//! Tracked messages go out at QoS 2 where the broker takes that (MQTT 5), so that none comes twice: until we release one the
+//! broker keeps it back, and after a crash it is sent again under its old packet identifier, or only its release is. All else is
+//! sent at QoS 1, and subscribed to at QoS 1: a release that the broker repeats ends rumqttc's connection, over and over.
 
 use crate::config::BrokerUrl;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,8 @@ pub enum Notice {
     Connected {
         /// `5` or `3.1.1`.
         version: &'static str,
+        /// Messages that were released to a broker which does not know of them any more; what it did with them is not known.
+        forgotten: Vec<u64>,
     },
     /// The broker has acknowledged our subscriptions.
     Subscribed,
@@ -123,7 +126,11 @@ pub enum Notice {
     SubscriptionRefused,
     /// A message.
     Message(Message),
-    /// The broker has acknowledged a message sent with [`Sender::send_tracked`].
+    /// A message sent with [`Sender::send_tracked`] is on its way under this packet identifier.
+    Sent(u64, u16),
+    /// The broker has it and is told to hand it on.
+    Released(u64),
+    /// The broker has acknowledged it for good.
     Delivered(u64),
     /// The connection is lost; another attempt follows by itself.
     Disconnected(String),
@@ -154,6 +161,8 @@ struct Shared {
     queued: Mutex<VecDeque<Option<u64>>>,
     /// Number of the connection that stands.
     connection: AtomicU64,
+    /// Whether tracked messages go out at QoS 2.
+    exactly_once: AtomicBool,
 }
 
 impl Shared {
@@ -216,12 +225,12 @@ impl Sender {
         // nothing is queued.
         self.0.queued().push_back(number);
         let undo = Undo(&self.0);
-        self.publish(message).await?;
+        self.publish(message, number.is_some() && self.0.exactly_once.load(Ordering::Relaxed)).await?;
         std::mem::forget(undo);
         Ok(())
     }
 
-    async fn publish(&self, message: Outgoing) -> Result<(), ConnectionError> {
+    async fn publish(&self, message: Outgoing, once: bool) -> Result<(), ConnectionError> {
         let client = self.0.client();
         let Outgoing { topic, payload, retain, properties } = message;
         let failed = |topic: &str| ConnectionError(format!("cannot publish to `{topic}`"));
@@ -233,13 +242,10 @@ impl Sender {
                     content_type: properties.content_type,
                     ..Default::default()
                 });
+                let qos = if once { v5::mqttbytes::QoS::ExactlyOnce } else { v5::mqttbytes::QoS::AtLeastOnce };
                 let result = match properties {
-                    Some(properties) => {
-                        client
-                            .publish_with_properties(topic.clone(), v5::mqttbytes::QoS::AtLeastOnce, retain, payload, properties)
-                            .await
-                    }
-                    None => client.publish(topic.clone(), v5::mqttbytes::QoS::AtLeastOnce, retain, payload).await,
+                    Some(properties) => client.publish_with_properties(topic.clone(), qos, retain, payload, properties).await,
+                    None => client.publish(topic.clone(), qos, retain, payload).await,
                 };
                 result.map_err(|_| failed(&topic))
             }
@@ -276,6 +282,8 @@ pub struct Connection {
     accepted: Option<Instant>,
     /// Publishes that were not acknowledged when the connection was lost, with their numbers.
     carried: Carried,
+    /// Messages whose release was not acknowledged.
+    released: Vec<(u16, u64)>,
 }
 
 enum Carried {
@@ -286,32 +294,39 @@ enum Carried {
 impl Carried {
     /// The same messages for the other protocol version.
     fn recast(self) -> Self {
-        let from_v5 = |(publish, number): (p5::Publish, _)| {
-            let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-            let mut recast = rumqttc::Publish::from_bytes(topic, QoS::AtLeastOnce, publish.payload);
-            recast.retain = publish.retain;
-            (recast, number)
-        };
         let from_v4 = |(publish, number): (rumqttc::Publish, _)| {
             let mut recast = p5::Publish::new(publish.topic, v5::mqttbytes::QoS::AtLeastOnce, publish.payload, None);
             recast.retain = publish.retain;
             (recast, number)
         };
         match self {
-            Self::V5(carried) => Self::V4(carried.into_iter().map(from_v5).collect()),
+            Self::V5(carried) => Self::V4(carried.into_iter().map(to_v4).collect()),
             Self::V4(carried) => Self::V5(carried.into_iter().map(from_v4).collect()),
         }
     }
 }
 
+fn to_v4((publish, number): (p5::Publish, Option<u64>)) -> (rumqttc::Publish, Option<u64>) {
+    let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+    let mut recast = rumqttc::Publish::from_bytes(topic, QoS::AtLeastOnce, publish.payload);
+    recast.retain = publish.retain;
+    (recast, number)
+}
+
 /// What polling the event loop gives.
 enum Polled {
-    Accepted,
+    /// Whether the broker remembers our session, and whether it takes QoS 2.
+    Accepted {
+        remembers: bool,
+        once: bool,
+    },
     Subscribed(bool),
     Message(Message),
     /// A publish was written to the network, under this packet identifier.
     Sent(u16),
-    /// The broker has acknowledged it, or (the reason) refused it for good.
+    /// The broker has it, and its release was written to the network.
+    Released(u16),
+    /// The broker has acknowledged it for good, or (the reason) refused it for good.
     Acknowledged(u16, Option<String>),
     Closed,
 }
@@ -337,12 +352,45 @@ impl Connection {
             order: tokio::sync::Mutex::default(),
             queued: Mutex::default(),
             connection: AtomicU64::new(0),
+            exactly_once: AtomicBool::new(false),
         });
         let sender = Sender(Arc::clone(&shared));
-        let inflight = HashMap::new();
-        let connection =
-            Self { options, tls, topics, shared, event_loop, inflight, v5, settled: false, failures: 0, accepted: None, carried };
+        let connection = Self {
+            options,
+            tls,
+            topics,
+            shared,
+            event_loop,
+            inflight: HashMap::new(),
+            v5,
+            settled: false,
+            failures: 0,
+            accepted: None,
+            carried,
+            released: Vec::new(),
+        };
         Ok((connection, sender))
+    }
+
+    /// Takes over a message that an earlier run has sent under a packet identifier, before the first connection is made.
+    pub fn take_over_sent(&mut self, message: Outgoing, number: u64, pkid: u16) {
+        let properties = p5::PublishProperties {
+            correlation_data: message.properties.correlation_data,
+            content_type: message.properties.content_type,
+            ..Default::default()
+        };
+        let qos = v5::mqttbytes::QoS::ExactlyOnce;
+        let mut publish = p5::Publish::new(message.topic, qos, message.payload, Some(properties));
+        publish.pkid = pkid;
+        match &mut self.carried {
+            Carried::V5(carried) => carried.push((publish, Some(number))),
+            Carried::V4(carried) => carried.push(to_v4((publish, Some(number)))),
+        }
+    }
+
+    /// Takes over a message that an earlier run has released, before the first connection is made.
+    pub fn take_over_released(&mut self, number: u64, pkid: u16) {
+        self.released.push((pkid, number));
     }
 
     /// The next notice. Connects and reconnects on the way; never ends.
@@ -351,8 +399,17 @@ impl Connection {
             let connection = self.shared.connection.load(Ordering::Acquire);
             match poll(&mut self.event_loop, connection).await {
                 Ok(Some(Polled::Sent(pkid))) => {
-                    if let Some(Some(number)) = self.shared.queued().pop_front() {
+                    let number = self.shared.queued().pop_front().flatten();
+                    if let Some(number) = number {
                         self.inflight.insert(pkid, number);
+                        if self.shared.exactly_once.load(Ordering::Relaxed) {
+                            return Notice::Sent(number, pkid);
+                        }
+                    }
+                }
+                Ok(Some(Polled::Released(pkid))) => {
+                    if let Some(number) = self.inflight.get(&pkid) {
+                        return Notice::Released(*number);
                     }
                 }
                 Ok(Some(Polled::Acknowledged(pkid, refused))) => {
@@ -363,11 +420,12 @@ impl Connection {
                         return Notice::Delivered(number);
                     }
                 }
-                Ok(Some(Polled::Accepted)) => {
+                Ok(Some(Polled::Accepted { remembers, once })) => {
                     self.settled = true;
                     self.accepted = Some(Instant::now());
-                    self.resume();
-                    return Notice::Connected { version: if self.v5 { "5" } else { "3.1.1" } };
+                    self.shared.exactly_once.store(once && self.options.persistent, Ordering::Relaxed);
+                    let forgotten = self.resume(remembers);
+                    return Notice::Connected { version: if self.v5 { "5" } else { "3.1.1" }, forgotten };
                 }
                 Ok(Some(Polled::Subscribed(true))) => return Notice::Subscribed,
                 Ok(Some(Polled::Subscribed(false))) => return Notice::SubscriptionRefused,
@@ -431,16 +489,35 @@ impl Connection {
         let _ = tokio::time::timeout(patience, goodbye).await;
     }
 
-    /// Subscribes, and sends again what was not acknowledged.
-    fn resume(&mut self) {
+    /// Subscribes, and sends again what was not acknowledged: under its old packet identifier where the broker `remembers` our
+    /// session. Returns what can neither be sent again nor released.
+    fn resume(&mut self, remembers: bool) -> Vec<u64> {
         let mut numbers = Vec::new();
+        let once = self.shared.exactly_once.load(Ordering::Relaxed);
+        let mut forgotten = Vec::new();
+        for (pkid, number) in std::mem::take(&mut self.released) {
+            match &mut self.event_loop {
+                EventLoop::V5(event_loop) if remembers => {
+                    self.inflight.insert(pkid, number);
+                    event_loop.pending.push_back(v5::Request::PubRel(p5::PubRel::new(pkid, None)));
+                }
+                _ => forgotten.push(number),
+            }
+        }
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
                 let filters = self.topics.iter().map(|t| p5::Filter::new(t.clone(), v5::mqttbytes::QoS::AtLeastOnce));
                 if !self.topics.is_empty() {
                     event_loop.pending.push_back(v5::Request::Subscribe(p5::Subscribe::new_many(filters, None)));
                 }
-                for (publish, number) in carried.drain(..) {
+                for (mut publish, number) in carried.drain(..) {
+                    if !once {
+                        publish.qos = v5::mqttbytes::QoS::AtLeastOnce;
+                    }
+                    if publish.qos != v5::mqttbytes::QoS::ExactlyOnce || !remembers {
+                        publish.pkid = 0;
+                    }
+                    publish.dup = publish.pkid != 0;
                     event_loop.pending.push_back(v5::Request::Publish(publish));
                     numbers.push(number);
                 }
@@ -460,6 +537,7 @@ impl Connection {
         // They go before everything that is queued.
         let mut queued = self.shared.queued();
         numbers.into_iter().rev().for_each(|number| queued.push_front(number));
+        forgotten
     }
 
     /// Takes unacknowledged publishes out of rumqttc's hands before it forgets them.
@@ -474,14 +552,21 @@ impl Connection {
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
                 let waiting = event_loop.state.collision.take().map(|publish| p5::Publish { pkid: 0, ..publish });
+                let released = &mut self.released;
                 let pending = std::mem::take(&mut event_loop.pending).into_iter().filter_map(|request| match request {
                     v5::Request::Publish(publish) => Some(publish),
+                    v5::Request::PubRel(release) => {
+                        released.extend(number(release.pkid).map(|number| (release.pkid, number)));
+                        None
+                    }
                     _ => None,
                 });
-                let (sent, unsent): (Vec<_>, Vec<_>) = pending.partition(|publish| publish.pkid != 0);
+                let pending: Vec<_> = pending.collect();
+                let (sent, unsent): (Vec<_>, Vec<_>) = pending.into_iter().partition(|publish| publish.pkid != 0 && !publish.dup);
                 for publish in sent.into_iter().chain(waiting).chain(unsent) {
-                    let number = number(publish.pkid);
-                    carried.push((p5::Publish { pkid: 0, ..publish }, number));
+                    // What was to be sent again, and was not, still stands in the queue's mirror.
+                    let number = number(if publish.dup { 0 } else { publish.pkid });
+                    carried.push((publish, number));
                 }
             }
             (EventLoop::V4(event_loop), Carried::V4(carried)) => {
@@ -630,10 +715,22 @@ fn is_unreachable(error: &std::io::Error) -> bool {
 
 fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        p5::Packet::ConnAck(_) => Some(Polled::Accepted),
+        p5::Packet::ConnAck(ack) => {
+            let once = ack.properties.and_then(|properties| properties.max_qos).is_none_or(|most| most >= 2);
+            Some(Polled::Accepted { remembers: ack.session_present, once })
+        }
         p5::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, p5::SubscribeReasonCode::Success(_)))))
         }
+        p5::Packet::PubRec(ack) => {
+            let taken = matches!(ack.reason, p5::PubRecReason::Success | p5::PubRecReason::NoMatchingSubscribers);
+            Some(if taken {
+                Polled::Released(ack.pkid)
+            } else {
+                Polled::Acknowledged(ack.pkid, Some(format!("{:?}", ack.reason)))
+            })
+        }
+        p5::Packet::PubComp(ack) => Some(Polled::Acknowledged(ack.pkid, None)),
         p5::Packet::PubAck(ack) => {
             let taken = matches!(ack.reason, p5::PubAckReason::Success | p5::PubAckReason::NoMatchingSubscribers);
             Some(Polled::Acknowledged(ack.pkid, (!taken).then(|| format!("{:?}", ack.reason))))
@@ -660,7 +757,7 @@ fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
 
 fn from_v4(packet: rumqttc::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        rumqttc::Packet::ConnAck(_) => Some(Polled::Accepted),
+        rumqttc::Packet::ConnAck(ack) => Some(Polled::Accepted { remembers: ack.session_present, once: false }),
         rumqttc::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, rumqttc::SubscribeReasonCode::Success(_)))))
         }

@@ -1,7 +1,8 @@
 //! Questions and documents over MQTT: topics, codec, replies, and the embedded broker.
 //!
-//! One task polls the connection. Questions wait in a queue and are kept on disk until they are answered (see `questions`); every
-//! other request has a task of its own, and is acknowledged when it is done.
+//! One task polls the connection. Questions wait in a queue and are kept on disk until they are answered (see `questions`);
+//! changes of the library are made in their order; every other request has a task of its own. All are acknowledged when they
+//! are done.
 
 #[cfg(feature = "broker")]
 pub mod broker;
@@ -17,9 +18,10 @@ use crate::mail::{Left, Mail};
 use connection::{Connection, Message, Notice, Outgoing, Properties, Sender};
 use questions::{Questions, Refused};
 use reply::{Addressed, Reply};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use topics::{Kind, Topics};
 
@@ -29,6 +31,9 @@ pub struct Server {
     api: Api,
     sender: Sender,
     questions: Arc<Questions>,
+    /// Puts and deletes, to be done in their order.
+    changes: UnboundedSender<(Kind, Message)>,
+    waiting_changes: Mutex<Option<UnboundedReceiver<(Kind, Message)>>>,
     info: ReportFn,
 }
 
@@ -36,7 +41,8 @@ impl Server {
     /// Joins the rooms that requests need. `mail`: where questions and answers are kept; `None` keeps nothing.
     pub fn new(topics: Topics, api: Api, sender: Sender, mail: Option<Mail>, info: ReportFn) -> Arc<Self> {
         let questions = Questions::new(topics.clone(), api.clone(), sender.clone(), mail);
-        Arc::new(Self { topics, api, sender, questions, info })
+        let (changes, waiting) = unbounded_channel();
+        Arc::new(Self { topics, api, sender, questions, changes, waiting_changes: Mutex::new(Some(waiting)), info })
     }
 
     /// Polls the connection until `stop` is told; gives the connection back for the goodbye. `ready` hears of the first
@@ -49,9 +55,11 @@ impl Server {
         mut stop: oneshot::Receiver<()>,
     ) -> Connection {
         self.questions.start();
-        // Publishing waits for the loop below. Answers go out in their order, ahead of new ones.
-        let questions = Arc::clone(&self.questions);
-        tokio::spawn(async move { questions.resume(left).await });
+        if let Some(changes) = self.waiting_changes.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            tokio::spawn(Arc::clone(&self).change(changes));
+        }
+        // Sent or released under a packet identifier: that goes on as it was. The rest is sent when it is known how.
+        let mut left = Some(self.questions.take_over(left, &mut connection));
         let mut ready = Some(ready);
         let mut version = "5";
         let mut lost_before = false;
@@ -63,8 +71,16 @@ impl Server {
                 _ = &mut stop => return connection,
             };
             match notice {
-                Notice::Connected { version: v } => {
+                Notice::Connected { version: v, forgotten } => {
                     version = v;
+                    // Publishing waits for this loop. Answers go out in their order, ahead of new ones.
+                    let (questions, left) = (Arc::clone(&self.questions), left.take());
+                    tokio::spawn(async move {
+                        questions.send_again(forgotten).await;
+                        if let Some(left) = left {
+                            questions.resume(left).await;
+                        }
+                    });
                     lost_before = false;
                     log::info!("connected to the broker over MQTT {v}");
                 }
@@ -89,6 +105,8 @@ impl Server {
                         connection.refuse(receipt);
                     }
                 }
+                Notice::Sent(number, pkid) => self.questions.sent(number, pkid),
+                Notice::Released(number) => self.questions.released(number),
                 Notice::Delivered(number) => self.questions.delivered(number),
                 Notice::Disconnected(reason) => {
                     if lost_before {
@@ -159,22 +177,33 @@ impl Server {
                 self.cancel(&message);
                 self.acknowledge(receipt);
             }
-            Kind::Search | Kind::Put | Kind::Delete | Kind::List => {
-                tokio::spawn(async move {
-                    match kind {
-                        Kind::Search => self.search(message).await,
-                        Kind::Put => self.put(message).await,
-                        Kind::Delete => self.delete(message).await,
-                        _ => self.list(message).await,
-                    }
-                    // Done, and its reply is on the way before this: whoever has the one has the other.
-                    if let Some(receipt) = receipt {
-                        self.sender.acknowledge(receipt).await;
-                    }
-                });
-            }
+            // Bounded by what the broker sends ahead of our acknowledgements.
+            Kind::Put | Kind::Delete => drop(self.changes.send((kind, message))),
+            Kind::Search | Kind::List => drop(tokio::spawn(async move { self.serve(kind, message).await })),
         }
         None
+    }
+
+    /// Changes the library as it is asked to, one after another: a document that is put and then deleted is gone, also when the
+    /// daemon is killed in between and the broker sends both again.
+    async fn change(self: Arc<Self>, mut changes: UnboundedReceiver<(Kind, Message)>) {
+        while let Some((kind, message)) = changes.recv().await {
+            self.serve(kind, message).await;
+        }
+    }
+
+    async fn serve(&self, kind: Kind, message: Message) {
+        let receipt = message.receipt;
+        match kind {
+            Kind::Search => self.search(message).await,
+            Kind::Put => self.put(message).await,
+            Kind::Delete => self.delete(message).await,
+            _ => self.list(message).await,
+        }
+        // Done, and its reply is on the way before this: whoever has the one has the other.
+        if let Some(receipt) = receipt {
+            self.sender.acknowledge(receipt).await;
+        }
     }
 
     fn acknowledge(&self, receipt: Option<connection::Receipt>) {

@@ -9,7 +9,7 @@
 //!
 //! Who asks at QoS 0, or with `mqtt.durable = false`, gets the same but for the two mails.
 
-use super::connection::{Message, Outgoing, Properties, Receipt, Sender};
+use super::connection::{Connection, Message, Outgoing, Properties, Receipt, Sender};
 use super::queue::Queue;
 use super::reply::Reply;
 use super::topics::Topics;
@@ -17,7 +17,7 @@ use crate::answer::{AnswerError, Progress, Question};
 use crate::api::wire::{self, ErrorCode, Priority};
 use crate::api::{Api, Problem, code_of};
 use crate::engine::Cancel;
-use crate::mail::{Final, MOST_CRASHES, Mail, Mark, Received, Seq, Standing, Unanswered, now_ms};
+use crate::mail::{Final, Left, MOST_CRASHES, Mail, Mark, Received, Seq, Standing, Unanswered, now_ms};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,11 +143,34 @@ impl Questions {
         })
     }
 
+    /// Gives the connection what earlier runs have sent under a packet identifier, and returns the rest.
+    pub(super) fn take_over(&self, mut left: Left, connection: &mut Connection) -> Left {
+        left.undelivered.retain(|undelivered| {
+            match (undelivered.pkid, undelivered.released) {
+                (Some(pkid), true) => connection.take_over_released(undelivered.seq, pkid),
+                (Some(pkid), false) => connection.take_over_sent(message_of(undelivered.answer.clone()), undelivered.seq, pkid),
+                (None, _) => return true,
+            }
+            false
+        });
+        left
+    }
+
+    /// Sends answers again that a broker has forgotten after it was told to hand them on: rather twice than never.
+    pub(super) async fn send_again(&self, forgotten: Vec<Seq>) {
+        for seq in forgotten {
+            if let Some(answer) = self.mail.as_ref().and_then(|mail| mail.answer(seq)) {
+                log::info!("the broker has lost our session: an answer on {} is sent again", answer.topic);
+                self.publish(message_of(answer), Some(seq)).await;
+            }
+        }
+    }
+
     /// Takes up what earlier runs have left: questions in their order, answers as they were.
-    pub(super) async fn resume(self: &Arc<Self>, left: crate::mail::Left) {
-        for (seq, answer) in left.undelivered {
-            log::info!("an answer that the broker had not acknowledged is sent again on {}", answer.topic);
-            self.publish(message_of(answer), Some(seq)).await;
+    pub(super) async fn resume(self: &Arc<Self>, left: Left) {
+        for undelivered in left.undelivered {
+            log::info!("an answer that the broker had not acknowledged is sent again on {}", undelivered.answer.topic);
+            self.publish(message_of(undelivered.answer), Some(undelivered.seq)).await;
         }
         for unanswered in left.unanswered {
             self.resume_one(unanswered).await;
@@ -177,7 +200,10 @@ impl Questions {
         let given_up = || {
             self.counts.given_up.fetch_add(1, Ordering::Relaxed);
             log::error!("question {id:?} is given up: the daemon has ended {crashes} times while it was worked on");
-            (ErrorCode::Internal, format!("the daemon has ended {crashes} times while it worked on this question; it is not tried again"))
+            (
+                ErrorCode::Internal,
+                format!("the daemon has ended {crashes} times while it worked on this question; it is not tried again"),
+            )
         };
         let problem = match question {
             Err(problem) => problem,
@@ -261,9 +287,7 @@ impl Questions {
     /// entry.
     fn repeats(self: &Arc<Self>, name: Mark, content: Mark, text: &str, message: &Message) -> Repeat {
         let mut state = self.state();
-        let same = |entry: &(&Mark, &mut Active)| {
-            *entry.0 == name || (message.redelivered && entry.1.content == content)
-        };
+        let same = |entry: &(&Mark, &mut Active)| *entry.0 == name || (message.redelivered && entry.1.content == content);
         if let Some((_, active)) = state.active.iter_mut().find(same) {
             if active.content != content && active.question != text {
                 return Repeat::OtherQuestion;
@@ -374,7 +398,8 @@ impl Questions {
         self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
         let ahead = self.state().active.len() as u64 + 1;
         let after = (self.service_us.load(Ordering::Relaxed) * ahead / self.workers as u64 / 1000).clamp(100, 600_000);
-        let problem = "as many questions as this client's share, or as there is room for, are waiting; ask again later".to_owned();
+        let problem =
+            "as many questions as this client's share, or as there is room for, are waiting; ask again later".to_owned();
         let mut failure = reply.failure(ErrorCode::QueueFull, problem);
         failure.error.retry_after_ms = Some(after);
         let questions = Arc::clone(self);
@@ -570,6 +595,20 @@ impl Questions {
         };
         if let Err(error) = sent {
             log::error!("a reply is lost: {error}");
+        }
+    }
+
+    /// A final reply is on its way under a packet identifier.
+    pub(super) fn sent(&self, seq: Seq, pkid: u16) {
+        if let Some(mail) = &self.mail {
+            mail.sent(seq, pkid);
+        }
+    }
+
+    /// The broker has a final reply and is told to hand it on.
+    pub(super) fn released(&self, seq: Seq) {
+        if let Some(mail) = &self.mail {
+            mail.released(seq);
         }
     }
 

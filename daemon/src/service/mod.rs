@@ -12,8 +12,8 @@ use crate::embed::{EmbedOptions, Embedder};
 use crate::engine::{Engine, EngineOptions, PassageCacheOptions, Repack, Sampling, Tuning};
 use crate::ingest::watch::{Folder, WatchOptions, Watched};
 use crate::ingest::{IngestOptions, Pipeline};
-use crate::mqtt::Server;
 use crate::mail::{Left, Mail};
+use crate::mqtt::Server;
 use crate::mqtt::connection::{Connection, ConnectionOptions};
 use crate::mqtt::topics::Topics;
 use crate::retrieve::Retriever;
@@ -338,7 +338,13 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let watched = Watched::default();
     let api = Api::new(limits(&config, info.context), answerer, rooms.pipeline.clone(), watched.clone());
 
-    let topics = Topics::new(config.topic_base(), &config.mqtt.base, &config.mqtt.fleet, config.mqtt.reply_topics.clone(), config.mqtt.high_priority.clone());
+    let topics = Topics::new(
+        config.topic_base(),
+        &config.mqtt.base,
+        &config.mqtt.fleet,
+        config.mqtt.reply_topics.clone(),
+        config.mqtt.high_priority.clone(),
+    );
     let mut options = connection_options(&config)?;
     options.client_id = if config.mqtt.client_id.is_empty() {
         format!("vademecum-{}", config.node_name())
@@ -425,8 +431,12 @@ fn open_mail(config: &Config) -> Result<(Option<Mail>, Left), ServiceError> {
         return Ok((None, Left::default()));
     }
     let dir = config.data_dir();
-    let (mail, left) = Mail::open(&dir)
-        .map_err(|e| ServiceError::System(format!("the inbox {}/mail cannot be used: {e}; check its permissions and the free space", dir.display())))?;
+    let (mail, left) = Mail::open(&dir).map_err(|e| {
+        ServiceError::System(format!(
+            "the inbox {}/mail cannot be used: {e}; check its permissions and the free space",
+            dir.display()
+        ))
+    })?;
     if left.damaged > 0 {
         log::error!("{}/mail was damaged in {} places; what could be read of it is taken up", dir.display(), left.damaged);
     }
