@@ -1,4 +1,5 @@
-//! Faults at random moments under load, counted: the daemon killed; the broker restarted, stopped for a while, cut off, slow.
+//! Faults at random moments under load, counted: the daemon killed; the broker restarted, stopped for a while, cut off, slow;
+//! more questions than can be answered.
 //!
 //! What is asked at QoS 1 must be answered once, what was acknowledged as put must be there. Every run prints its seed and what it
 //! did; `make torture N=1000 SEED=7` repeats one with more faults. A short run is part of the tests.
@@ -138,6 +139,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Finals {
     count: u32,
     last: Value,
+    /// When the first came.
+    at: Option<Instant>,
 }
 
 /// The asking side: its session outlives its connections, so that nothing is missed.
@@ -157,6 +160,7 @@ impl Asker {
         let subscribed = Arc::new(AtomicBool::new(false));
         let (its_finals, its_online, its_subscribed) = (Arc::clone(&finals), Arc::clone(&online), Arc::clone(&subscribed));
         client.subscribe("vademecum/n1/answer/+", QoS::AtLeastOnce).expect("queued");
+        client.subscribe("reply/+", QoS::AtLeastOnce).expect("queued");
         client.subscribe("vademecum/n1/state", QoS::AtLeastOnce).expect("queued");
         std::thread::spawn(move || {
             for event in connection.iter() {
@@ -171,6 +175,7 @@ impl Asker {
                             let mut finals = lock(&its_finals);
                             let entry = finals.entry(id).or_default();
                             (entry.count, entry.last) = (entry.count + 1, reply);
+                            entry.at.get_or_insert_with(Instant::now);
                         }
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => its_subscribed.store(true, Ordering::Relaxed),
@@ -284,10 +289,7 @@ impl Load {
             "delivery": daemon.status()["metrics"]["delivery"],
         });
         println!("{account}");
-        if let Ok(file) = std::env::var("TORTURE_LOG") {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
-            writeln!(file.expect("the log opens"), "{account}").expect("the log is written");
-        }
+        log_account(&account);
         assert!(words.keys().all(|word| word == "answered" || word == "queue_full" || word == "internal"), "{words:?}");
         // At QoS 1 an answer is sent again when the kill falls between the broker's taking it and our note of that.
         assert!(repeated.len() * 100 <= self.asked.len().max(100), "{repeated:?}");
@@ -381,4 +383,101 @@ fn the_broker_comes_and_goes() {
         }
     }
     load.judge(&asker, &daemon, json!(done));
+}
+
+/// Resident memory that is the process's own, in KiB, and its open files.
+fn footprint(pid: u32) -> (u64, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("its memory");
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its files").count();
+    (line.split_whitespace().nth(1).expect("a number").parse().expect("a number"), files)
+}
+
+/// Kilobytes per minute, by least squares.
+fn slope(samples: &[(f64, u64)]) -> f64 {
+    let n = samples.len() as f64;
+    let (mean_x, mean_y) = (samples.iter().map(|s| s.0).sum::<f64>() / n, samples.iter().map(|s| s.1 as f64).sum::<f64>() / n);
+    let over: f64 = samples.iter().map(|s| (s.0 - mean_x) * (s.1 as f64 - mean_y)).sum();
+    let under: f64 = samples.iter().map(|s| (s.0 - mean_x).powi(2)).sum();
+    60.0 * over / under.max(1e-9)
+}
+
+#[test]
+fn fifty_clients_ask_more_than_it_can() {
+    let (seconds, seed) = (number("SOAK", 6), seed());
+    let broker = KeepingBroker::start();
+    let asker = Asker::on(broker.port);
+    let dir = temp_dir();
+    let daemon = setup(broker.port, &dir.path().join("data")).set("answer.queue", "64").set("answer.cache", "0").start();
+    asker.send("documents/put", &json!({ "id": "manual", "document": "pump.md", "text": MANUAL }));
+    asker.wait("manual");
+    let ask = |id: &str, client: usize, deadline: u64| {
+        asker.send("ask", &json!({ "id": id, "question": format!("What does error E-{} mean, client {client}?", client % 4 + 6),
+            "deadline_ms": deadline, "reply_to": format!("reply/c{client}"), "stream": client % 3 == 0 }));
+    };
+    // How many it answers in a second, with some always waiting.
+    let begun = Instant::now();
+    let mut answered = 0;
+    while begun.elapsed() < Duration::from_secs(2) {
+        (0..16).for_each(|n| ask(&format!("c{}", answered + n), n, 60_000));
+        (0..16).for_each(|n| drop(asker.wait(&format!("c{}", answered + n))));
+        answered += 16;
+    }
+    let capacity = answered as f64 / begun.elapsed().as_secs_f64();
+    let pause = Duration::from_secs_f64(1.0 / (1.5 * capacity));
+
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut asked: Vec<(Instant, Duration)> = Vec::new();
+    let mut samples = Vec::new();
+    let begun = Instant::now();
+    let files = footprint(daemon.pid()).1;
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        let deadline = Duration::from_millis(random.u64(500..5000));
+        asked.push((Instant::now(), deadline));
+        ask(&format!("q{}", asked.len() - 1), random.usize(0..50), deadline.as_millis() as u64);
+        if asked.len() % 200 == 0 {
+            asker.send("documents/put", &json!({ "id": format!("p{}", asked.len()), "document": "note.md", "text": format!("Note {}.", asked.len()) }));
+        }
+        let due = begun + pause * asked.len() as u32;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if samples.last().is_none_or(|(at, _)| begun.elapsed().as_secs_f64() - at >= 1.0) {
+            samples.push((begun.elapsed().as_secs_f64(), footprint(daemon.pid()).0));
+        }
+    }
+    let mut words: BTreeMap<String, u32> = BTreeMap::new();
+    let (mut rejections, mut late) = (Vec::new(), 0);
+    for (n, (at, deadline)) in asked.iter().enumerate() {
+        let id = format!("q{n}");
+        let reply = asker.wait(&id);
+        let took = asker.of(&id).at.expect("it came").duration_since(*at);
+        let word = if reply.get("answer").is_some() { "answered" } else { reply["error"]["code"].as_str().unwrap_or("?") };
+        if word == "queue_full" {
+            rejections.push(took);
+        }
+        // A moment for the way there and back.
+        late += u32::from(word == "answered" && took > *deadline + Duration::from_millis(500));
+        *words.entry(word.to_owned()).or_default() += 1;
+    }
+    rejections.sort_unstable();
+    let p99 = rejections.get(rejections.len() * 99 / 100).copied().unwrap_or_default();
+    // The first samples are of memory that is being taken for the first time.
+    let steady = &samples[samples.len() / 5..];
+    let account = json!({
+        "seconds": seconds, "capacity_per_s": capacity.round(), "asked": asked.len(), "ended": words, "late_without_error": late,
+        "rejected_p99_ms": p99.as_secs_f64() * 1e3, "anonymous_kib": [samples.first().map(|s| s.1), samples.last().map(|s| s.1)],
+        "anonymous_kib_per_minute": slope(steady).round(), "files": [files, footprint(daemon.pid()).1],
+        "delivery": daemon.status()["metrics"]["delivery"],
+    });
+    println!("{account}");
+    log_account(&account);
+    assert_eq!(late, 0, "{account}");
+    assert!(words.keys().all(|word| ["answered", "queue_full", "deadline_exceeded"].contains(&word.as_str())), "{account}");
+    assert!(footprint(daemon.pid()).1 <= files + 4, "{account}");
+}
+
+fn log_account(account: &Value) {
+    if let Ok(file) = std::env::var("TORTURE_LOG") {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
+        writeln!(file.expect("the log opens"), "{account}").expect("the log is written");
+    }
 }
