@@ -12,6 +12,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
+use super::pages::{Fresh, give_back_zeros};
 use crate::tune::Threads;
 
 /// How a context is made.
@@ -64,6 +65,8 @@ pub struct Context<'model> {
     counts: Vec<i32>,
     sequences: Vec<sys::llama_seq_id>,
     wanted: Vec<i8>,
+    /// llama.cpp holds a pointer to it.
+    fresh: Box<Fresh>,
     _model: PhantomData<&'model LlamaModel>,
 }
 
@@ -92,6 +95,9 @@ impl<'model> Context<'model> {
         // Sliding-window layers keep all positions too: states can be cut, copied and kept.
         params.swa_full = true;
         params.no_perf = true;
+        let mut fresh = Box::new(Fresh::new());
+        params.cb_eval = Some(give_back_zeros);
+        params.cb_eval_user_data = std::ptr::from_mut(&mut *fresh).cast();
         // SAFETY: the model outlives the context, by the lifetime; making a context does not change it.
         let raw = NonNull::new(unsafe { sys::llama_init_from_model(raw_model(model), params) })?;
         // SAFETY: the context lives.
@@ -106,6 +112,7 @@ impl<'model> Context<'model> {
             counts: vec![],
             sequences: vec![],
             wanted: vec![],
+            fresh,
             _model: PhantomData,
         })
     }
@@ -137,6 +144,7 @@ impl<'model> Context<'model> {
         };
         // SAFETY: all arrays have n_tokens elements and live until the call returns.
         let result: c_int = unsafe { sys::llama_decode(self.raw.as_ptr(), batch) };
+        self.fresh.wanted = false;
         match result {
             0 => Ok(()),
             1 => Err(DecodeFailure::NoRoom),

@@ -6,6 +6,7 @@ mod context;
 mod load;
 mod log;
 mod memory;
+mod pages;
 mod team;
 
 use std::sync::OnceLock;
