@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Requests that may wait between us and the event loop.
 const REQUESTS: usize = 256;
 
+/// Messages that the broker may not have acknowledged yet; it may set a smaller limit.
+const IN_FLIGHT: u16 = 1024;
+
 /// Longest pause between two attempts to connect.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -356,6 +359,8 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         o.set_keep_alive(options.keep_alive).set_clean_start(!options.persistent).set_transport(transport);
         o.set_max_packet_size(Some(options.max_packet as u32));
         o.set_receive_maximum(Some(64));
+        // Left open it is 65,535, and a table of so many messages, 13 MiB, is made and written at once.
+        o.set_outgoing_inflight_upper_limit(IN_FLIGHT);
         if options.persistent {
             o.set_session_expiry_interval(Some(SESSION_EXPIRY_S));
         }
