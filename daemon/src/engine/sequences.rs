@@ -126,6 +126,12 @@ impl Sequences {
         }
     }
 
+    /// Gives a sequence back with nothing in it.
+    pub(super) fn discard(&mut self, context: &mut Context<'_>, sequence: u32) {
+        self.empty(context, sequence as usize);
+        self.held[sequence as usize].busy = false;
+    }
+
     /// Forgets everything, after a failure.
     pub(super) fn clear(&mut self, context: &mut Context<'_>) {
         context.clear();
