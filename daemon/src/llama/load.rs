@@ -5,9 +5,10 @@ use crate::gguf::Gguf;
 use llama_cpp_2::LlamaModelLoadError;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_sys_2 as sys;
+use std::ffi::CString;
 use std::path::Path;
-use std::pin::pin;
+use std::ptr::NonNull;
 
 /// Whether weights may be repacked: copied into anonymous memory in the order that is quickest to compute with. For 4-bit
 /// types prompts are then read about twice as fast.
@@ -61,14 +62,26 @@ fn repackable_bytes(gguf: &Gguf) -> u64 {
     tensors.filter(|tensor| repackable(tensor.tensor_type.name)).map(|tensor| tensor.bytes).sum()
 }
 
-/// Loads a model for the CPU.
-pub fn load(backend: &LlamaBackend, path: &Path, repack: bool, mlock: bool) -> Result<LlamaModel, LlamaModelLoadError> {
-    let mut params = pin!(LlamaModelParams::default().with_n_gpu_layers(0).with_use_mlock(mlock));
-    if !repack {
-        // The plain buffer type for all tensors: the one whose pages can be those of the file.
-        params.as_mut().add_cpu_buft_override(c".*");
-    }
-    LlamaModel::load_from_file(backend, path, &params)
+/// Loads a model for the CPU, mapped.
+pub fn load(_: &LlamaBackend, path: &Path, repack: bool, mlock: bool) -> Result<LlamaModel, LlamaModelLoadError> {
+    // llama-cpp-2 does not hand on the switch for repacking, and its override of the buffer type repacks all the same.
+    // SAFETY: returns a plain struct.
+    let mut params = unsafe { sys::llama_model_default_params() };
+    params.n_gpu_layers = 0;
+    params.load_mode = if mlock { sys::LLAMA_LOAD_MODE_MMAP_MLOCK } else { sys::LLAMA_LOAD_MODE_MMAP };
+    params.use_extra_bufts = repack;
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: llama.cpp is initialised, and the path lives until the call returns.
+    let raw = NonNull::new(unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) });
+    Ok(owned(raw.ok_or(LlamaModelLoadError::NullResult)?))
+}
+
+/// The model, with an owner that frees it.
+fn owned(raw: NonNull<sys::llama_model>) -> LlamaModel {
+    const { assert!(size_of::<LlamaModel>() == size_of::<NonNull<sys::llama_model>>()) };
+    // SAFETY: `LlamaModel` is a transparent wrapper of that pointer (the version is pinned, the size checked), and nobody
+    // else frees it.
+    unsafe { std::mem::transmute::<NonNull<sys::llama_model>, LlamaModel>(raw) }
 }
 
 #[cfg(test)]
@@ -77,8 +90,6 @@ mod tests {
     use crate::gguf::tests::model;
     use crate::llama::{Bench, backend};
     use crate::tune::Kind;
-    use llama_cpp_sys_2 as sys;
-    use std::ffi::CString;
     use std::path::PathBuf;
 
     /// The generator in Q4_0, made once by llama.cpp's own quantiser and kept beside the models.
@@ -165,10 +176,10 @@ mod tests {
     #[ignore = "a measurement"]
     fn what_repacking_brings() {
         let (path, q4_1) = (q4_0(), model("generator.gguf"));
-        let mut rows = vec![("Q4_1", q4_1.as_path(), false), ("Q4_0, mapped", &path, false), ("Q4_0, repacked", &path, true)];
-        let mut figures = vec![(vec![], vec![], 0); rows.len()];
+        let rows = [("Q4_1", q4_1.as_path(), false), ("Q4_0, mapped", &path, false), ("Q4_0, repacked", &path, true)];
+        let mut figures = [(); 3].map(|()| (vec![], vec![], 0));
         for round in 0..5 {
-            for (row, figure) in rows.iter_mut().zip(&mut figures) {
+            for (row, figure) in rows.iter().zip(&mut figures) {
                 let (more, batch, decode) = measured(row.1, row.2, 4);
                 figure.0.extend(batch);
                 figure.1.extend(decode);
