@@ -230,6 +230,9 @@ pub struct EngineInfo {
     /// Why no states of passages are kept, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passages_off: Option<String>,
+    /// Tokens of system prompt and passage up to which states are kept, where the model's sliding window sets a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passages_up_to: Option<usize>,
 }
 
 /// Ends a running or waiting request when told to.

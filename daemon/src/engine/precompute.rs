@@ -16,7 +16,7 @@ pub enum Precomputed {
     Kept,
     /// It was not kept, for another one would have had to go, or the disk is nearly full.
     NoRoom,
-    /// It cannot be: the passage does not fit into the context, or no states are kept at all.
+    /// It cannot be: the passage does not fit into the context or the model's window, or no states are kept at all.
     Impossible,
     /// The generator failed.
     Failed,
@@ -84,6 +84,9 @@ impl Scheduler<'_> {
             let Some((prompt, (upto, document))) = prompt.and_then(|prompt| Some((prompt.clone(), prompt.keep?))) else {
                 return Some(Precomputed::Impossible);
             };
+            if upto > self.longest_state {
+                return Some(Precomputed::Impossible);
+            }
             let key = self.keys.of(&prompt.tokens[..upto]);
             if cache.holds(document, &key) {
                 return Some(Precomputed::Held);

@@ -74,6 +74,7 @@ pub(super) fn run(
     let divisible = !crate::llama::is_recurrent(&model);
     let passages_off = (passages.is_some() && !divisible)
         .then(|| "the model keeps a running state instead of keys and values, which cannot be cut".to_owned());
+    let longest_state = crate::llama::longest_state(&model);
     let info = EngineInfo {
         model: gguf.name(),
         architecture: gguf.architecture().to_owned(),
@@ -85,6 +86,7 @@ pub(super) fn run(
         repack: why,
         slots,
         passages_off,
+        passages_up_to: longest_state,
     };
     if ready.send(Ok(info)).is_err() {
         return;
@@ -107,6 +109,7 @@ pub(super) fn run(
         sequences: Sequences::new(sequences, cells as usize, divisible),
         template,
         passages: passages.filter(|_| divisible),
+        longest_state: longest_state.unwrap_or(usize::MAX),
         tuner,
         keys: Keys::new(&gguf.fingerprint()),
         cells: cells as usize,
@@ -127,6 +130,8 @@ pub(super) struct Scheduler<'model> {
     pub(super) sequences: Sequences,
     pub(super) template: Template,
     pub(super) passages: Option<PassageCache>,
+    /// Tokens of the longest state that is kept.
+    pub(super) longest_state: usize,
     pub(super) tuner: Tuner,
     pub(super) keys: Keys,
     /// Cells of the KV cache.
@@ -365,7 +370,7 @@ impl Scheduler<'_> {
     fn begin(&mut self, prompt: &Prompt, reserved: usize) -> Option<(u32, usize)> {
         let (sequence, reused) = self.sequences.take(&mut self.context, &prompt.tokens, &prompt.cuts, reserved)?;
         if let (Some(cache), Some((upto, document))) = (&self.passages, prompt.keep)
-            && reused < upto
+            && (reused + 1..=self.longest_state).contains(&upto)
         {
             let key = self.keys.of(&prompt.tokens[..upto]);
             if let Some(bytes) = cache.load(document, &key) {
@@ -445,6 +450,7 @@ impl Scheduler<'_> {
             let held = self.sequences.tokens(lane.sequence).len();
             if let (Some(cache), Some((upto, document))) = (&self.passages, lane.prompt.keep)
                 && held == upto
+                && upto <= self.longest_state
             {
                 let key = self.keys.of(&lane.prompt.tokens[..upto]);
                 if let Some(bytes) = self.context.state(lane.sequence, HEAD) {

@@ -110,7 +110,8 @@ impl Sequences {
         if whole {
             self.held[sequence as usize].tokens = tokens.to_vec();
         } else {
-            self.empty(context, sequence as usize);
+            // We hold no tokens in it, llama.cpp may.
+            context.truncate(sequence, 0);
         }
         whole
     }

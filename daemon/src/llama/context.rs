@@ -92,7 +92,7 @@ impl<'model> Context<'model> {
         // 1.35 times faster prefill on CPUs than without.
         params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
         params.kv_unified = true;
-        // Sliding-window layers keep all positions too: states can be cut, copied and kept.
+        // Sliding-window layers keep all positions too: sequences can be cut and copied.
         params.swa_full = true;
         params.no_perf = true;
         let mut fresh = Box::new(Fresh::new());
@@ -226,6 +226,14 @@ impl<'model> Context<'model> {
 pub fn is_recurrent(model: &LlamaModel) -> bool {
     // SAFETY: the model lives.
     unsafe { sys::llama_model_is_recurrent(raw_model(model)) || sys::llama_model_is_hybrid(raw_model(model)) }
+}
+
+/// Tokens up to which [`Context::state`] holds all of a sequence: of the layers that see the last tokens only, llama.cpp writes
+/// no others. `None`: there is no such limit.
+pub fn longest_state(model: &LlamaModel) -> Option<usize> {
+    // SAFETY: the model lives.
+    let window = unsafe { sys::llama_model_n_swa(raw_model(model)) };
+    usize::try_from(window).ok().filter(|window| *window > 0)
 }
 
 /// What besides model and tokens decides how a state looks: llama.cpp's build and what it uses of this processor.
