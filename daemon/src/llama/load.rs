@@ -11,7 +11,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 /// Whether weights may be repacked: copied into anonymous memory in the order that is quickest to compute with. For 4-bit
-/// types prompts are then read about twice as fast.
+/// types prompts are then read faster (`benches/results/weights.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repack {
     /// Where there is memory to spare.
