@@ -412,8 +412,11 @@ fn fifty_clients_ask_more_than_it_can() {
     asker.send("documents/put", &json!({ "id": "manual", "document": "pump.md", "text": MANUAL }));
     asker.wait("manual");
     let ask = |id: &str, client: usize, deadline: u64| {
-        asker.send("ask", &json!({ "id": id, "question": format!("What does error E-{} mean, client {client}?", client % 4 + 6),
-            "deadline_ms": deadline, "reply_to": format!("reply/c{client}"), "stream": client % 3 == 0 }));
+        asker.send(
+            "ask",
+            &json!({ "id": id, "question": format!("What does error E-{} mean, client {client}?", client % 4 + 6),
+            "deadline_ms": deadline, "reply_to": format!("reply/c{client}"), "stream": client % 3 == 0 }),
+        );
     };
     // How many it answers in a second, with some always waiting.
     let begun = Instant::now();
@@ -436,7 +439,10 @@ fn fifty_clients_ask_more_than_it_can() {
         asked.push((Instant::now(), deadline));
         ask(&format!("q{}", asked.len() - 1), random.usize(0..50), deadline.as_millis() as u64);
         if asked.len() % 200 == 0 {
-            asker.send("documents/put", &json!({ "id": format!("p{}", asked.len()), "document": "note.md", "text": format!("Note {}.", asked.len()) }));
+            asker.send(
+                "documents/put",
+                &json!({ "id": format!("p{}", asked.len()), "document": "note.md", "text": format!("Note {}.", asked.len()) }),
+            );
         }
         let due = begun + pause * asked.len() as u32;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));

@@ -3,6 +3,7 @@
 mod cache;
 mod evidence;
 mod marks;
+mod precompute;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Reading, Request, Sampling};
@@ -10,6 +11,7 @@ use crate::retrieve::{Passage, Query, RetrieveError, Retriever};
 use cache::Cache;
 use evidence::{Scored, Selector};
 use marks::Marks;
+pub use precompute::{Precompute, PrecomputeProgress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -184,6 +186,18 @@ pub enum Reader {
     Joined,
 }
 
+impl Reader {
+    /// The reader itself; [`Reader::Auto`] becomes the one for a generator of so many weights.
+    #[must_use]
+    pub fn for_weights(self, parameters: u64) -> Self {
+        match self {
+            Self::Auto if parameters < QUOTE_BELOW => Self::Quote,
+            Self::Auto => Self::Evidence,
+            chosen => chosen,
+        }
+    }
+}
+
 /// What the answering room needs to know from the configuration.
 #[derive(Debug, Clone)]
 pub struct AnswerOptions {
@@ -216,11 +230,7 @@ pub struct Answerer {
 impl Answerer {
     /// Joins the rooms that an answer needs.
     pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, mut options: AnswerOptions) -> Self {
-        options.reader = match options.reader {
-            Reader::Auto if engine.info().parameters < QUOTE_BELOW => Reader::Quote,
-            Reader::Auto => Reader::Evidence,
-            chosen => chosen,
-        };
+        options.reader = options.reader.for_weights(engine.info().parameters);
         Self {
             retriever,
             selector: Selector::new(embedder),
@@ -489,8 +499,13 @@ struct Evidence {
 
 /// Passages as they stand, each a document's.
 fn whole(passages: &[Passage]) -> impl Iterator<Item = PromptPassage> + '_ {
-    let numbered = passages.iter().enumerate();
-    numbered.map(|(i, passage)| PromptPassage { n: i + 1, document: Some(passage.number), text: passage.text.clone() })
+    passages.iter().enumerate().map(|(i, passage)| chunk_passage(i + 1, passage.number, &passage.text))
+}
+
+/// What the model reads of a text that stands in a document just so: whether a question is about it or its state is computed
+/// in advance, the same words under the same document, so that the one finds what the other has kept.
+fn chunk_passage(n: usize, document: u64, text: &str) -> PromptPassage {
+    PromptPassage { n, document: Some(document), text: text.to_owned() }
 }
 
 fn reading(passages: Vec<PromptPassage>) -> Reading {

@@ -152,6 +152,8 @@ pub struct Model {
     pub passages_mb: u64,
     /// Megabytes of the disk that they leave free.
     pub passages_min_free_mb: u64,
+    /// Whether the states of all passages are computed while there is nothing else to do.
+    pub precompute: bool,
 }
 
 /// Whether weights are copied into memory in another order.
@@ -345,6 +347,7 @@ impl Default for Model {
             slots: 4,
             passages_mb: 512,
             passages_min_free_mb: 256,
+            precompute: false,
         }
     }
 }

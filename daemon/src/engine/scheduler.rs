@@ -4,11 +4,12 @@
 //! is room; the request that came first goes first.
 
 use super::lane::Lane;
-use super::passages::{HEAD, Keys, PassageCache};
+use super::passages::{HEAD, Keys, PassageCache, Reason};
+use super::precompute::Wish;
 use super::prompt::{self, Prompt, STEP, Template};
 use super::sequences::{SYSTEM, Sequences};
 use super::tuner::Tuner;
-use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job};
+use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job, Work};
 use crate::gguf::{Gguf, Kind};
 use crate::llama::{Context, ContextOptions, DecodeFailure, Entry};
 use llama_cpp_2::model::LlamaModel;
@@ -25,7 +26,7 @@ pub const BATCH: usize = 2 * STEP;
 const MAX_READINGS: usize = 4;
 
 /// Positions kept free at the end of the context.
-const CONTEXT_MARGIN: usize = 4;
+pub(super) const CONTEXT_MARGIN: usize = 4;
 
 /// Tokens after which competing readings are compared, unless all have ended before. Most short answers have.
 const COMPARE_AFTER: usize = 8;
@@ -47,7 +48,7 @@ pub(super) fn run(
     options: &EngineOptions,
     passages: Option<PassageCache>,
     ready: &SyncSender<Result<EngineInfo, EngineError>>,
-    jobs: &Receiver<Job>,
+    jobs: &Receiver<Work>,
     stopping: &AtomicBool,
 ) {
     let failed = |reason: String| Err(EngineError::Load { path: path.to_owned(), reason });
@@ -69,13 +70,11 @@ pub(super) fn run(
     let sequences = slots * MAX_READINGS + 1;
     let context_options =
         ContextOptions { cells, batch: BATCH as u32, sequences: sequences as u32, outputs: sequences as u32, threads };
-    let Some(context) = Context::new(&model, &context_options) else {
-        return ready.send(failed("it makes no context; the log says why".into())).unwrap_or(());
-    };
     let template = Template::of(&model);
     let divisible = !crate::llama::is_recurrent(&model);
     let passages_off = (passages.is_some() && !divisible)
         .then(|| "the model keeps a running state instead of keys and values, which cannot be cut".to_owned());
+    let longest_state = crate::llama::longest_state(&model);
     let info = EngineInfo {
         model: gguf.name(),
         architecture: gguf.architecture().to_owned(),
@@ -87,6 +86,22 @@ pub(super) fn run(
         repack: why,
         slots,
         passages_off,
+        passages_up_to: longest_state,
+    };
+    if ready.send(Ok(info)).is_err() {
+        return;
+    }
+    // A generator that nobody asks needs neither keys and values nor buffers.
+    let (context, work) = loop {
+        let Ok(work) = jobs.recv() else { return };
+        let context = check(gguf, path, options).and_then(|()| {
+            let reason = "it makes no context; the log says why".into();
+            Context::new(&model, &context_options).ok_or(EngineError::Load { path: path.to_owned(), reason })
+        });
+        match context {
+            Ok(context) => break (context, work),
+            Err(error) => work.refuse(error),
+        }
     };
     let mut scheduler = Scheduler {
         model: &model,
@@ -94,37 +109,41 @@ pub(super) fn run(
         sequences: Sequences::new(sequences, cells as usize, divisible),
         template,
         passages: passages.filter(|_| divisible),
+        longest_state: longest_state.unwrap_or(usize::MAX),
         tuner,
-        keys: Keys::new(&info.fingerprint),
+        keys: Keys::new(&gguf.fingerprint()),
         cells: cells as usize,
         slots,
         waiting: VecDeque::new(),
         running: vec![],
+        wish: None,
         entries: vec![],
     };
-    if ready.send(Ok(info)).is_err() {
-        return;
-    }
+    scheduler.take(work);
     scheduler.warm_up(&options.system, stopping);
     scheduler.run(jobs, stopping);
 }
 
-struct Scheduler<'model> {
-    model: &'model LlamaModel,
-    context: Context<'model>,
-    sequences: Sequences,
-    template: Template,
-    passages: Option<PassageCache>,
-    tuner: Tuner,
-    keys: Keys,
+pub(super) struct Scheduler<'model> {
+    pub(super) model: &'model LlamaModel,
+    pub(super) context: Context<'model>,
+    pub(super) sequences: Sequences,
+    pub(super) template: Template,
+    pub(super) passages: Option<PassageCache>,
+    /// Tokens of the longest state that is kept.
+    pub(super) longest_state: usize,
+    pub(super) tuner: Tuner,
+    pub(super) keys: Keys,
     /// Cells of the KV cache.
-    cells: usize,
+    pub(super) cells: usize,
     slots: usize,
     waiting: VecDeque<Job>,
     /// In the order in which they came.
     running: Vec<Running>,
+    /// What is computed while there are no requests.
+    pub(super) wish: Option<Wish>,
     /// The batch, kept for its allocation.
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
 }
 
 /// A request at work.
@@ -234,16 +253,33 @@ impl Scheduler<'_> {
         }
     }
 
-    fn run(&mut self, jobs: &Receiver<Job>, stopping: &AtomicBool) {
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Answer(job) => self.waiting.push_back(job),
+            Work::Precompute(wish) => {
+                // One at a time; whoever waits for an earlier one learns that it will not be.
+                self.pause_precomputing(true);
+                self.wish = Some(wish);
+            }
+            Work::WarmUp(reply) => drop(reply.send(Ok(()))),
+        }
+    }
+
+    fn run(&mut self, jobs: &Receiver<Work>, stopping: &AtomicBool) {
         loop {
-            if self.running.is_empty() && self.waiting.is_empty() {
+            if self.running.is_empty() && self.waiting.is_empty() && self.wish.is_none() {
                 match self.tuner.wait(self.model, jobs, stopping) {
-                    Some(job) => self.waiting.push_back(job),
+                    Some(work) => self.take(work),
                     None => return,
                 }
             }
-            self.waiting.extend(jobs.try_iter());
+            for work in jobs.try_iter() {
+                self.take(work);
+            }
             let stop = stopping.load(Ordering::Relaxed);
+            if stop || !self.waiting.is_empty() {
+                self.pause_precomputing(stop);
+            }
             self.admit(stop);
             for i in (0..self.running.len()).rev() {
                 if let Some(finish) = interrupted(&self.running[i].job, stop) {
@@ -252,6 +288,8 @@ impl Scheduler<'_> {
             }
             if !self.running.is_empty() {
                 self.step();
+            } else if self.waiting.is_empty() {
+                self.precompute();
             }
         }
     }
@@ -332,7 +370,7 @@ impl Scheduler<'_> {
     fn begin(&mut self, prompt: &Prompt, reserved: usize) -> Option<(u32, usize)> {
         let (sequence, reused) = self.sequences.take(&mut self.context, &prompt.tokens, &prompt.cuts, reserved)?;
         if let (Some(cache), Some((upto, document))) = (&self.passages, prompt.keep)
-            && reused < upto
+            && (reused + 1..=self.longest_state).contains(&upto)
         {
             let key = self.keys.of(&prompt.tokens[..upto]);
             if let Some(bytes) = cache.load(document, &key) {
@@ -412,10 +450,11 @@ impl Scheduler<'_> {
             let held = self.sequences.tokens(lane.sequence).len();
             if let (Some(cache), Some((upto, document))) = (&self.passages, lane.prompt.keep)
                 && held == upto
+                && upto <= self.longest_state
             {
                 let key = self.keys.of(&lane.prompt.tokens[..upto]);
                 if let Some(bytes) = self.context.state(lane.sequence, HEAD) {
-                    cache.keep(document, &key, bytes);
+                    cache.keep(document, &key, bytes, Reason::Asked);
                 }
             }
             if let Some(index) = route.logits {

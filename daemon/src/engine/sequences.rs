@@ -110,7 +110,8 @@ impl Sequences {
         if whole {
             self.held[sequence as usize].tokens = tokens.to_vec();
         } else {
-            self.empty(context, sequence as usize);
+            // We hold no tokens in it, llama.cpp may.
+            context.truncate(sequence, 0);
         }
         whole
     }
@@ -124,6 +125,12 @@ impl Sequences {
         if !self.divisible {
             self.empty(context, sequence as usize);
         }
+    }
+
+    /// Gives a sequence back with nothing in it.
+    pub(super) fn discard(&mut self, context: &mut Context<'_>, sequence: u32) {
+        self.empty(context, sequence as usize);
+        self.held[sequence as usize].busy = false;
     }
 
     /// Forgets everything, after a failure.

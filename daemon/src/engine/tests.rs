@@ -1,3 +1,5 @@
+mod sliding;
+
 use super::*;
 use crate::gguf::tests::model;
 
@@ -24,7 +26,17 @@ fn engine(context: u32) -> Engine {
 /// One that keeps the states of passages in a directory.
 fn keeping(dir: &Path) -> Engine {
     let passages = PassageCacheOptions { dir: dir.to_owned(), max_bytes: 100_000_000, min_free: 0 };
-    Engine::load(&model("generator.gguf"), &EngineOptions { passages: Some(passages), ..options(1024) }).expect("loads")
+    let engine =
+        Engine::load(&model("generator.gguf"), &EngineOptions { passages: Some(passages), ..options(1024) }).expect("loads");
+    engine.passages().expect("kept").bind(DATABASE);
+    engine
+}
+
+const DATABASE: u64 = 0xda7a;
+
+/// Where the states of a document are.
+fn states_of(dir: &Path, document: u64) -> PathBuf {
+    dir.join(format!("{DATABASE:016x}")).join(document.to_string())
 }
 
 fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
@@ -216,14 +228,14 @@ fn a_kept_state_gives_the_very_same_answer() {
     assert_eq!(passages.stats().misses, 2);
     passages.retain(std::collections::HashSet::from([2]));
     drop((engine, passages));
-    assert!(!dir.path().join("1").exists() && dir.path().join("2").exists());
+    assert!(!states_of(dir.path(), 1).exists() && states_of(dir.path(), 2).exists());
 }
 
 #[test]
 fn damaged_states_are_computed_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let first = ask(&keeping(dir.path()), about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
-    let file = std::fs::read_dir(dir.path().join("1")).expect("a folder").next().expect("a file").expect("readable").path();
+    let file = std::fs::read_dir(states_of(dir.path(), 1)).expect("a folder").next().expect("a file").expect("readable").path();
     let whole = std::fs::read(&file).expect("read");
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 4;
@@ -296,4 +308,80 @@ fn questions_at_work_together_get_the_answers_they_get_alone() {
     cancel.cancel();
     assert_eq!(finish(gone).1.expect("ends").finish, Finish::Cancelled);
     assert_eq!(finish(stays).1.expect("answers").finish, Finish::Stop);
+}
+
+#[test]
+fn a_state_computed_in_advance_is_the_one_that_a_question_loads() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let reading = |document, text: &str| about(document, "", text).readings.remove(0);
+    let computed = ask(&engine(1024), about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
+    let engine = keeping(dir.path());
+    assert_eq!(engine.precompute(SYSTEM, reading(1, FUSES)).expect("runs"), Precomputed::Kept);
+    // A new process, in which the writer has finished.
+    drop(engine);
+    let engine = keeping(dir.path());
+    assert_eq!(engine.precompute(SYSTEM, reading(1, FUSES)).expect("runs"), Precomputed::Held);
+    let loaded = ask(&engine, about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
+    let stats = engine.passages().expect("kept").stats();
+    assert_eq!((stats.hits, stats.misses), (1, 0));
+    assert_eq!(loaded.text, computed.text);
+    assert!(loaded.prompt_tokens - loaded.reused_tokens < 40, "the question alone is read: {loaded:?}");
+    assert_eq!(engine.precompute(SYSTEM, reading(1, &"long ".repeat(2000))).expect("runs"), Precomputed::Impossible);
+    let without = self::engine(1024);
+    assert_eq!(without.precompute(SYSTEM, reading(1, FUSES)).expect("runs"), Precomputed::Impossible);
+}
+
+#[test]
+fn a_question_goes_before_what_is_computed_in_advance() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = keeping(dir.path());
+    let long = about(1, "", &FUSES.repeat(8)).readings.remove(0);
+    let expected = ask(&engine, request("Which fuse is F3?", &[FUSES], 8)).1.expect("answers").text;
+    let (wished, sender) = (engine.clone(), std_mpsc::channel());
+    let (sent, done) = sender;
+    let thread = std::thread::spawn(move || {
+        let result = wished.precompute(SYSTEM, long);
+        let _ = sent.send(Instant::now());
+        result
+    });
+    let mut answered = vec![];
+    // Questions one after another: there is a pause for a step or two between them at most.
+    for _ in 0..6 {
+        let completion = ask(&engine, request("Which fuse is F3?", &[FUSES], 8)).1.expect("answers");
+        assert_eq!(completion.text, expected);
+        answered.push(Instant::now());
+    }
+    assert_eq!(thread.join().expect("no panic").expect("runs"), Precomputed::Kept);
+    let kept = done.recv().expect("its time");
+    assert!(kept > answered[0], "the first question was not kept waiting for the whole passage");
+    // The end of the thread is the end of what is wished for.
+    let wished = engine.clone();
+    let long = about(2, "", &FUSES.repeat(9)).readings.remove(0);
+    let thread = std::thread::spawn(move || wished.precompute(SYSTEM, long));
+    engine.shutdown();
+    match thread.join().expect("no panic") {
+        // It came too late, or in the middle.
+        Err(EngineError::Stopped) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_context_is_made_when_it_is_needed() {
+    let anonymous = || {
+        let status = std::fs::read_to_string("/proc/self/smaps_rollup").expect("smaps_rollup");
+        let line = status.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line").trim().to_owned();
+        line.trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    // A context that takes 190 MB of keys and values.
+    let engine = engine(8192);
+    let loaded = anonymous();
+    engine.warm_up().expect("fits");
+    ask(&engine, request("Which fuse is F3?", &[FUSES], 4)).1.expect("answers");
+    let asked = anonymous();
+    assert!(asked > loaded + 3_000, "{loaded} {asked} kB");
+    assert!(asked < loaded + 90_000, "cells that nothing stands in take no memory: {loaded} {asked} kB");
+    // What is not there any more is told when it is needed.
+    engine.shutdown();
+    assert!(matches!(engine.warm_up(), Err(EngineError::Stopped)));
 }

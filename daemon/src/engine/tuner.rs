@@ -1,7 +1,7 @@
 //! The threads of the owner thread's work: measured when there is time, followed from token to token, measured again when the
 //! machine has changed.
 
-use super::{Job, Tuning};
+use super::{Tuning, Work};
 use crate::llama::{Bench, LlamaError};
 use crate::tune::{Busy, CALIBRATION, Governor, Plan, Saved, Threads, Topology, calibrate};
 use llama_cpp_2::model::LlamaModel;
@@ -31,7 +31,7 @@ pub(super) struct Tuner {
 
 /// Why a measurement ended early.
 enum Ended {
-    Asked(Box<Job>),
+    Asked(Box<Work>),
     Stopping,
     Failed(LlamaError),
 }
@@ -63,11 +63,11 @@ impl Tuner {
         self.governor.observe(self.governor.decode_threads(), 1, elapsed);
     }
 
-    /// Waits for the next request, measuring meanwhile if that is due. `None` when there will be none.
-    pub(super) fn wait(&mut self, model: &LlamaModel, jobs: &Receiver<Job>, stopping: &AtomicBool) -> Option<Job> {
+    /// Waits for the next work, measuring meanwhile if that is due. `None` when there will be none.
+    pub(super) fn wait(&mut self, model: &LlamaModel, jobs: &Receiver<Work>, stopping: &AtomicBool) -> Option<Work> {
         // What is due is looked up while nobody waits for it.
-        if let Ok(job) = jobs.try_recv() {
-            return Some(job);
+        if let Ok(work) = jobs.try_recv() {
+            return Some(work);
         }
         if !self.due() {
             return jobs.recv().ok();
@@ -76,7 +76,7 @@ impl Tuner {
         loop {
             let before = Busy::now();
             match jobs.recv_timeout(IDLE) {
-                Ok(job) => return Some(job),
+                Ok(work) => return Some(work),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -85,7 +85,7 @@ impl Tuner {
                 _ => break,
             }
             match jobs.recv_timeout(LOOK_AGAIN) {
-                Ok(job) => return Some(job),
+                Ok(work) => return Some(work),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -93,7 +93,7 @@ impl Tuner {
         match self.measure(model, jobs, stopping) {
             Ok(()) => jobs.recv().ok(),
             // It is measured at the next quiet moment.
-            Err(Ended::Asked(job)) => Some(*job),
+            Err(Ended::Asked(work)) => Some(*work),
             Err(Ended::Stopping) => None,
             Err(Ended::Failed(error)) => {
                 log::warn!("the number of threads cannot be measured: {error}");
@@ -112,7 +112,7 @@ impl Tuner {
         rested && (self.plan.wants_calibration() || self.governor.drifted() || Topology::detect() != self.topology)
     }
 
-    fn measure(&mut self, model: &LlamaModel, jobs: &Receiver<Job>, stopping: &AtomicBool) -> Result<(), Ended> {
+    fn measure(&mut self, model: &LlamaModel, jobs: &Receiver<Work>, stopping: &AtomicBool) -> Result<(), Ended> {
         let topology = Topology::detect();
         let mut bench = Bench::of(model, &self.path).map_err(Ended::Failed)?;
         let started = Instant::now();
@@ -125,7 +125,7 @@ impl Tuner {
                     return Err(Ended::Stopping);
                 }
                 match jobs.try_recv() {
-                    Ok(job) => Err(Ended::Asked(Box::new(job))),
+                    Ok(work) => Err(Ended::Asked(Box::new(work))),
                     Err(_) => bench.measure(kind, threads).map_err(Ended::Failed),
                 }
             },

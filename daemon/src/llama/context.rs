@@ -12,6 +12,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
+use super::pages::{Fresh, give_back_zeros};
 use crate::tune::Threads;
 
 /// How a context is made.
@@ -64,6 +65,8 @@ pub struct Context<'model> {
     counts: Vec<i32>,
     sequences: Vec<sys::llama_seq_id>,
     wanted: Vec<i8>,
+    /// llama.cpp holds a pointer to it.
+    fresh: Box<Fresh>,
     _model: PhantomData<&'model LlamaModel>,
 }
 
@@ -89,9 +92,12 @@ impl<'model> Context<'model> {
         // 1.35 times faster prefill on CPUs than without.
         params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
         params.kv_unified = true;
-        // Sliding-window layers keep all positions too: states can be cut, copied and kept.
+        // Sliding-window layers keep all positions too: sequences can be cut and copied.
         params.swa_full = true;
         params.no_perf = true;
+        let mut fresh = Box::new(Fresh::new());
+        params.cb_eval = Some(give_back_zeros);
+        params.cb_eval_user_data = std::ptr::from_mut(&mut *fresh).cast();
         // SAFETY: the model outlives the context, by the lifetime; making a context does not change it.
         let raw = NonNull::new(unsafe { sys::llama_init_from_model(raw_model(model), params) })?;
         // SAFETY: the context lives.
@@ -106,6 +112,7 @@ impl<'model> Context<'model> {
             counts: vec![],
             sequences: vec![],
             wanted: vec![],
+            fresh,
             _model: PhantomData,
         })
     }
@@ -137,6 +144,7 @@ impl<'model> Context<'model> {
         };
         // SAFETY: all arrays have n_tokens elements and live until the call returns.
         let result: c_int = unsafe { sys::llama_decode(self.raw.as_ptr(), batch) };
+        self.fresh.wanted = false;
         match result {
             0 => Ok(()),
             1 => Err(DecodeFailure::NoRoom),
@@ -218,6 +226,14 @@ impl<'model> Context<'model> {
 pub fn is_recurrent(model: &LlamaModel) -> bool {
     // SAFETY: the model lives.
     unsafe { sys::llama_model_is_recurrent(raw_model(model)) || sys::llama_model_is_hybrid(raw_model(model)) }
+}
+
+/// Tokens up to which [`Context::state`] holds all of a sequence: of the layers that see the last tokens only, llama.cpp writes
+/// no others. `None`: there is no such limit.
+pub fn longest_state(model: &LlamaModel) -> Option<usize> {
+    // SAFETY: the model lives.
+    let window = unsafe { sys::llama_model_n_swa(raw_model(model)) };
+    usize::try_from(window).ok().filter(|window| *window > 0)
 }
 
 /// What besides model and tokens decides how a state looks: llama.cpp's build and what it uses of this processor.

@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 /// Requests that may wait between us and the event loop.
 const REQUESTS: usize = 256;
 
+/// Messages that the broker may not have acknowledged yet; it may set a smaller limit.
+const IN_FLIGHT: u16 = 1024;
+
 /// Longest pause between two attempts to connect.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -381,7 +384,8 @@ impl Connection {
         };
         let qos = v5::mqttbytes::QoS::ExactlyOnce;
         let mut publish = p5::Publish::new(message.topic, qos, message.payload, Some(properties));
-        publish.pkid = pkid;
+        // rumqttc's table has no more places.
+        publish.pkid = if pkid <= IN_FLIGHT { pkid } else { 0 };
         match &mut self.carried {
             Carried::V5(carried) => carried.push((publish, Some(number))),
             Carried::V4(carried) => carried.push(to_v4((publish, Some(number)))),
@@ -390,7 +394,9 @@ impl Connection {
 
     /// Takes over a message that an earlier run has released, before the first connection is made.
     pub fn take_over_released(&mut self, number: u64, pkid: u16) {
-        self.released.push((pkid, number));
+        if pkid <= IN_FLIGHT {
+            self.released.push((pkid, number));
+        }
     }
 
     /// The next notice. Connects and reconnects on the way; never ends.
@@ -632,6 +638,8 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         o.set_max_packet_size(Some(options.max_packet as u32));
         o.set_receive_maximum(Some(options.receive_maximum));
         o.set_manual_acks(options.persistent);
+        // Left open it is 65,535, and a table of so many messages, 13 MiB, is made and written at once.
+        o.set_outgoing_inflight_upper_limit(IN_FLIGHT);
         if options.persistent {
             o.set_session_expiry_interval(Some(SESSION_EXPIRY_S));
         }

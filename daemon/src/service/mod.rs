@@ -5,7 +5,7 @@ mod metrics;
 
 pub use metrics::temperature_c;
 
-use crate::answer::{AnswerOptions, Answerer, Reader};
+use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
@@ -204,7 +204,11 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
         }),
     };
     let path = found(config, config.generator_path(), &config.model.generator, "generator.gguf", "--generator")?;
-    Ok(Engine::load(&path, &options)?)
+    let engine = Engine::load(&path, &options)?;
+    if reader(config.answer.reader).for_weights(engine.info().parameters) != Reader::Quote {
+        engine.warm_up()?;
+    }
+    Ok(engine)
 }
 
 fn reader(reader: crate::config::Reader) -> Reader {
@@ -219,7 +223,7 @@ fn reader(reader: crate::config::Reader) -> Reader {
     }
 }
 
-/// Joins retrieval and generation.
+/// Joins retrieval and generation, and tells the kept states whose documents they are of.
 pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
     let options = AnswerOptions {
         system: config.answer.system.clone(),
@@ -230,6 +234,9 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
         sentences: config.answer.sentences,
         cache: config.answer.cache,
     };
+    if let Some(passages) = engine.passages() {
+        passages.bind(rooms.store.identity());
+    }
     Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options)
 }
 
@@ -355,7 +362,16 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     options.persistent = true;
     let (connection, sender) = Connection::new(options, topics.subscriptions())?;
 
-    let report = Report { api: api.clone(), config: Arc::clone(&config), info, embedder_name, started, data_dir };
+    let precompute = if config.model.precompute { Some(start_precomputing(api.answerer().clone())?) } else { None };
+    let report = Report {
+        api: api.clone(),
+        config: Arc::clone(&config),
+        info,
+        embedder_name,
+        started,
+        data_dir,
+        precompute: precompute.clone(),
+    };
     let for_info = report.clone();
     let (for_states, passages) = (rooms.store.clone(), engine.passages().cloned());
     let info_fn: ReportFn = Arc::new(move || {
@@ -365,6 +381,9 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
                 Ok(numbers) => passages.retain(numbers),
                 Err(error) => log::warn!("states of removed documents stay: {error}"),
             }
+        }
+        if let Some(precompute) = &precompute {
+            precompute.library_changed();
         }
         for_info.info()
     });
@@ -475,6 +494,10 @@ fn start_watch(
     started.map_err(|error| ServiceError::System(format!("ingest.watch: {error}")))
 }
 
+fn start_precomputing(answerer: Answerer) -> Result<Precompute, ServiceError> {
+    Precompute::start(answerer).map_err(|error| ServiceError::System(format!("model.precompute: {error}")))
+}
+
 fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, ServiceError> {
     signal(kind).map_err(|e| ServiceError::System(format!("cannot listen for signals: {e}")))
 }
@@ -508,6 +531,7 @@ struct Report {
     embedder_name: String,
     started: Instant,
     data_dir: PathBuf,
+    precompute: Option<Precompute>,
 }
 
 impl Report {
@@ -525,6 +549,7 @@ impl Report {
             "model": self.info,
             "reader": self.api.answerer().reader(),
             "passages": self.api.answerer().engine().passages().map(crate::engine::PassageCache::stats),
+            "precompute": self.precompute.as_ref().map(Precompute::progress),
             "embedder": self.embedder_name,
             "collections": collections,
             "limits": {
@@ -546,6 +571,9 @@ impl Report {
         metrics["delivery"] = server.delivery();
         if let Some(passages) = self.api.answerer().engine().passages() {
             metrics["passages"] = serde_json::json!(passages.stats());
+        }
+        if let Some(precompute) = &self.precompute {
+            metrics["precompute"] = serde_json::json!(precompute.progress());
         }
         metrics
     }

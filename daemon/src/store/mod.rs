@@ -406,6 +406,16 @@ impl Store {
         Ok(self.records(keys::DOCUMENTS)?.into_iter().map(|record| record.number).collect())
     }
 
+    /// How many chunks each document has, by the number of its version.
+    pub fn chunk_counts(&self) -> Result<BTreeMap<u64, u32>, StoreError> {
+        Ok(self.records(keys::DOCUMENTS)?.into_iter().map(|record| (record.number, record.document.chunks)).collect())
+    }
+
+    /// Identifies the database: numbers of documents mean something within it only.
+    pub fn identity(&self) -> u64 {
+        self.inner.identity.get().copied().unwrap_or_default()
+    }
+
     /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one.
     /// Returns whether it was there. Durable when this returns.
     pub fn delete(&self, collection: &str, id: &str) -> Result<bool, StoreError> {
@@ -669,9 +679,8 @@ impl Store {
     /// What an index of the collection as it is now stems from; `None` when there is no such collection.
     fn origin(&self, collection: &str) -> Result<Option<Origin>, StoreError> {
         let Some(record) = self.get::<CollectionRecord>(&keys::collection(collection))? else { return Ok(None) };
-        let store = self.inner.identity.get().copied().unwrap_or_default();
         let embedder = self.embedder()?.map(|embedder| embedder.fingerprint).unwrap_or_default();
-        Ok(Some(Origin { store, embedder, version: record.version }))
+        Ok(Some(Origin { store: self.identity(), embedder, version: record.version }))
     }
 
     /// Adds to the batch the collection's new counts and version, and the sequence both are drawn from.
