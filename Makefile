@@ -53,7 +53,7 @@ deny: tools ## Check licences, sources and duplicates, and advisories where a da
 	@$(SETUP)/deny.sh
 
 bench: setup build ## Measure (see benches/)
-	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench main-job $(ARGS)
+	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench speed $(ARGS)
 
 bench-retrieval: setup build ## Compare retrieval with FAISS, usearch, qdrant-edge and others (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench retrieval $(ARGS)
