@@ -277,7 +277,7 @@ async fn broker(config: &Config, daemon_runs: bool) -> Check {
                         return Err(reason);
                     }
                 }
-                Notice::Message(_) | Notice::Sent(..) | Notice::Released(_) | Notice::Delivered(_) => {}
+                Notice::Message(_) | Notice::Delivered(_) => {}
             }
         }
     };

@@ -102,15 +102,13 @@ enum Line {
     /// It was laid aside in order, to be begun again.
     Paused(Seq),
     Finished(Seq, Final),
-    /// Its answer is on its way under a packet identifier.
-    Sent(Seq, u16),
-    /// The broker has the answer and was told to hand it on.
-    Released(Seq),
     Delivered(Seq),
     /// An answered question, by name and content, and when that was, so that it is not answered again.
     Known(Mark, Mark, u64),
     /// The number that is given next.
     Next(Seq),
+    /// What receipts are made with.
+    Secret([u8; 16]),
 }
 
 /// A question that was not answered.
@@ -124,26 +122,13 @@ pub struct Unanswered {
     pub received: Received,
 }
 
-/// An answer that the broker has not acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Undelivered {
-    /// Its number.
-    pub seq: Seq,
-    /// The answer.
-    pub answer: Final,
-    /// The packet identifier that it was sent under.
-    pub pkid: Option<u16>,
-    /// Whether the broker had it, and was told to hand it on.
-    pub released: bool,
-}
-
 /// What earlier runs have left.
 #[derive(Debug, Default)]
 pub struct Left {
     /// Questions to be answered, in their order.
     pub unanswered: Vec<Unanswered>,
     /// Answers to be sent, in their order.
-    pub undelivered: Vec<Undelivered>,
+    pub undelivered: Vec<Seq>,
     /// Places of the file that could not be read.
     pub damaged: usize,
 }
@@ -164,8 +149,6 @@ struct Entry {
     received: Option<Received>,
     crashes: u32,
     answer: Option<Final>,
-    pkid: Option<u16>,
-    released: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -179,6 +162,7 @@ struct State {
     journal: Journal,
     entries: BTreeMap<Seq, Entry>,
     known: HashMap<Mark, Known>,
+    secret: [u8; 16],
     next: Seq,
     /// Lines appended so far, in this run.
     appended: u64,
@@ -243,6 +227,7 @@ impl Mail {
             journal,
             entries: BTreeMap::new(),
             known: HashMap::new(),
+            secret: std::array::from_fn(|_| fastrand::u8(..)),
             next: 1,
             appended: 0,
             wanted: 0,
@@ -321,19 +306,31 @@ impl Mail {
         self.shared.state().entries.get(&seq)?.answer.clone()
     }
 
-    /// Says under which packet identifier a final reply is on its way.
-    pub fn sent(&self, seq: Seq, pkid: u16) {
-        self.note(Line::Sent(seq, pkid));
+    /// A number that no entry has, for a receipt that stands for no reply.
+    pub fn free_number() -> Seq {
+        fastrand::u64(1 << 63..)
     }
 
-    /// Says that the broker has a final reply and was told to hand it on.
-    pub fn released(&self, seq: Seq) {
-        self.note(Line::Released(seq));
+    /// The receipt of a number: what only we can have written.
+    pub fn receipt(&self, seq: Seq) -> String {
+        let secret = self.shared.state().secret;
+        let Mark(digest) = Mark::of(&[&secret, &seq.to_le_bytes()]);
+        digest.iter().fold(format!("{seq}-"), |text, byte| text + &format!("{byte:02x}"))
+    }
+
+    /// The number of a receipt; `None` where it is not ours.
+    pub fn receipt_number(&self, receipt: &[u8]) -> Option<Seq> {
+        let text = std::str::from_utf8(receipt).ok()?;
+        let seq = text.split_once('-')?.0.parse().ok()?;
+        (self.receipt(seq) == text).then_some(seq)
     }
 
     /// Forgets a final reply that the broker has acknowledged.
     pub fn delivered(&self, seq: Seq) {
         let mut state = self.shared.state();
+        if state.entries.get(&seq).is_none_or(|entry| entry.answer.is_none()) {
+            return;
+        }
         let written = state.append(&Line::Delivered(seq));
         state.deliver(seq, now_ms());
         if let Err(error) = written.and_then(|()| state.compact_if_worth_it()) {
@@ -431,10 +428,7 @@ impl State {
             Line::Received(seq, received) => {
                 let (name, content) = (received.name, received.content);
                 self.next = self.next.max(seq + 1);
-                self.entries.insert(
-                    seq,
-                    Entry { name, content, received: Some(received), crashes: 0, answer: None, pkid: None, released: false },
-                );
+                self.entries.insert(seq, Entry { name, content, received: Some(received), crashes: 0, answer: None });
             }
             Line::Began(seq) => {
                 if let Some(entry) = self.entries.get_mut(&seq) {
@@ -451,19 +445,10 @@ impl State {
                     (entry.received, entry.answer) = (None, Some(answer));
                 }
             }
-            Line::Sent(seq, pkid) => {
-                if let Some(entry) = self.entries.get_mut(&seq) {
-                    (entry.pkid, entry.released) = (Some(pkid), false);
-                }
-            }
-            Line::Released(seq) => {
-                if let Some(entry) = self.entries.get_mut(&seq) {
-                    entry.released = true;
-                }
-            }
             Line::Delivered(seq) => self.deliver(seq, now_ms()),
             Line::Known(name, content, at_ms) => drop(self.known.insert(name, Known { content, at_ms })),
             Line::Next(seq) => self.next = self.next.max(seq),
+            Line::Secret(secret) => self.secret = secret,
         }
     }
 
@@ -489,9 +474,8 @@ impl State {
     fn left(&self, damaged: usize) -> Left {
         let mut left = Left { damaged, ..Left::default() };
         for (seq, entry) in &self.entries {
-            if let Some(answer) = &entry.answer {
-                let (pkid, released) = (entry.pkid, entry.released);
-                left.undelivered.push(Undelivered { seq: *seq, answer: answer.clone(), pkid, released });
+            if entry.answer.is_some() {
+                left.undelivered.push(*seq);
             } else if let Some(received) = &entry.received {
                 left.unanswered.push(Unanswered { seq: *seq, crashes: entry.crashes, received: received.clone() });
             }
@@ -506,15 +490,13 @@ impl State {
 
     /// Writes the file anew with what it is still about.
     fn compact(&mut self) -> io::Result<()> {
-        let mut lines = vec![Line::Next(self.next)];
+        let mut lines = vec![Line::Next(self.next), Line::Secret(self.secret)];
         lines.extend(self.known.iter().map(|(name, known)| Line::Known(*name, known.content, known.at_ms)));
         for (seq, entry) in &self.entries {
             let received = entry.received.clone().unwrap_or_else(|| Received::without_text(entry.name, entry.content));
             lines.push(Line::Received(*seq, received));
             lines.extend((0..entry.crashes).map(|_| Line::Began(*seq)));
             lines.extend(entry.answer.clone().map(|answer| Line::Finished(*seq, answer)));
-            lines.extend(entry.pkid.map(|pkid| Line::Sent(*seq, pkid)));
-            lines.extend(entry.released.then_some(Line::Released(*seq)));
         }
         let encode = |line: &Line| {
             let mut body = Vec::new();
@@ -581,8 +563,11 @@ mod tests {
         mail.begin(numbers[1]);
         mail.finish(numbers[2], answer(2)).expect("written");
         mail.finish(numbers[3], answer(3)).expect("written");
-        mail.sent(numbers[2], 7);
-        mail.released(numbers[2]);
+        let receipt = mail.receipt(numbers[2]);
+        assert_eq!(mail.receipt_number(receipt.as_bytes()), Some(numbers[2]));
+        for forged in [receipt.replacen('-', "0-", 1), format!("{receipt}0"), "7".into(), "-".into(), String::new()] {
+            assert_eq!(mail.receipt_number(forged.as_bytes()), None, "{forged}");
+        }
         mail.on_disk(Duration::ZERO).await.expect("synced");
         mail.delivered(numbers[3]);
         assert_eq!(mail.depth(), (2, 1));
@@ -592,8 +577,9 @@ mod tests {
             let (mail, left) = Mail::open(dir.path()).expect("opens");
             let unanswered: Vec<_> = left.unanswered.iter().map(|u| (u.seq, u.crashes, u.received.clone())).collect();
             assert_eq!(unanswered, [(numbers[0], 0, received(0)), (numbers[1], 1, received(1))]);
-            let undelivered = Undelivered { seq: numbers[2], answer: answer(2), pkid: Some(7), released: true };
-            assert_eq!(left.undelivered, [undelivered]);
+            assert_eq!(left.undelivered, [numbers[2]]);
+            assert_eq!(mail.answer(numbers[2]), Some(answer(2)));
+            assert_eq!(mail.receipt(numbers[2]), receipt, "it outlives a restart");
             assert_eq!(left.damaged, 0);
             let mark = |n: u8| Mark::of(&[&[n]]);
             for n in 0..4 {

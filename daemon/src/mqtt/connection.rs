@@ -5,9 +5,9 @@
 //! connection. rumqttc 0.25 drops them when `session_present` is 0, keeps one that waits for a packet identifier
 //! (`state.collision`) over the loss of a connection, and sends acknowledgements of one connection over the next.
 //!
-//! Tracked messages go out at QoS 2 where the broker takes that (MQTT 5), so that none comes twice: until we release one the
-//! broker keeps it back, and after a crash it is sent again under its old packet identifier, or only its release is. All else is
-//! sent at QoS 1, and subscribed to at QoS 1: a release that the broker repeats ends rumqttc's connection, over and over.
+//! Everything is published and subscribed to at QoS 1. QoS 2 was tried for final answers and given up: rumqttc gives a packet
+//! identifier to another message while its release is under way, forgets a message that waited for one, and ends the connection,
+//! over and over, at a release that the broker repeats.
 
 use crate::config::BrokerUrl;
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -120,8 +120,10 @@ pub enum Notice {
     Connected {
         /// `5` or `3.1.1`.
         version: &'static str,
-        /// Messages that were released to a broker which does not know of them any more; what it did with them is not known.
-        forgotten: Vec<u64>,
+        /// Whether the broker has kept our session.
+        remembered: bool,
+        /// Tracked messages that were sent over the last connection and not acknowledged: nobody knows whether they arrived.
+        uncertain: Vec<u64>,
     },
     /// The broker has acknowledged our subscriptions.
     Subscribed,
@@ -129,11 +131,7 @@ pub enum Notice {
     SubscriptionRefused,
     /// A message.
     Message(Message),
-    /// A message sent with [`Sender::send_tracked`] is on its way under this packet identifier.
-    Sent(u64, u16),
-    /// The broker has it and is told to hand it on.
-    Released(u64),
-    /// The broker has acknowledged it for good.
+    /// The broker has acknowledged a message sent with [`Sender::send_tracked`].
     Delivered(u64),
     /// The connection is lost; another attempt follows by itself.
     Disconnected(String),
@@ -160,16 +158,25 @@ struct Shared {
     client: RwLock<Client>,
     /// Held while a message is queued, so that `queued` has the order of rumqttc's queue.
     order: tokio::sync::Mutex<()>,
-    /// For each publish that rumqttc has not sent yet: the number it was given, if any.
-    queued: Mutex<VecDeque<Option<u64>>>,
+    /// For each publish that rumqttc has not sent yet.
+    queued: Mutex<VecDeque<Tracking>>,
     /// Number of the connection that stands.
     connection: AtomicU64,
-    /// Whether tracked messages go out at QoS 2.
-    exactly_once: AtomicBool,
+}
+
+/// What is known of a publish besides itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tracking {
+    /// Nothing.
+    None,
+    /// Its number.
+    Number(u64),
+    /// It says that the one before it has arrived, which holds for the same connection only.
+    Receipt,
 }
 
 impl Shared {
-    fn queued(&self) -> MutexGuard<'_, VecDeque<Option<u64>>> {
+    fn queued(&self) -> MutexGuard<'_, VecDeque<Tracking>> {
         self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -206,12 +213,15 @@ impl Sender {
         }
     }
 
-    /// Like [`Self::send`]; [`Notice::Delivered`] tells `number` when the broker has acknowledged the message.
+    /// Like [`Self::send`]; [`Notice::Delivered`] tells `number` when the broker has acknowledged the message. `receipt` is sent
+    /// right behind it, over the same connection or not at all: where it arrives, the message has arrived.
     ///
     /// # Errors
     /// See [`Self::send`].
-    pub async fn send_tracked(&self, message: Outgoing, number: u64) -> Result<(), ConnectionError> {
-        self.queue(message, Some(number)).await
+    pub async fn send_tracked(&self, message: Outgoing, number: u64, receipt: Outgoing) -> Result<(), ConnectionError> {
+        let _order = self.0.order.lock().await;
+        self.queue(message, Tracking::Number(number)).await?;
+        self.queue(receipt, Tracking::Receipt).await
     }
 
     /// Queues a message at QoS 1, waiting for room. [`Connection::next`] must be polled meanwhile, by another task.
@@ -219,21 +229,21 @@ impl Sender {
     /// # Errors
     /// The topic cannot be published to, or the connection has ended.
     pub async fn send(&self, message: Outgoing) -> Result<(), ConnectionError> {
-        self.queue(message, None).await
+        let _order = self.0.order.lock().await;
+        self.queue(message, Tracking::None).await
     }
 
-    async fn queue(&self, message: Outgoing, number: Option<u64>) -> Result<(), ConnectionError> {
-        let _order = self.0.order.lock().await;
+    async fn queue(&self, message: Outgoing, tracking: Tracking) -> Result<(), ConnectionError> {
         // First, for the connection may take the message as soon as it is queued. Should this future be dropped meanwhile,
         // nothing is queued.
-        self.0.queued().push_back(number);
+        self.0.queued().push_back(tracking);
         let undo = Undo(&self.0);
-        self.publish(message, number.is_some() && self.0.exactly_once.load(Ordering::Relaxed)).await?;
+        self.publish(message).await?;
         std::mem::forget(undo);
         Ok(())
     }
 
-    async fn publish(&self, message: Outgoing, once: bool) -> Result<(), ConnectionError> {
+    async fn publish(&self, message: Outgoing) -> Result<(), ConnectionError> {
         let client = self.0.client();
         let Outgoing { topic, payload, retain, properties } = message;
         let failed = |topic: &str| ConnectionError(format!("cannot publish to `{topic}`"));
@@ -245,7 +255,7 @@ impl Sender {
                     content_type: properties.content_type,
                     ..Default::default()
                 });
-                let qos = if once { v5::mqttbytes::QoS::ExactlyOnce } else { v5::mqttbytes::QoS::AtLeastOnce };
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
                 let result = match properties {
                     Some(properties) => client.publish_with_properties(topic.clone(), qos, retain, payload, properties).await,
                     None => client.publish(topic.clone(), qos, retain, payload).await,
@@ -275,61 +285,55 @@ pub struct Connection {
     topics: Vec<String>,
     shared: Arc<Shared>,
     event_loop: EventLoop,
-    /// The numbers of publishes that wait for their acknowledgement, by packet identifier.
-    inflight: HashMap<u16, u64>,
+    /// Publishes that wait for their acknowledgement, by packet identifier.
+    inflight: HashMap<u16, Tracking>,
     v5: bool,
     /// Whether any attempt was ever accepted: then the version is settled.
     settled: bool,
     failures: u32,
     /// When the broker has last accepted us.
     accepted: Option<Instant>,
-    /// Publishes that were not acknowledged when the connection was lost, with their numbers.
+    /// Publishes that were not acknowledged when the connection was lost.
     carried: Carried,
-    /// Messages whose release was not acknowledged.
-    released: Vec<(u16, u64)>,
+    /// Numbers of those that may have arrived.
+    uncertain: Vec<u64>,
 }
 
 enum Carried {
-    V5(Vec<(p5::Publish, Option<u64>)>),
-    V4(Vec<(rumqttc::Publish, Option<u64>)>),
+    V5(Vec<(p5::Publish, Tracking)>),
+    V4(Vec<(rumqttc::Publish, Tracking)>),
 }
 
 impl Carried {
     /// The same messages for the other protocol version.
     fn recast(self) -> Self {
+        let from_v5 = |(publish, its): (p5::Publish, Tracking)| {
+            let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+            let mut recast = rumqttc::Publish::from_bytes(topic, QoS::AtLeastOnce, publish.payload);
+            recast.retain = publish.retain;
+            (recast, its)
+        };
         let from_v4 = |(publish, number): (rumqttc::Publish, _)| {
             let mut recast = p5::Publish::new(publish.topic, v5::mqttbytes::QoS::AtLeastOnce, publish.payload, None);
             recast.retain = publish.retain;
             (recast, number)
         };
         match self {
-            Self::V5(carried) => Self::V4(carried.into_iter().map(to_v4).collect()),
+            Self::V5(carried) => Self::V4(carried.into_iter().map(from_v5).collect()),
             Self::V4(carried) => Self::V5(carried.into_iter().map(from_v4).collect()),
         }
     }
 }
 
-fn to_v4((publish, number): (p5::Publish, Option<u64>)) -> (rumqttc::Publish, Option<u64>) {
-    let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-    let mut recast = rumqttc::Publish::from_bytes(topic, QoS::AtLeastOnce, publish.payload);
-    recast.retain = publish.retain;
-    (recast, number)
-}
-
 /// What polling the event loop gives.
 enum Polled {
-    /// Whether the broker remembers our session, and whether it takes QoS 2.
-    Accepted {
-        remembers: bool,
-        once: bool,
-    },
+    /// Whether the broker has kept our session.
+    Accepted(bool),
     Subscribed(bool),
     Message(Message),
     /// A publish was written to the network, under this packet identifier.
     Sent(u16),
-    /// The broker has it, and its release was written to the network.
-    Released(u16),
-    /// The broker has acknowledged it for good, or (the reason) refused it for good.
+    /// The broker has acknowledged it, or (the reason) refused it for good.
     Acknowledged(u16, Option<String>),
     Closed,
 }
@@ -355,7 +359,6 @@ impl Connection {
             order: tokio::sync::Mutex::default(),
             queued: Mutex::default(),
             connection: AtomicU64::new(0),
-            exactly_once: AtomicBool::new(false),
         });
         let sender = Sender(Arc::clone(&shared));
         let connection = Self {
@@ -370,33 +373,9 @@ impl Connection {
             failures: 0,
             accepted: None,
             carried,
-            released: Vec::new(),
+            uncertain: Vec::new(),
         };
         Ok((connection, sender))
-    }
-
-    /// Takes over a message that an earlier run has sent under a packet identifier, before the first connection is made.
-    pub fn take_over_sent(&mut self, message: Outgoing, number: u64, pkid: u16) {
-        let properties = p5::PublishProperties {
-            correlation_data: message.properties.correlation_data,
-            content_type: message.properties.content_type,
-            ..Default::default()
-        };
-        let qos = v5::mqttbytes::QoS::ExactlyOnce;
-        let mut publish = p5::Publish::new(message.topic, qos, message.payload, Some(properties));
-        // rumqttc's table has no more places.
-        publish.pkid = if pkid <= IN_FLIGHT { pkid } else { 0 };
-        match &mut self.carried {
-            Carried::V5(carried) => carried.push((publish, Some(number))),
-            Carried::V4(carried) => carried.push(to_v4((publish, Some(number)))),
-        }
-    }
-
-    /// Takes over a message that an earlier run has released, before the first connection is made.
-    pub fn take_over_released(&mut self, number: u64, pkid: u16) {
-        if pkid <= IN_FLIGHT {
-            self.released.push((pkid, number));
-        }
     }
 
     /// The next notice. Connects and reconnects on the way; never ends.
@@ -405,33 +384,23 @@ impl Connection {
             let connection = self.shared.connection.load(Ordering::Acquire);
             match poll(&mut self.event_loop, connection).await {
                 Ok(Some(Polled::Sent(pkid))) => {
-                    let number = self.shared.queued().pop_front().flatten();
-                    if let Some(number) = number {
-                        self.inflight.insert(pkid, number);
-                        if self.shared.exactly_once.load(Ordering::Relaxed) {
-                            return Notice::Sent(number, pkid);
-                        }
-                    }
-                }
-                Ok(Some(Polled::Released(pkid))) => {
-                    if let Some(number) = self.inflight.get(&pkid) {
-                        return Notice::Released(*number);
-                    }
+                    let tracking = self.shared.queued().pop_front();
+                    self.inflight.extend(tracking.map(|tracking| (pkid, tracking)));
                 }
                 Ok(Some(Polled::Acknowledged(pkid, refused))) => {
                     if let Some(reason) = refused {
                         log::error!("the broker refuses a message for good: {reason}; see what this client may publish to");
                     }
-                    if let Some(number) = self.inflight.remove(&pkid) {
+                    if let Some(Tracking::Number(number)) = self.inflight.remove(&pkid) {
                         return Notice::Delivered(number);
                     }
                 }
-                Ok(Some(Polled::Accepted { remembers, once })) => {
+                Ok(Some(Polled::Accepted(remembered))) => {
                     self.settled = true;
                     self.accepted = Some(Instant::now());
-                    self.shared.exactly_once.store(once && self.options.persistent, Ordering::Relaxed);
-                    let forgotten = self.resume(remembers);
-                    return Notice::Connected { version: if self.v5 { "5" } else { "3.1.1" }, forgotten };
+                    self.resume();
+                    let (version, uncertain) = (if self.v5 { "5" } else { "3.1.1" }, std::mem::take(&mut self.uncertain));
+                    return Notice::Connected { version, remembered, uncertain };
                 }
                 Ok(Some(Polled::Subscribed(true))) => return Notice::Subscribed,
                 Ok(Some(Polled::Subscribed(false))) => return Notice::SubscriptionRefused,
@@ -495,37 +464,18 @@ impl Connection {
         let _ = tokio::time::timeout(patience, goodbye).await;
     }
 
-    /// Subscribes, and sends again what was not acknowledged: under its old packet identifier where the broker `remembers` our
-    /// session. Returns what can neither be sent again nor released.
-    fn resume(&mut self, remembers: bool) -> Vec<u64> {
-        let mut numbers = Vec::new();
-        let once = self.shared.exactly_once.load(Ordering::Relaxed);
-        let mut forgotten = Vec::new();
-        for (pkid, number) in std::mem::take(&mut self.released) {
-            match &mut self.event_loop {
-                EventLoop::V5(event_loop) if remembers => {
-                    self.inflight.insert(pkid, number);
-                    event_loop.pending.push_back(v5::Request::PubRel(p5::PubRel::new(pkid, None)));
-                }
-                _ => forgotten.push(number),
-            }
-        }
+    /// Subscribes, and sends again what was not acknowledged and nobody else knows of.
+    fn resume(&mut self) {
+        let mut tracking = Vec::new();
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
                 let filters = self.topics.iter().map(|t| p5::Filter::new(t.clone(), v5::mqttbytes::QoS::AtLeastOnce));
                 if !self.topics.is_empty() {
                     event_loop.pending.push_back(v5::Request::Subscribe(p5::Subscribe::new_many(filters, None)));
                 }
-                for (mut publish, number) in carried.drain(..) {
-                    if !once {
-                        publish.qos = v5::mqttbytes::QoS::AtLeastOnce;
-                    }
-                    if publish.qos != v5::mqttbytes::QoS::ExactlyOnce || !remembers {
-                        publish.pkid = 0;
-                    }
-                    publish.dup = publish.pkid != 0;
+                for (publish, its) in carried.drain(..) {
                     event_loop.pending.push_back(v5::Request::Publish(publish));
-                    numbers.push(number);
+                    tracking.push(its);
                 }
             }
             (EventLoop::V4(event_loop), Carried::V4(carried)) => {
@@ -533,46 +483,40 @@ impl Connection {
                 if !self.topics.is_empty() {
                     event_loop.pending.push_back(rumqttc::Request::Subscribe(rumqttc::Subscribe::new_many(filters)));
                 }
-                for (publish, number) in carried.drain(..) {
+                for (publish, its) in carried.drain(..) {
                     event_loop.pending.push_back(rumqttc::Request::Publish(publish));
-                    numbers.push(number);
+                    tracking.push(its);
                 }
             }
             _ => {}
         }
         // They go before everything that is queued.
         let mut queued = self.shared.queued();
-        numbers.into_iter().rev().for_each(|number| queued.push_front(number));
-        forgotten
+        tracking.into_iter().rev().for_each(|its| queued.push_front(its));
     }
 
     /// Takes unacknowledged publishes out of rumqttc's hands before it forgets them.
     fn carry(&mut self) {
         let mut queued = self.shared.queued();
-        let inflight = &mut self.inflight;
-        // Those that were sent have a packet identifier; the others are in the order of the queue.
-        let mut number = |pkid: u16| match pkid {
-            0 => queued.pop_front().flatten(),
-            sent => inflight.remove(&sent),
+        let inflight = std::mem::take(&mut self.inflight);
+        // What was sent and has a number may have arrived: its sender decides. What was not sent stands in the queue's mirror, in
+        // its order. Receipts go with their connection.
+        let mut tracking = |pkid: u16| match inflight.get(&pkid) {
+            Some(Tracking::Number(_) | Tracking::Receipt) => None,
+            Some(Tracking::None) => Some(Tracking::None),
+            None => queued.pop_front().filter(|its| *its != Tracking::Receipt),
         };
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
                 let waiting = event_loop.state.collision.take().map(|publish| p5::Publish { pkid: 0, ..publish });
-                let released = &mut self.released;
                 let pending = std::mem::take(&mut event_loop.pending).into_iter().filter_map(|request| match request {
                     v5::Request::Publish(publish) => Some(publish),
-                    v5::Request::PubRel(release) => {
-                        released.extend(number(release.pkid).map(|number| (release.pkid, number)));
-                        None
-                    }
                     _ => None,
                 });
-                let pending: Vec<_> = pending.collect();
-                let (sent, unsent): (Vec<_>, Vec<_>) = pending.into_iter().partition(|publish| publish.pkid != 0 && !publish.dup);
+                let (sent, unsent): (Vec<_>, Vec<_>) = pending.partition(|publish| publish.pkid != 0);
                 for publish in sent.into_iter().chain(waiting).chain(unsent) {
-                    // What was to be sent again, and was not, still stands in the queue's mirror.
-                    let number = number(if publish.dup { 0 } else { publish.pkid });
-                    carried.push((publish, number));
+                    let its = tracking(publish.pkid);
+                    carried.extend(its.map(|its| (p5::Publish { pkid: 0, ..publish }, its)));
                 }
             }
             (EventLoop::V4(event_loop), Carried::V4(carried)) => {
@@ -583,13 +527,19 @@ impl Connection {
                 });
                 let (sent, unsent): (Vec<_>, Vec<_>) = pending.partition(|publish| publish.pkid != 0);
                 for publish in sent.into_iter().chain(waiting).chain(unsent) {
-                    let number = number(publish.pkid);
-                    carried.push((rumqttc::Publish { pkid: 0, ..publish }, number));
+                    let its = tracking(publish.pkid);
+                    carried.extend(its.map(|its| (rumqttc::Publish { pkid: 0, ..publish }, its)));
                 }
             }
             _ => {}
         }
-        inflight.clear();
+        let numbers = inflight.into_values().filter_map(|its| match its {
+            Tracking::Number(number) => Some(number),
+            _ => None,
+        });
+        self.uncertain.extend(numbers);
+        // In the order in which they were given.
+        self.uncertain.sort_unstable();
     }
 
     /// Tries the other protocol version next time, where the configuration leaves it open and none has worked yet.
@@ -723,22 +673,10 @@ fn is_unreachable(error: &std::io::Error) -> bool {
 
 fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        p5::Packet::ConnAck(ack) => {
-            let once = ack.properties.and_then(|properties| properties.max_qos).is_none_or(|most| most >= 2);
-            Some(Polled::Accepted { remembers: ack.session_present, once })
-        }
+        p5::Packet::ConnAck(ack) => Some(Polled::Accepted(ack.session_present)),
         p5::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, p5::SubscribeReasonCode::Success(_)))))
         }
-        p5::Packet::PubRec(ack) => {
-            let taken = matches!(ack.reason, p5::PubRecReason::Success | p5::PubRecReason::NoMatchingSubscribers);
-            Some(if taken {
-                Polled::Released(ack.pkid)
-            } else {
-                Polled::Acknowledged(ack.pkid, Some(format!("{:?}", ack.reason)))
-            })
-        }
-        p5::Packet::PubComp(ack) => Some(Polled::Acknowledged(ack.pkid, None)),
         p5::Packet::PubAck(ack) => {
             let taken = matches!(ack.reason, p5::PubAckReason::Success | p5::PubAckReason::NoMatchingSubscribers);
             Some(Polled::Acknowledged(ack.pkid, (!taken).then(|| format!("{:?}", ack.reason))))
@@ -765,7 +703,7 @@ fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
 
 fn from_v4(packet: rumqttc::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        rumqttc::Packet::ConnAck(ack) => Some(Polled::Accepted { remembers: ack.session_present, once: false }),
+        rumqttc::Packet::ConnAck(ack) => Some(Polled::Accepted(ack.session_present)),
         rumqttc::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, rumqttc::SubscribeReasonCode::Success(_)))))
         }

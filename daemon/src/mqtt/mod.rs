@@ -58,8 +58,7 @@ impl Server {
         if let Some(changes) = self.waiting_changes.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tokio::spawn(Arc::clone(&self).change(changes));
         }
-        // Sent or released under a packet identifier: that goes on as it was. The rest is sent when it is known how.
-        let mut left = Some(self.questions.take_over(left, &mut connection));
+        let mut left = Some(left);
         let mut ready = Some(ready);
         let mut version = "5";
         let mut lost_before = false;
@@ -71,16 +70,11 @@ impl Server {
                 _ = &mut stop => return connection,
             };
             match notice {
-                Notice::Connected { version: v, forgotten } => {
+                Notice::Connected { version: v, remembered, uncertain } => {
                     version = v;
-                    // Publishing waits for this loop. Answers go out in their order, ahead of new ones.
+                    // Publishing waits for this loop.
                     let (questions, left) = (Arc::clone(&self.questions), left.take());
-                    tokio::spawn(async move {
-                        questions.send_again(forgotten).await;
-                        if let Some(left) = left {
-                            questions.resume(left).await;
-                        }
-                    });
+                    tokio::spawn(async move { questions.resume(left, uncertain, remembered).await });
                     lost_before = false;
                     log::info!("connected to the broker over MQTT {v}");
                 }
@@ -105,8 +99,6 @@ impl Server {
                         connection.refuse(receipt);
                     }
                 }
-                Notice::Sent(number, pkid) => self.questions.sent(number, pkid),
-                Notice::Released(number) => self.questions.released(number),
                 Notice::Delivered(number) => self.questions.delivered(number),
                 Notice::Disconnected(reason) => {
                     if lost_before {
@@ -173,6 +165,10 @@ impl Server {
         }
         match kind {
             Kind::Ask => return self.questions.ask(&message),
+            Kind::Receipt => {
+                self.questions.receipt(&message.payload);
+                self.acknowledge(receipt);
+            }
             Kind::Cancel => {
                 self.cancel(&message);
                 self.acknowledge(receipt);

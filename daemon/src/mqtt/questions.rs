@@ -9,7 +9,7 @@
 //!
 //! Who asks at QoS 0, or with `mqtt.durable = false`, gets the same but for the two mails.
 
-use super::connection::{Connection, Message, Outgoing, Properties, Receipt, Sender};
+use super::connection::{Message, Outgoing, Properties, Receipt, Sender};
 use super::queue::Queue;
 use super::reply::Reply;
 use super::topics::Topics;
@@ -22,10 +22,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How long a question's entry waits for the sync of its own answer, or of others, before it asks for one.
 const SYNC_PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long the receipts of an earlier connection are waited for.
+const RECEIPTS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the questions share.
 pub(super) struct Questions {
@@ -39,9 +42,13 @@ pub(super) struct Questions {
     /// A question has gone, or an answer was acknowledged.
     gone: Notify,
     stopping: AtomicBool,
+    /// Held while a question is worked on that the daemon has ended over: of several at work then, one was to blame.
+    suspects: tokio::sync::Mutex<()>,
     /// Mean time of a question at work, in microseconds.
     service_us: AtomicU64,
     workers: usize,
+    /// The number of the receipt that has come back last.
+    heard: watch::Sender<Seq>,
     counts: Counts,
 }
 
@@ -77,6 +84,8 @@ struct Job {
     stream: bool,
     cancel: Cancel,
     seq: Option<Seq>,
+    /// The daemon has ended while it was worked on.
+    suspect: bool,
 }
 
 impl Job {
@@ -100,8 +109,10 @@ impl Questions {
             changed: Notify::new(),
             gone: Notify::new(),
             stopping: AtomicBool::new(false),
+            suspects: tokio::sync::Mutex::default(),
             service_us: AtomicU64::new(1_000_000),
             workers,
+            heard: watch::channel(0).0,
             counts: Counts::default(),
             api,
         };
@@ -143,37 +154,51 @@ impl Questions {
         })
     }
 
-    /// Gives the connection what earlier runs have sent under a packet identifier, and returns the rest.
-    pub(super) fn take_over(&self, mut left: Left, connection: &mut Connection) -> Left {
-        left.undelivered.retain(|undelivered| {
-            match (undelivered.pkid, undelivered.released) {
-                (Some(pkid), true) => connection.take_over_released(undelivered.seq, pkid),
-                (Some(pkid), false) => connection.take_over_sent(message_of(undelivered.answer.clone()), undelivered.seq, pkid),
-                (None, _) => return true,
-            }
-            false
-        });
-        left
-    }
-
-    /// Sends answers again that a broker has forgotten after it was told to hand them on: rather twice than never.
-    pub(super) async fn send_again(&self, forgotten: Vec<Seq>) {
-        for seq in forgotten {
-            if let Some(answer) = self.mail.as_ref().and_then(|mail| mail.answer(seq)) {
-                log::info!("the broker has lost our session: an answer on {} is sent again", answer.topic);
+    /// Goes on where the last connection, or the last run, has ended: sends the answers that have not arrived, then takes up the
+    /// questions that are `left`, in their order. `uncertain` answers were sent over the last connection and may have arrived.
+    pub(super) async fn resume(self: &Arc<Self>, left: Option<Left>, uncertain: Vec<Seq>, remembered: bool) {
+        let Some(mail) = &self.mail else { return };
+        let Left { unanswered, undelivered, .. } = left.unwrap_or_default();
+        let unsure: Vec<Seq> = undelivered.into_iter().chain(uncertain).collect();
+        // Where the session was kept, it holds the receipts of what has arrived.
+        if remembered && !unsure.is_empty() && !self.hear_receipts(mail).await {
+            let topic = self.topics.of("receipt");
+            log::warn!("receipts do not come back; answers may be sent twice: let this client publish to and read {topic}");
+        }
+        for seq in unsure {
+            if let Some(answer) = mail.answer(seq) {
+                log::info!("an answer on {} has not reached the broker and is sent again", answer.topic);
                 self.publish(message_of(answer), Some(seq)).await;
             }
         }
+        for unanswered in unanswered {
+            self.resume_one(unanswered).await;
+        }
     }
 
-    /// Takes up what earlier runs have left: questions in their order, answers as they were.
-    pub(super) async fn resume(self: &Arc<Self>, left: Left) {
-        for undelivered in left.undelivered {
-            log::info!("an answer that the broker had not acknowledged is sent again on {}", undelivered.answer.topic);
-            self.publish(message_of(undelivered.answer), Some(undelivered.seq)).await;
+    /// Waits until the receipts that the broker holds for us have come: one that is sent now comes after them.
+    async fn hear_receipts(&self, mail: &Mail) -> bool {
+        let number = Mail::free_number();
+        let mut heard = self.heard.subscribe();
+        if self.sender.send(self.receipt_of(mail, number)).await.is_err() {
+            return false;
         }
-        for unanswered in left.unanswered {
-            self.resume_one(unanswered).await;
+        tokio::time::timeout(RECEIPTS_PATIENCE, heard.wait_for(|last| *last == number)).await.is_ok()
+    }
+
+    fn receipt_of(&self, mail: &Mail, seq: Seq) -> Outgoing {
+        let (topic, payload) = (self.topics.of("receipt"), mail.receipt(seq).into_bytes().into());
+        Outgoing { topic, payload, retain: false, properties: Properties::default() }
+    }
+
+    /// A receipt has come back: what was sent before it has reached the broker.
+    pub(super) fn receipt(&self, payload: &[u8]) {
+        match self.mail.as_ref().and_then(|mail| mail.receipt_number(payload)) {
+            Some(seq) => {
+                self.delivered(seq);
+                self.heard.send_replace(seq);
+            }
+            None => log::warn!("a receipt that is not ours came on {}", self.topics.of("receipt")),
         }
     }
 
@@ -216,7 +241,7 @@ impl Questions {
                 log::info!("question {id:?} of {} s ago is taken up again", since / 1000);
                 self.counts.resumed.fetch_add(1, Ordering::Relaxed);
                 question.allowed = left;
-                self.enter(name, content, reply, question, &ask, Some(seq), None);
+                self.enter(name, content, reply, question, &ask, Some(seq), None, crashes > 0);
                 return;
             }
         };
@@ -262,7 +287,7 @@ impl Questions {
         let seq = self.keep(name, content, &reply, &question, message);
         // Where it could not be written, the final reply stands for it.
         let unacknowledged = message.receipt.filter(|_| self.mail.is_some() && seq.is_none());
-        self.enter(name, content, reply, question, &ask, seq, unacknowledged);
+        self.enter(name, content, reply, question, &ask, seq, unacknowledged, false);
         if let Some(receipt) = message.receipt.filter(|_| unacknowledged.is_none()) {
             let questions = Arc::clone(self);
             tokio::spawn(async move { questions.acknowledge(receipt, SYNC_PATIENCE).await });
@@ -343,6 +368,7 @@ impl Questions {
         ask: &wire::Ask,
         seq: Option<Seq>,
         receipt: Option<Receipt>,
+        suspect: bool,
     ) {
         let cancel = Cancel::default();
         let active = Active {
@@ -354,7 +380,7 @@ impl Questions {
             receipts: receipt.into_iter().collect(),
         };
         let client = client_of(&reply, &self.topics).to_owned();
-        let job = Job { name, reply, question, stream: ask.stream.unwrap_or(false), cancel, seq };
+        let job = Job { name, reply, question, stream: ask.stream.unwrap_or(false), cancel, seq, suspect };
         {
             let mut state = self.state();
             state.active.insert(name, active);
@@ -483,6 +509,7 @@ impl Questions {
     }
 
     async fn answer(self: &Arc<Self>, mut job: Job) {
+        let _alone = if job.suspect { Some(self.suspects.lock().await) } else { None };
         if let (Some(mail), Some(seq)) = (&self.mail, job.seq) {
             mail.begin(seq);
         }
@@ -589,26 +616,12 @@ impl Questions {
     }
 
     async fn publish(&self, message: Outgoing, seq: Option<Seq>) {
-        let sent = match seq {
-            Some(seq) => self.sender.send_tracked(message, seq).await,
-            None => self.sender.send(message).await,
+        let sent = match (&self.mail, seq) {
+            (Some(mail), Some(seq)) => self.sender.send_tracked(message, seq, self.receipt_of(mail, seq)).await,
+            _ => self.sender.send(message).await,
         };
         if let Err(error) = sent {
             log::error!("a reply is lost: {error}");
-        }
-    }
-
-    /// A final reply is on its way under a packet identifier.
-    pub(super) fn sent(&self, seq: Seq, pkid: u16) {
-        if let Some(mail) = &self.mail {
-            mail.sent(seq, pkid);
-        }
-    }
-
-    /// The broker has a final reply and is told to hand it on.
-    pub(super) fn released(&self, seq: Seq) {
-        if let Some(mail) = &self.mail {
-            mail.released(seq);
         }
     }
 

@@ -24,15 +24,18 @@ pub enum Kind {
     List,
     /// Cancel a question.
     Cancel,
+    /// Our own word that the message before it has reached the broker.
+    Receipt,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("ask", Kind::Ask),
     ("search", Kind::Search),
     ("documents/put", Kind::Put),
     ("documents/delete", Kind::Delete),
     ("documents/list", Kind::List),
     ("cancel", Kind::Cancel),
+    ("receipt", Kind::Receipt),
 ];
 
 impl Topics {
