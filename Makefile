@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools clean
+.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ test: setup build ## Run every test: units, examples in the documentation, end t
 	cargo test --release --doc --workspace; \
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release --workspace $(ARGS); \
 	else RUST_TEST_THREADS="$${RUST_TEST_THREADS:-1}" cargo test --release --workspace --lib --bins --tests $(ARGS); fi
+
+torture: setup build ## Damage stores and look for every document (make torture N=1000 SEED=1)
+	@export VADEMECUM_CACHE="$(CACHE)" TORTURE="$(or $(N),200)" $(if $(SEED),SEED=$(SEED)); \
+	cargo test --release --package vademecum-tests --test torture_store -- --exact every_acknowledged_document_survives_damage --nocapture
 
 lint: tools ## Check format, clippy, spelling, licences and shell scripts
 	cargo fmt --all --check

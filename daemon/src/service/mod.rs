@@ -125,7 +125,12 @@ pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
         ))
     })?;
     let threads = Topology::detect().usable();
-    let options = StoreOptions { cache_bytes: config.store.cache_bytes, threads, ..StoreOptions::default() };
+    let options = StoreOptions {
+        cache_bytes: config.store.cache_bytes,
+        threads,
+        probe: crate::ingest::child::own_program(),
+        ..StoreOptions::default()
+    };
     Ok(Store::open(&dir, &options)?)
 }
 
@@ -369,6 +374,9 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let control =
         tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
 
+    let for_rebuild = Arc::clone(&changed);
+    crate::ingest::start_rebuilding(rooms.pipeline.clone(), Arc::clone(&turn), move || for_rebuild.notify_one())
+        .map_err(|error| ServiceError::System(format!("cannot start a thread: {error}")))?;
     start_watch(&config, rooms.pipeline, watched, turn, changed.clone())?;
 
     let (ready_tx, mut ready_rx) = oneshot::channel();
@@ -409,7 +417,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
         broker.shutdown().await;
     }
     engine.shutdown();
-    rooms.store.flush()?;
+    rooms.store.close()?;
     log::info!("stopped");
     Ok(())
 }
@@ -508,6 +516,7 @@ impl Report {
                 "documents": limits.documents,
             },
             "threads": self.info.threads,
+            "recovery": self.api.recovery(),
         })
     }
 
@@ -517,6 +526,14 @@ impl Report {
         if let Some(passages) = self.api.answerer().engine().passages() {
             metrics["passages"] = serde_json::json!(passages.stats());
         }
+        let recovery = self.api.recovery();
+        metrics["store"] = serde_json::json!({
+            "set_aside": recovery.kept_aside.len(),
+            "missing": recovery.missing,
+            "rebuilt": recovery.rebuilt,
+            "failed": recovery.failed.len(),
+            "refusing": recovery.refusing,
+        });
         metrics
     }
 
