@@ -36,9 +36,10 @@ test: setup build ## Run every test: units, examples in the documentation, end t
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release --workspace $(ARGS); \
 	else RUST_TEST_THREADS="$${RUST_TEST_THREADS:-1}" cargo test --release --workspace --lib --bins --tests $(ARGS); fi
 
-torture: setup build ## Kill the daemon and disturb the broker, counted (make torture N=1000 FAULTS=200 SEED=7)
-	@export VADEMECUM_CACHE="$(CACHE)" N="$(or $(N),100)" FAULTS="$(or $(FAULTS),50)" $(if $(SEED),SEED=$(SEED)); \
-	cargo test --release -p vademecum-tests --test torture -- --nocapture --test-threads 1
+torture: setup build ## Kill the daemon, disturb the broker, damage stores, and count (make torture N=1000 FAULTS=200 SEED=7)
+	@export VADEMECUM_CACHE="$(CACHE)" N="$(or $(N),100)" TORTURE="$(or $(N),100)" FAULTS="$(or $(FAULTS),50)" $(if $(SEED),SEED=$(SEED)); \
+	cargo test --release -p vademecum-tests --test torture -- --nocapture --test-threads 1; \
+	cargo test --release -p vademecum-tests --test torture_store -- --exact every_acknowledged_document_survives_damage --nocapture
 
 lint: tools ## Check format, clippy, spelling, licences and shell scripts
 	cargo fmt --all --check

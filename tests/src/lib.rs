@@ -374,6 +374,21 @@ impl Setup {
         self
     }
 
+    /// Has it ignore a signal, by the shell's name for it.
+    pub fn ignoring(mut self, signal: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\"")]);
+        command.arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.command = command;
+        self
+    }
+
     /// Starts it and waits until it says that it is ready.
     pub fn start(self) -> Daemon {
         let mut daemon = self.spawn();

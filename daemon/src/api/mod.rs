@@ -251,6 +251,19 @@ impl Api {
         Ok(wire::ListReply { id, documents: documents.into_iter().skip(skip).take(limit).collect(), total })
     }
 
+    /// The library of this moment, for a backup.
+    ///
+    /// # Errors
+    /// The store's trouble.
+    pub fn snapshot(&self) -> Result<crate::store::backup::Snapshot, StoreError> {
+        self.pipeline.store().snapshot()
+    }
+
+    /// What became of a store that was damaged.
+    pub fn recovery(&self) -> crate::store::Recovery {
+        self.pipeline.store().recovery()
+    }
+
     /// The store's collections.
     ///
     /// # Errors

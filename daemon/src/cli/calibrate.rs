@@ -113,7 +113,7 @@ fn open(config: &Config, args: &Args) -> Result<(Option<Scratch>, Rooms), Failur
         )));
     }
     super::need_library(config)?;
-    Ok((None, Rooms::open(config)?))
+    Ok((None, super::rooms(config)?))
 }
 
 fn questions(file: &Path) -> Result<Vec<String>, Failure> {

@@ -8,7 +8,7 @@ use crate::http::Client;
 use crate::llama::{available_memory, check_fits};
 use crate::mqtt::connection::{Connection, Notice};
 use crate::service::{connection_options, open_store};
-use crate::store::StoreError;
+use crate::store::{Recovery, StoreError};
 use crate::tune::Topology;
 use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
@@ -206,8 +206,11 @@ fn embedder(config: &Config) -> Check {
 
 fn store(config: &Config, daemon: Option<&serde_json::Value>) -> Check {
     if let Some(status) = daemon {
-        let collections = status["info"]["collections"].as_array().map_or(0, Vec::len);
-        return Check::ok("store", format!("in use by the running daemon, {collections} collections"));
+        let info = &status["info"];
+        let collections = info["collections"].as_array().map_or(0, Vec::len);
+        let state = format!("in use by the running daemon, {collections} collections");
+        let recovery = serde_json::from_value(info["recovery"].clone()).unwrap_or_default();
+        return recovered(&recovery, state, true);
     }
     if !config.data_dir().exists() {
         return Check::ok("store", "empty: nothing has been ingested yet");
@@ -232,9 +235,37 @@ fn store(config: &Config, daemon: Option<&serde_json::Value>) -> Check {
         ),
         (Ok(None), Ok(collections)) => {
             let documents: u64 = collections.iter().map(|c| c.documents).sum();
-            Check::ok("store", format!("{} collections, {documents} documents", collections.len()))
+            recovered(&store.recovery(), format!("{} collections, {documents} documents", collections.len()), false)
         }
         (Err(error), _) | (_, Err(error)) => Check::fail("store", error.to_string(), "see above"),
+    }
+}
+
+/// What became of a damaged store, if there was one.
+fn recovered(recovery: &Recovery, state: String, running: bool) -> Check {
+    if let Some(reason) = &recovery.refusing {
+        let remedy = "reads go on, and writing by itself once the disk takes it: free some space, check the card";
+        return Check::fail("store", format!("{state}; nothing can be written: {reason}"), remedy);
+    }
+    if let Some((id, reason)) = recovery.failed.first() {
+        let count = recovery.failed.len();
+        return Check::warn(
+            "store",
+            format!("{state}; {count} documents could not be rebuilt, such as {id}: {reason}"),
+            "ingest them again, or delete them",
+        );
+    }
+    if recovery.missing > 0 {
+        let how = if running { "wait: the daemon is at it" } else { "start the daemon, or run any `vademecum ingest`" };
+        return Check::warn("store", format!("{state}; {} documents are not rebuilt yet", recovery.missing), how);
+    }
+    match recovery.kept_aside.last() {
+        Some(path) => Check::warn(
+            "store",
+            format!("{state}; complete, but a damaged database lies in {}", path.display()),
+            "check the card and the power supply; the folder can be removed",
+        ),
+        None => Check::ok("store", state),
     }
 }
 

@@ -115,7 +115,7 @@ fn open(config: &Config) -> Result<Library, Failure> {
         return Ok(Library::Daemon(client, runtime));
     }
     eprintln!("no daemon runs on {}: writing to the library there", config.data_dir().display());
-    Ok(Library::Store(Box::new(Rooms::open(config)?.pipeline)))
+    Ok(Library::Store(Box::new(super::rooms(config)?.pipeline)))
 }
 
 impl Library {
@@ -179,15 +179,7 @@ fn re_embed(config: &Config) -> Result<Summary, Failure> {
     let mut summary = Summary::default();
     for document in documents {
         bar.set_message(document.id.clone());
-        let source = Source {
-            id: document.id.clone(),
-            name: document.id.clone(),
-            media_type: Some(document.media_type),
-            bytes: rooms.store.source(&document.hash).map_err(failed)?,
-            title: document.titled.then_some(document.title),
-            tags: document.tags,
-            origin: document.origin,
-        };
+        let source = Source::again(&document, rooms.store.source(&document.hash).map_err(failed)?);
         summary.add(&document.id, &rooms.pipeline.put(&document.collection, source));
         bar.inc(1);
     }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 (`ask` and `search`) the library holds no answer.
 
 mod ask;
+mod backup;
 mod calibrate;
 mod config;
 mod demo;
@@ -83,6 +84,10 @@ enum Command {
     Ingest(ingest::Args),
     /// List or delete documents
     Documents(documents::Args),
+    /// Write the library into one file
+    Backup(backup::Args),
+    /// Put a backup in the place of the library
+    Restore(backup::RestoreArgs),
     /// Look into model files and convert encoders
     Model(model::Args),
     /// Show the cores this process may use, and measure the threads that the generator runs best with
@@ -118,6 +123,9 @@ type Outcome = Result<ExitCode, Failure>;
 pub fn main() -> ExitCode {
     if let Some(format) = child::asked_for() {
         return read(&format);
+    }
+    if let Some(dir) = crate::store::database::asked_for() {
+        return crate::store::database::run(&dir);
     }
     let cli = Cli::parse();
     child::use_own_process();
@@ -171,6 +179,8 @@ fn dispatch(cli: &Cli, loaded: Loaded) -> Outcome {
         Command::Search(args) => search::run(&loaded.config, common, args),
         Command::Ingest(args) => ingest::run(&loaded.config, common, args),
         Command::Documents(args) => documents::run(&loaded.config, common, args),
+        Command::Backup(args) => backup::run(&loaded.config, common, args),
+        Command::Restore(args) => backup::restore(&loaded.config, common, args),
         Command::Model(args) => model::run(common, args),
         Command::Tune(args) => tune::run(&loaded.config, common, args),
         Command::Doctor => doctor::run(&loaded, common),
@@ -226,13 +236,44 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
 /// Fails where there is no library to look into: opening one would make it.
 fn need_library(config: &Config) -> Result<(), Failure> {
     let dir = config.data_dir();
-    if dir.join("db").exists() {
+    if dir.join("db").exists() || dir.join("sources").exists() {
         return Ok(());
     }
     Err(Failure::Other(format!(
         "there is no library in {}; make one with `vademecum ingest FILE…`, or name another directory with --data-dir",
         dir.display()
     )))
+}
+
+/// Opens the rooms for a command. What a damaged database has lost is rebuilt first.
+fn rooms(config: &Config) -> Result<crate::service::Rooms, Failure> {
+    let rooms = crate::service::Rooms::open(config)?;
+    let before = rooms.store.recovery();
+    if before.missing == 0 {
+        return Ok(rooms);
+    }
+    for aside in &before.set_aside {
+        eprintln!("the database was damaged ({}); it is set aside as {}", visible(&aside.reason), aside.path.display());
+    }
+    eprintln!("{} documents are rebuilt from their sources", before.missing);
+    let bar = progress_bar(before.missing as u64, "{bar:30} {pos}/{len} documents {msg} ({elapsed} gone, {eta} left)");
+    let mut damaged = false;
+    while let Some(done) = rooms.pipeline.rebuild_next() {
+        match done {
+            Ok(document) => {
+                bar.set_message(visible(&document.id));
+                bar.inc(1);
+            }
+            // Some damage shows only now; the next put sets the database aside.
+            Err(crate::store::StoreError::Damaged { .. }) if !damaged => damaged = true,
+            Err(error) => return Err(crate::service::ServiceError::from(error).into()),
+        }
+    }
+    bar.finish_and_clear();
+    for (id, reason) in rooms.store.recovery().failed {
+        eprintln!("{}: it could not be rebuilt: {}", visible(&id), visible(&reason));
+    }
+    Ok(rooms)
 }
 
 /// Text from outside without the control characters that a terminal would obey.

@@ -5,7 +5,6 @@ use crate::api::wire;
 use crate::config::Config;
 use crate::http::Client;
 use crate::retrieve::Query;
-use crate::service::Rooms;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -46,7 +45,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         Some(reply) => reply,
         None => {
             super::need_library(config)?;
-            let rooms = Rooms::open(config)?;
+            let rooms = super::rooms(config)?;
             let query = Query { text: args.query.clone(), collection: config.collection.clone(), filter, top_k: args.top_k };
             let retrieval = rooms.retriever.search(&query).map_err(|e| Failure::Other(e.to_string()))?;
             crate::api::search_reply(String::new(), retrieval, config.answer.threshold)

@@ -67,6 +67,27 @@ impl Client {
         self.call(Method::GET, name, vec![]).await
     }
 
+    /// `GET /v1/<name>`, the response written to `file` as it comes.
+    ///
+    /// # Errors
+    /// The daemon refused, the connection failed or ended early, or the file cannot be written.
+    pub async fn download(&mut self, name: &str, file: &mut impl std::io::Write) -> Result<(), ClientError> {
+        let broken = |e: &dyn std::fmt::Display| ClientError::Connection(e.to_string());
+        self.0.ready().await.map_err(|e| broken(&e))?;
+        let request = Request::builder().uri(format!("/v1/{name}")).header("host", "localhost");
+        let request = request.body(Full::default()).map_err(|e| broken(&e))?;
+        let mut response = self.0.send_request(request).await.map_err(|e| broken(&e))?;
+        if !response.status().is_success() {
+            return Err(ClientError::Refused(format!("status {}; the daemon's log says why", response.status())));
+        }
+        while let Some(frame) = response.frame().await {
+            if let Ok(bytes) = frame.map_err(|e| broken(&e))?.into_data() {
+                file.write_all(&bytes).map_err(|e| ClientError::Refused(format!("cannot write the file: {e}")))?;
+            }
+        }
+        Ok(())
+    }
+
     async fn call<R: DeserializeOwned>(&mut self, method: Method, name: &str, body: Vec<u8>) -> Result<R, ClientError> {
         let broken = |e: &dyn std::fmt::Display| ClientError::Connection(e.to_string());
         self.0.ready().await.map_err(|e| broken(&e))?;

@@ -1,9 +1,11 @@
 //! The local control socket: HTTP/1.1 over a Unix socket, for the command line.
 //!
 //! `POST /v1/search`, `/v1/documents/put`, `/v1/documents/delete` and `/v1/documents/list` take the bodies of the MQTT
-//! topics of the same names, JSON or CBOR; `GET /v1/status` tells what `info` and `metrics` tell.
+//! topics of the same names, JSON or CBOR; `GET /v1/status` tells what `info` and `metrics` tell, and `GET /v1/backup` is
+//! the library as one file.
 
 mod client;
+mod download;
 
 pub use client::{Client, ClientError};
 
@@ -68,6 +70,7 @@ pub async fn serve(
 ) {
     let router = Router::new()
         .route("/v1/status", get(get_status))
+        .route("/v1/backup", get(backup))
         .route("/v1/search", post(search))
         .route("/v1/documents/put", post(put))
         .route("/v1/documents/delete", post(delete))
@@ -81,6 +84,21 @@ pub async fn serve(
 
 async fn get_status(State(control): State<Control>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], (control.status)().to_string()).into_response()
+}
+
+async fn backup(State(control): State<Control>) -> Response {
+    let taken = tokio::task::spawn_blocking(move || control.api.snapshot()).await;
+    match taken {
+        Ok(Ok(snapshot)) => {
+            let body = download::body(move |out| snapshot.write(out).map(|_| ()));
+            ([(header::CONTENT_TYPE, "application/gzip")], body).into_response()
+        }
+        Ok(Err(error)) => {
+            log::warn!("no backup: {error}");
+            StatusCode::INSUFFICIENT_STORAGE.into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn search(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {

@@ -51,6 +51,11 @@ pub(crate) fn use_own_process() {
     OWN_PROCESS.store(true, Ordering::Relaxed);
 }
 
+/// This program, if it understands its hidden commands.
+pub(crate) fn own_program() -> Option<std::path::PathBuf> {
+    OWN_PROCESS.load(Ordering::Relaxed).then(|| "/proc/self/exe".into())
+}
+
 /// The format to read, if this process was started to do so.
 pub(crate) fn asked_for() -> Option<String> {
     let mut arguments = std::env::args().skip(1);

@@ -17,6 +17,7 @@ mod media;
 mod outline;
 mod pipeline;
 mod read;
+mod rebuild;
 mod walk;
 pub mod watch;
 
@@ -30,6 +31,7 @@ pub use chunk::{Chunks, DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, em
 pub use media::{MediaType, check_media_type};
 pub use pipeline::{Change, IngestOptions, Outcome, Pipeline, Summary, parse_tags};
 pub use read::{Form, Reading, read};
+pub use rebuild::start as start_rebuilding;
 pub use walk::{DEFAULT_GLOBS, Entry, Walk, load, walk};
 
 /// Largest document taken, in bytes, unless the configuration says otherwise.

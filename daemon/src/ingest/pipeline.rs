@@ -112,7 +112,18 @@ impl Pipeline {
     pub fn put_with_progress(
         &self,
         collection: &str,
+        source: Source,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Outcome, IngestError> {
+        self.take_in(collection, source, None, progress)
+    }
+
+    /// Takes in a document; `lost` is what the database knew of it before it lost it.
+    pub(super) fn take_in(
+        &self,
+        collection: &str,
         mut source: Source,
+        lost: Option<&Document>,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Outcome, IngestError> {
         check_bounds(&source)?;
@@ -121,7 +132,9 @@ impl Pipeline {
         }
         self.store.bind_embedder(&self.encoder.id())?;
         let mut document = self.record(collection, &source);
-        if let Some(present) = self.store.document(collection, &source.id)?
+        if let Some(lost) = lost {
+            document.added_unix = lost.added_unix;
+        } else if let Some(present) = self.store.document(collection, &source.id)?
             && is_same(&present, &document, &source)?
         {
             if present.origin != source.origin {
@@ -136,6 +149,9 @@ impl Pipeline {
         document.title.clone_from(&reading.title);
         document.media_type = reading.media_type.as_str().into();
         let mut incoming = self.store.begin_put(&document, &source.bytes)?;
+        if lost.is_some() {
+            incoming = incoming.rebuilt();
+        }
         // The bytes of a long document need not be there while its text is.
         source.bytes = Vec::new();
         let count = |text: &str| self.encoder.count_tokens(text);

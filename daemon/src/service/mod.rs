@@ -126,7 +126,12 @@ pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
         ))
     })?;
     let threads = Topology::detect().usable();
-    let options = StoreOptions { cache_bytes: config.store.cache_bytes, threads, ..StoreOptions::default() };
+    let options = StoreOptions {
+        cache_bytes: config.store.cache_bytes,
+        threads,
+        probe: crate::ingest::child::own_program(),
+        ..StoreOptions::default()
+    };
     Ok(Store::open(&dir, &options)?)
 }
 
@@ -398,6 +403,9 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let control =
         tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
 
+    let for_rebuild = Arc::clone(&changed);
+    crate::ingest::start_rebuilding(rooms.pipeline.clone(), Arc::clone(&turn), move || for_rebuild.notify_one())
+        .map_err(|error| ServiceError::System(format!("cannot start a thread: {error}")))?;
     start_watch(&config, rooms.pipeline, watched, turn, changed.clone())?;
 
     let (ready_tx, mut ready_rx) = oneshot::channel();
@@ -438,7 +446,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
         broker.shutdown().await;
     }
     engine.shutdown();
-    rooms.store.flush()?;
+    rooms.store.close()?;
     log::info!("stopped");
     Ok(())
 }
@@ -562,6 +570,7 @@ impl Report {
                 "documents": limits.documents,
             },
             "threads": self.info.threads,
+            "recovery": self.api.recovery(),
         })
     }
 
@@ -575,6 +584,14 @@ impl Report {
         if let Some(precompute) = &self.precompute {
             metrics["precompute"] = serde_json::json!(precompute.progress());
         }
+        let recovery = self.api.recovery();
+        metrics["store"] = serde_json::json!({
+            "set_aside": recovery.kept_aside.len(),
+            "missing": recovery.missing,
+            "rebuilt": recovery.rebuilt,
+            "failed": recovery.failed.len(),
+            "refusing": recovery.refusing,
+        });
         metrics
     }
 

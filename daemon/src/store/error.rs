@@ -14,8 +14,8 @@ pub enum StoreError {
         /// The holder's process id, as it wrote it into the lock file.
         pid: Option<u32>,
     },
-    /// The database does not open, or a record in it cannot be read.
-    #[error("the database under {} is damaged ({detail}); the sources beside it are untouched: move {}/db away and ingest them again", dir.display(), dir.display())]
+    /// The database does not open, or a record in it cannot be read. It is set aside when the store is next written to or opened.
+    #[error("the database under {} is damaged ({detail}); it is made again from the sources beside it, which are untouched", dir.display())]
     Damaged {
         /// The store's directory.
         dir: PathBuf,
@@ -99,6 +99,17 @@ impl StoreError {
                 StoreError::Io { action: format!("use the database {}", dir.join("db").display()), source }
             }
             other => StoreError::Damaged { dir: dir.to_owned(), detail: other.to_string() },
+        }
+    }
+
+    /// [`StoreError::database`] while it is being opened, when a file that is too short or not there is damage, too.
+    pub(super) fn opening(dir: &Path, error: sled::Error) -> StoreError {
+        use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+        match error {
+            sled::Error::Io(source) if matches!(source.kind(), UnexpectedEof | InvalidData | InvalidInput | NotFound) => {
+                StoreError::Damaged { dir: dir.to_owned(), detail: source.to_string() }
+            }
+            other => StoreError::database(dir, other),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! written ahead under the version's number, which no record names yet: nobody sees them before the last, small batch.
 //! The number stands in the database as unfinished meanwhile; what a crash leaves of it is removed at the next start.
 
+use std::sync::atomic::Ordering;
+
 use super::{
     Chunk, Document, DocumentRecord, MAX_CHUNK_BYTES, Put, StatementVectors, Store, StoreError, check_collection, check_fields,
     check_id, head_of, keys, remove_rows, row, sha256_hex,
@@ -31,6 +33,10 @@ pub struct Incoming<'a> {
     held: Vec<Held>,
     /// The version's number, once chunks are written under it.
     number: Option<u64>,
+    /// Whether it is put again, and only so long as it is missing.
+    rebuilt: bool,
+    /// The opening of the database that it belongs to; with the next one, everything unfinished is swept away.
+    epoch: u64,
     /// Chunks so far.
     chunks: u32,
 }
@@ -48,6 +54,9 @@ impl Store {
     /// `source` are its bytes; they are on disk when this returns. `document.chunks` and `document.bytes` are taken from
     /// what is given.
     pub fn begin_put(&self, document: &Document, source: &[u8]) -> Result<Incoming<'_>, StoreError> {
+        // Opens the database again, should that be due.
+        drop(self.writer());
+        let epoch = self.inner.epoch.load(Ordering::Relaxed);
         let dimensions = self.embedder()?.ok_or(StoreError::NoEmbedder)?.dimensions;
         check_collection(&document.collection)?;
         check_id(&document.id)?;
@@ -66,15 +75,20 @@ impl Store {
             language: None,
             held: Vec::new(),
             number: None,
+            rebuilt: false,
+            epoch,
             chunks: 0,
         })
     }
 
     /// Removes what interrupted puts have left.
     pub(super) fn sweep_unfinished(&self) -> Result<(), StoreError> {
-        let keys: Vec<_> = self.inner.tree.scan_prefix(keys::UNFINISHED).keys().collect();
+        let mut keys = Vec::new();
+        self.scan(keys::UNFINISHED, &mut |key, _| {
+            keys.push(key.to_vec());
+            Ok(())
+        })?;
         for key in keys {
-            let key = key.map_err(|error| self.database(error))?;
             let number = key.get(keys::UNFINISHED.len()..).and_then(|number| number.try_into().ok());
             self.sweep(u64::from_be_bytes(number.ok_or_else(|| self.damaged(&key))?))?;
         }
@@ -82,11 +96,13 @@ impl Store {
     }
 
     /// Removes the chunks and rows of an unfinished number.
-    fn sweep(&self, number: u64) -> Result<(), StoreError> {
+    pub(super) fn sweep(&self, number: u64) -> Result<(), StoreError> {
         for prefix in [keys::chunks_of(number), keys::rows_of(number), keys::statements_of(number)] {
             loop {
-                let some = self.inner.tree.scan_prefix(&prefix).keys().take(SWEPT_KEYS);
-                let some: Vec<_> = some.collect::<Result<_, _>>().map_err(|error| self.database(error))?;
+                let some: Vec<_> = self.guarded(|tree| {
+                    let some = tree.scan_prefix(&prefix).keys().take(SWEPT_KEYS);
+                    some.collect::<Result<_, _>>().map_err(|error| self.database(error))
+                })?;
                 if some.is_empty() {
                     break;
                 }
@@ -101,13 +117,17 @@ impl Store {
         batch.remove(keys::unfinished(number));
         self.commit(batch)
     }
-
-    fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
-        self.inner.tree.apply_batch(batch).map_err(|error| self.database(error))
-    }
 }
 
 impl Incoming<'_> {
+    /// Says that the document is put again because the database has lost it: should it be deleted or replaced before
+    /// [`Incoming::commit`], that one refuses.
+    #[must_use]
+    pub fn rebuilt(mut self) -> Self {
+        self.rebuilt = true;
+        self
+    }
+
     /// Adds chunks, in their order, with their unit vectors.
     pub fn append(&mut self, chunks: &[Chunk], vectors: &[Vec<f32>]) -> Result<(), StoreError> {
         self.append_with_statements(chunks, vectors, &vec![StatementVectors::default(); chunks.len()])
@@ -174,6 +194,7 @@ impl Incoming<'_> {
             Some(number) => number,
             None => self.reserve()?,
         };
+        self.check_epoch()?;
         let mut batch = sled::Batch::default();
         self.insert_held(&mut batch, number);
         self.store.apply(batch)
@@ -181,6 +202,7 @@ impl Incoming<'_> {
 
     fn reserve(&mut self) -> Result<u64, StoreError> {
         let _writer = self.store.writer();
+        self.check_epoch()?;
         let number = self.store.next_number()?;
         let mut batch = sled::Batch::default();
         batch.insert(keys::unfinished(number), &[]);
@@ -188,6 +210,15 @@ impl Incoming<'_> {
         self.store.commit(batch)?;
         self.number = Some(number);
         Ok(number)
+    }
+
+    fn check_epoch(&mut self) -> Result<(), StoreError> {
+        if self.epoch == self.store.inner.epoch.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.number = None;
+        let source = std::io::Error::other("the database was opened again meanwhile; put the document once more");
+        Err(StoreError::io("finish a document in", &self.store.inner.dir)(source))
     }
 
     fn insert_held(&mut self, batch: &mut sled::Batch, number: u64) {
@@ -207,6 +238,10 @@ impl Incoming<'_> {
     pub fn commit(mut self) -> Result<Put, StoreError> {
         let store = self.store;
         let _writer = store.writer();
+        self.check_epoch()?;
+        if self.rebuilt && !store.is_missing(&self.document) {
+            return Err(self.refused("it was deleted or replaced while it was rebuilt".to_owned()));
+        }
         let document = Document { chunks: self.chunks, ..std::mem::take(&mut self.document) };
         let old: Option<DocumentRecord> = store.get(&keys::document(&document.collection, &document.id))?;
         let number = match self.number {
@@ -230,8 +265,9 @@ impl Incoming<'_> {
         // Should this fail, nobody knows whether the document is there: the next start removes what belongs to none.
         self.number = None;
         store.commit(batch)?;
+        let missing = store.no_longer_missing(&record.document, true);
         store.index_put(old.as_ref(), &record);
-        if let Some(old) = &old {
+        for old in old.iter().chain(&missing) {
             store.forget_source(old, old.document.hash != record.document.hash);
         }
         Ok(if old.is_some() { Put::Replaced } else { Put::Added })

@@ -22,6 +22,8 @@ pub(super) const SEQUENCE: &[u8] = b"msequence";
 pub(super) const COLLECTIONS: &[u8] = b"c";
 pub(super) const DOCUMENTS: &[u8] = b"d";
 pub(super) const UNFINISHED: &[u8] = b"u";
+pub(super) const CHUNKS: &[u8] = b"k";
+pub(super) const ROWS: &[u8] = b"r";
 
 pub(super) fn collection(name: &str) -> Vec<u8> {
     [b"c", name.as_bytes()].concat()

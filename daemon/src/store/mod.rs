@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! <dir>/lock      held with flock(2) while a process uses the store; holds its process id
+//! <dir>/closed    is there when the database was closed in order (see `database`)
 //! <dir>/db/       sled 0.34, one tree (see `keys`); what is acknowledged has been synced
 //! <dir>/sources/  the bytes of every document, content-addressed (see `sources`)
+//! <dir>/notes/    copies of what other rooms keep beside a collection
 //! <dir>/index/    one file per collection that searches read, derived from the database (see `index`, `sections`)
+//! <dir>/damaged   is there when the database has proved to be damaged, and is not set aside yet
+//! <dir>/store.damaged-<time>/  databases that did not open (see `recovery`)
 //! ```
 //!
 //! One version of a document becomes visible by one atomic batch (see `incoming`): after a crash all of it is there or
@@ -13,12 +17,15 @@
 //! changed since it was written. The file can be deleted at any time; one that is missing, older than the database, of
 //! another one, or damaged is made again.
 
+pub mod backup;
+pub(crate) mod database;
 pub mod dense;
 mod error;
 mod incoming;
 mod index;
 mod keys;
 mod language;
+mod recovery;
 mod row;
 mod sections;
 mod sources;
@@ -28,8 +35,8 @@ pub mod terms;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use serde::de::DeserializeOwned;
@@ -38,16 +45,23 @@ use serde::{Deserialize, Serialize};
 pub use error::StoreError;
 pub use incoming::Incoming;
 pub use index::{Index, IndexedDocument, Place, Posting};
+pub use recovery::{Recovery, SetAside};
 pub use sources::sha256_hex;
 pub use statements::StatementVectors;
 
+use database::Database;
 use index::Origin;
+use recovery::Ledger;
 use sections::Unusable;
 use sources::Sources;
 use terms::Language;
 
+/// What turns a database of each older schema, from 1 on, into one of the next. To change the layout in [`keys`]: append a
+/// step here (it may be run twice, should the power go in between), and keep a database of the schema that is left behind
+/// in `tests/data`, with a test that opens it, as `recovery.rs` there does. Before the first step the library is backed up.
+const UPGRADES: &[Upgrade] = &[];
 /// Version of the layout in [`keys`]; a store of a newer one is refused.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = UPGRADES.len() as u32 + 1;
 /// How often an index is made anew during one search because its file proved to be damaged.
 const ATTEMPTS: usize = 3;
 /// Longest document id, in bytes.
@@ -69,11 +83,14 @@ pub struct StoreOptions {
     pub flush_every_ms: Option<u64>,
     /// Threads that one search may use at most.
     pub threads: usize,
+    /// This program, to look through the database in a process of its own when it was not closed in order; `None`: it is
+    /// opened at once.
+    pub probe: Option<PathBuf>,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { cache_bytes: 16 << 20, flush_every_ms: None, threads: 1 }
+        StoreOptions { cache_bytes: 16 << 20, flush_every_ms: None, threads: 1, probe: None }
     }
 }
 
@@ -198,21 +215,33 @@ struct DocumentRecord {
     language: Language,
 }
 
+/// A step from one schema to the next.
+type Upgrade = fn(&Store) -> Result<(), StoreError>;
+
+/// What is done with an entry: its key, its value.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
 /// The store; clones share one database.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
 }
 
-// Fields drop in this order: the database is closed before the lock is given back.
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    tree: sled::Tree,
-    database: sled::Db,
+    options: StoreOptions,
+    /// `None` while it is opened again, and after the store was closed.
+    database: RwLock<Option<Database>>,
+    /// Counts how often the database was opened: what a put has written ahead is gone with the one it was written to.
+    epoch: AtomicU64,
+    ledger: Ledger,
+    closed: AtomicBool,
     sources: Sources,
     /// See [`keys::IDENTITY`].
-    identity: OnceLock<u64>,
+    identity: AtomicU64,
+    /// The embedder that this process uses.
+    bound: OnceLock<EmbedderId>,
     threads: usize,
     /// One change at a time; also held while an index is read from the database.
     writer: Mutex<()>,
@@ -231,43 +260,65 @@ impl Store {
 
     /// Opens the store in `dir`, creating it when it is not there, and holds its lock until the last clone is dropped.
     ///
-    /// A database that cannot be opened is [`StoreError::Damaged`]; nothing is removed.
+    /// A database that is damaged is set aside, and a new one made: [`Store::recovery`] tells of it, and what has to be put
+    /// again is at [`Store::next_missing`].
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Store, StoreError> {
         std::fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
         let lock = lock(dir)?;
-        let sources = Sources::open(dir.join("sources"))?;
-        // sled 0.34 answers some damage with an error and some with a panic, at opening or at the first read.
-        let opened = catch_unwind(AssertUnwindSafe(|| Store::open_locked(dir, options, sources, lock)));
-        opened.unwrap_or_else(|panic| {
-            Err(StoreError::Damaged { dir: dir.to_owned(), detail: crate::panic_message(panic.as_ref()) })
-        })
-    }
-
-    fn open_locked(dir: &Path, options: &StoreOptions, sources: Sources, lock: File) -> Result<Store, StoreError> {
-        let database = sled::Config::new()
-            .path(dir.join("db"))
-            .cache_capacity(options.cache_bytes)
-            .flush_every_ms(options.flush_every_ms)
-            .mode(sled::Mode::LowSpace)
-            .open()
-            .map_err(|error| StoreError::database(dir, error))?;
-        let tree = database.open_tree("library").map_err(|error| StoreError::database(dir, error))?;
+        backup::tidy(dir);
         let inner = Inner {
             dir: dir.to_owned(),
-            tree,
-            database,
-            sources,
-            identity: OnceLock::new(),
+            options: options.clone(),
+            database: RwLock::default(),
+            epoch: AtomicU64::default(),
+            ledger: Ledger::default(),
+            closed: AtomicBool::default(),
+            sources: Sources::open(dir.join("sources"))?,
+            identity: AtomicU64::default(),
+            bound: OnceLock::new(),
             threads: options.threads,
             writer: Mutex::default(),
             indexes: Mutex::default(),
             _lock: lock,
         };
         let store = Store { inner: Arc::new(inner) };
-        store.check_schema()?;
-        store.sweep_unfinished()?;
-        store.inner.sources.sweep(&store.records(keys::DOCUMENTS)?)?;
+        store.open_database()?;
         Ok(store)
+    }
+
+    fn open_database(&self) -> Result<(), StoreError> {
+        let dir = &self.inner.dir;
+        let _writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let exists = dir.join("db").exists();
+        if exists && let Some(reason) = database::verdict(dir) {
+            return self.replace_database(&reason);
+        }
+        if database::take_marker(dir)? && exists {
+            return match self.connect(false) {
+                Err(StoreError::Damaged { .. }) => self.connect_or_replace(),
+                other => other,
+            };
+        }
+        if exists && let Err(StoreError::Damaged { detail, .. }) = database::probe(dir, &self.inner.options) {
+            return self.replace_database(&detail);
+        }
+        self.connect_or_replace()
+    }
+
+    /// Syncs and closes the database in order; every clone of the store is useless from now on.
+    pub fn close(&self) -> Result<(), StoreError> {
+        let flushed = self.flush();
+        let _writer = self.writer();
+        self.inner.close();
+        flushed
+    }
+
+    fn tree(&self) -> Result<sled::Tree, StoreError> {
+        let database = self.inner.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().map(|database| database.tree.clone()).ok_or_else(|| {
+            let source = std::io::Error::other("it is closed, or being opened again");
+            StoreError::Io { action: format!("use the database {}", self.inner.dir.join("db").display()), source }
+        })
     }
 
     /// The directory the store was opened in.
@@ -283,6 +334,7 @@ impl Store {
     /// Binds the store to an embedder: the first one is recorded, any other one refused.
     pub fn bind_embedder(&self, id: &EmbedderId) -> Result<(), StoreError> {
         let _writer = self.writer();
+        let _ = self.inner.bound.set(id.clone());
         match self.embedder()? {
             Some(bound) if bound.fingerprint == id.fingerprint && bound.dimensions == id.dimensions => Ok(()),
             Some(bound) => Err(StoreError::EmbedderMismatch {
@@ -413,7 +465,7 @@ impl Store {
 
     /// Identifies the database: numbers of documents mean something within it only.
     pub fn identity(&self) -> u64 {
-        self.inner.identity.get().copied().unwrap_or_default()
+        self.inner.identity.load(Ordering::Relaxed)
     }
 
     /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one.
@@ -422,36 +474,48 @@ impl Store {
         check_collection(collection)?;
         check_id(id)?;
         let _writer = self.writer();
+        let document = Document { id: id.to_owned(), collection: collection.to_owned(), ..Document::default() };
+        let missing = self.no_longer_missing(&document, false);
+        if let Some(missing) = &missing {
+            self.inner.sources.drop_record(missing)?;
+            self.forget_source(missing, true);
+        }
         let key = keys::document(collection, id);
         let Some(old) = self.get::<DocumentRecord>(&key)? else {
-            return Ok(false);
+            return Ok(missing.is_some());
         };
         // The record beside the source goes first: the other way round, a rebuild after a crash in between would bring
         // back what the owner deleted.
         self.inner.sources.drop_record(&old)?;
+        self.remove(&old)?;
+        Ok(true)
+    }
+
+    /// Removes a document whose record beside the source is gone. The caller holds the writer's lock.
+    fn remove(&self, old: &DocumentRecord) -> Result<(), StoreError> {
+        let collection = &old.document.collection;
         let mut batch = sled::Batch::default();
-        remove_rows(&mut batch, &old);
-        batch.remove(key);
+        remove_rows(&mut batch, old);
+        batch.remove(keys::document(collection, &old.document.id));
         self.count(&mut batch, collection, [-1, -i64::from(old.document.chunks)])?;
         self.commit(batch)?;
         self.update_index(collection, |index| {
             index.remove_document(old.number);
             true
         });
-        self.forget_source(&old, true);
-        Ok(true)
+        self.forget_source(old, true);
+        Ok(())
     }
 
     /// The collections by name, with their sizes.
     pub fn collections(&self) -> Result<Vec<Collection>, StoreError> {
-        let entries = self.inner.tree.scan_prefix(keys::COLLECTIONS);
         let mut collections = Vec::new();
-        for entry in entries {
-            let (key, value) = entry.map_err(|error| self.database(error))?;
-            let record: CollectionRecord = self.decode(&key, &value)?;
+        self.scan(keys::COLLECTIONS, &mut |key, value| {
+            let record: CollectionRecord = self.decode(key, value)?;
             let name = String::from_utf8_lossy(&key[keys::COLLECTIONS.len()..]).into_owned();
             collections.push(Collection { name, documents: record.documents, chunks: record.chunks });
-        }
+            Ok(())
+        })?;
         Ok(collections)
     }
 
@@ -472,15 +536,28 @@ impl Store {
 
     /// What another room keeps beside a collection under a name of its own, see [`Store::keep_note`].
     pub fn note<T: DeserializeOwned>(&self, collection: &str, name: &str) -> Result<Option<T>, StoreError> {
-        self.get(&keys::note(collection, name))
+        check_collection(collection)?;
+        match self.get(&keys::note(collection, name))? {
+            Some(note) => Ok(Some(note)),
+            // The database may have been made anew since.
+            None => {
+                Ok(std::fs::read(self.note_path(collection, name)).ok().and_then(|bytes| ciborium::from_reader(&bytes[..]).ok()))
+            }
+        }
+    }
+
+    fn note_path(&self, collection: &str, name: &str) -> PathBuf {
+        self.inner.dir.join("notes").join(format!("{collection}.{name}"))
     }
 
     /// Keeps a small value beside a collection, in place of an older one with the same name. Durable when this returns.
     pub fn keep_note<T: Serialize>(&self, collection: &str, name: &str, value: &T) -> Result<(), StoreError> {
         check_collection(collection)?;
         let _writer = self.writer();
+        let encoded = self.encode(value)?;
+        sources::write_beside(&self.note_path(collection, name), &encoded)?;
         let mut batch = sled::Batch::default();
-        batch.insert(keys::note(collection, name), self.encode(value)?);
+        batch.insert(keys::note(collection, name), encoded);
         self.commit(batch)
     }
 
@@ -511,8 +588,8 @@ impl Store {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.inner.tree.flush().map_err(|error| self.database(error))?;
-        Ok(())
+        let synced = self.guarded(|tree| tree.flush().map_err(|error| self.database(error)));
+        synced.map(|_| ()).inspect_err(|error| self.note_failed_write(error))
     }
 
     /// Reads the collection's search index, opening or making it first if need be; `None` when there is no such
@@ -549,7 +626,7 @@ impl Store {
 
     /// The vectors of a chunk's statements; `None` when none were kept with it. Damaged ones are none: they can be computed.
     pub fn statements(&self, number: u64, ordinal: u32) -> Result<Option<StatementVectors>, StoreError> {
-        let value = self.inner.tree.get(keys::statements(number, ordinal)).map_err(|error| self.database(error))?;
+        let value = self.value(&keys::statements(number, ordinal))?;
         Ok(value.and_then(|value| statements::decode(&value)))
     }
 
@@ -608,11 +685,11 @@ impl Store {
     fn read_rows(&self, record: &DocumentRecord, index: &mut Index) -> Result<(), StoreError> {
         index.add_document(indexed(record));
         let mut rows = 0;
-        for entry in self.inner.tree.scan_prefix(keys::rows_of(record.number)) {
-            let (key, value) = entry.map_err(|error| self.database(error))?;
-            row::decode(&value).and_then(|row| index.append(&row)).ok_or_else(|| self.damaged(&key))?;
+        self.scan(&keys::rows_of(record.number), &mut |key, value| {
+            row::decode(value).and_then(|row| index.append(&row)).ok_or_else(|| self.damaged(key))?;
             rows += 1;
-        }
+            Ok(())
+        })?;
         if rows == record.document.chunks { Ok(()) } else { Err(self.damaged(&keys::rows_of(record.number))) }
     }
 
@@ -697,8 +774,7 @@ impl Store {
     }
 
     fn next_number(&self) -> Result<u64, StoreError> {
-        let value = self.inner.tree.get(keys::SEQUENCE).map_err(|error| self.database(error))?;
-        match value {
+        match self.value(keys::SEQUENCE)? {
             None => Ok(1),
             Some(bytes) => {
                 let bytes: [u8; 8] = bytes.as_ref().try_into().map_err(|_| self.damaged(keys::SEQUENCE))?;
@@ -722,8 +798,30 @@ impl Store {
     /// Applies a batch and syncs it. When that fails nobody knows how much of it the database holds, so the indexes are
     /// read from it again.
     fn commit(&self, batch: sled::Batch) -> Result<(), StoreError> {
-        let applied = self.inner.tree.apply_batch(batch).map_err(|error| self.database(error));
-        applied.and_then(|()| self.sync()).inspect_err(|_| self.indexes().clear())
+        self.apply(batch).and_then(|()| self.sync()).inspect_err(|_| self.indexes().clear())
+    }
+
+    /// Applies a batch; it is on disk after the next [`Store::commit`].
+    fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        let applied = self.guarded(|tree| tree.apply_batch(batch).map_err(|error| self.database(error)));
+        applied.inspect_err(|error| self.note_failed_write(error))
+    }
+
+    /// Brings a database of an older schema up to date, after a backup with which an older version can go on.
+    fn upgrade(&self, found: u32, upgrades: &[Upgrade]) -> Result<(), StoreError> {
+        let steps = upgrades.iter().zip(1..).filter(|(_, schema)| *schema >= found);
+        for (number, (step, schema)) in steps.enumerate() {
+            if number == 0 {
+                let path = self.inner.dir.join(format!("before-schema-{}.tar.gz", upgrades.len() + 1));
+                self.back_up_beside(&path)?;
+                log::info!("the database has schema {found}; it is upgraded, and {} is a backup from before", path.display());
+            }
+            step(self)?;
+            let mut batch = sled::Batch::default();
+            batch.insert(keys::SCHEMA, self.encode(&(schema + 1))?);
+            self.commit(batch)?;
+        }
+        Ok(())
     }
 
     /// Refuses a database of a newer schema; gives a new one its schema and its identity.
@@ -732,6 +830,7 @@ impl Store {
         if let Some(found) = found.filter(|found| *found > SCHEMA) {
             return Err(StoreError::SchemaTooNew { dir: self.inner.dir.clone(), found, known: SCHEMA });
         }
+        self.upgrade(found.unwrap_or(SCHEMA), UPGRADES)?;
         let identity = match self.get(keys::IDENTITY)? {
             Some(identity) => identity,
             None => {
@@ -743,23 +842,38 @@ impl Store {
                 identity
             }
         };
-        let _ = self.inner.identity.set(identity);
+        self.inner.identity.store(identity, Ordering::Relaxed);
         Ok(())
     }
 
     fn records(&self, prefix: &[u8]) -> Result<Vec<DocumentRecord>, StoreError> {
-        let entries = self.inner.tree.scan_prefix(prefix);
-        entries
-            .map(|entry| {
+        let mut records = Vec::new();
+        self.scan(prefix, &mut |key, value| {
+            records.push(self.decode(key, value)?);
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// Hands every entry whose key begins with `prefix` to `visit`, in the order of the keys.
+    fn scan(&self, prefix: &[u8], visit: &mut Visit) -> Result<(), StoreError> {
+        self.guarded(|tree| {
+            tree.scan_prefix(prefix).try_for_each(|entry| {
                 let (key, value) = entry.map_err(|error| self.database(error))?;
-                self.decode(&key, &value)
+                visit(&key, &value)
             })
-            .collect()
+        })
+    }
+
+    fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
+        self.guarded(|tree| tree.get(key).map_err(|error| self.database(error)))
     }
 
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
-        let value = self.inner.tree.get(key).map_err(|error| self.database(error))?;
-        value.map(|value| self.decode(key, &value)).transpose()
+        self.guarded(|tree| {
+            let value = tree.get(key).map_err(|error| self.database(error))?;
+            value.map(|value| self.decode(key, &value)).transpose()
+        })
     }
 
     fn decode<T: DeserializeOwned>(&self, key: &[u8], value: &[u8]) -> Result<T, StoreError> {
@@ -786,8 +900,13 @@ impl Store {
         StoreError::database(&self.inner.dir, error)
     }
 
+    /// Lets one change at a time in, after the database has been opened again if it has to be.
     fn writer(&self) -> MutexGuard<'_, ()> {
-        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.inner.closed.load(Ordering::Relaxed) {
+            self.mend();
+        }
+        writer
     }
 
     fn indexes(&self) -> MutexGuard<'_, HashMap<String, Arc<RwLock<Index>>>> {
@@ -795,11 +914,23 @@ impl Store {
     }
 }
 
+impl Inner {
+    /// Closes the database, and says so on disk if all of it is there.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        match database.map(|database| database.close(&self.dir)) {
+            Some(Ok(())) if self.ledger.is_sound() => database::leave_marker(&self.dir),
+            Some(Err(error)) => log::error!("{error}"),
+            _ => {}
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(error) = self.database.flush() {
-            log::error!("{}", StoreError::database(&self.dir, error));
-        }
+        // The lock, the last of the fields, is given back after this.
+        self.close();
     }
 }
 

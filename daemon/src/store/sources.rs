@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::{DocumentRecord, StoreError};
 
 /// Marks files that were being written when the power went.
-const UNFINISHED: &str = ".unfinished";
+pub(super) const UNFINISHED: &str = ".unfinished";
 
 /// Tells apart the sources that are staged.
 static STAGED: AtomicU64 = AtomicU64::new(0);
@@ -52,7 +52,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
@@ -114,6 +114,11 @@ impl Sources {
         path.parent().map_or(Ok(()), sync_folder)
     }
 
+    /// Whether a record of this document and source is there.
+    pub(super) fn has_record(&self, record: &DocumentRecord) -> bool {
+        self.record_path(record).exists()
+    }
+
     /// Removes a document's record, on disk when this returns. The source itself stays until [`Sources::drop_source`].
     pub(super) fn drop_record(&self, record: &DocumentRecord) -> Result<(), StoreError> {
         let path = self.record_path(record);
@@ -148,31 +153,21 @@ impl Sources {
 
     /// The records beside the sources, the newest of each document, oldest first.
     pub(super) fn records(&self) -> Result<Vec<DocumentRecord>, StoreError> {
-        let mut newest: HashMap<(String, String), DocumentRecord> = HashMap::new();
+        let mut paths = Vec::new();
         for folder in self.folders()? {
-            for name in entries(&folder)?.into_iter().filter(|name| is_record(name)) {
-                let path = folder.join(&name);
-                let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
-                let Ok(record) = serde_json::from_slice::<DocumentRecord>(&bytes) else {
-                    log::warn!("{} is not a document record; it is left alone", path.display());
-                    continue;
-                };
-                let key = (record.document.collection.clone(), record.document.id.clone());
-                let age = |record: &DocumentRecord| (record.number, record.document.added_unix);
-                if newest.get(&key).is_none_or(|known| age(known) < age(&record)) {
-                    newest.insert(key, record);
-                }
-            }
+            paths.extend(entries(&folder)?.into_iter().filter(|name| is_record(name)).map(|name| folder.join(name)));
         }
-        let mut records: Vec<DocumentRecord> = newest.into_values().collect();
-        records.sort_by_key(|record| record.number);
-        Ok(records)
+        newest(paths)
     }
 
     /// Clears away what a crash left: unfinished files, records of versions that the database has since replaced, and
     /// sources no document stands for. `current` are the database's documents; a record that is newer than the database,
     /// or unknown to it, is kept, because it may be the database that has lost it.
-    pub(super) fn sweep(&self, current: &[DocumentRecord]) -> Result<(), StoreError> {
+    ///
+    /// Returns the newest record of each document that the database does not seem to have; with `thorough` all, also those
+    /// that differ from the database's in what only reading them tells.
+    pub(super) fn sweep(&self, current: &[DocumentRecord], thorough: bool) -> Result<Vec<DocumentRecord>, StoreError> {
+        let mut left = Vec::new();
         let expected: HashSet<String> = current.iter().map(record_name).collect();
         let hashes: HashSet<&str> = current.iter().map(|record| record.document.hash.as_str()).collect();
         for folder in self.folders()? {
@@ -187,6 +182,9 @@ impl Sources {
                     remove(&folder.join(&name))?;
                 } else if let Some((hash, _)) = name.split_once('.') {
                     kept.insert(hash.to_owned());
+                    if thorough || !expected.contains(&name) {
+                        left.push(folder.join(&name));
+                    }
                 }
             }
             for name in sources {
@@ -195,13 +193,33 @@ impl Sources {
                 }
             }
         }
-        Ok(())
+        newest(left)
     }
 
     fn folders(&self) -> Result<Vec<PathBuf>, StoreError> {
         let names = entries(&self.root)?;
         Ok(names.into_iter().filter(|name| name.len() == 2).map(|name| self.root.join(name)).collect())
     }
+}
+
+/// The records at `paths`, the newest of each document, oldest first.
+fn newest(paths: Vec<PathBuf>) -> Result<Vec<DocumentRecord>, StoreError> {
+    let mut newest: HashMap<(String, String), DocumentRecord> = HashMap::new();
+    for path in paths {
+        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let Ok(record) = serde_json::from_slice::<DocumentRecord>(&bytes) else {
+            log::warn!("{} is not a document record; it is left alone", path.display());
+            continue;
+        };
+        let key = (record.document.collection.clone(), record.document.id.clone());
+        let age = |record: &DocumentRecord| (record.number, record.document.added_unix);
+        if newest.get(&key).is_none_or(|known| age(known) < age(&record)) {
+            newest.insert(key, record);
+        }
+    }
+    let mut records: Vec<DocumentRecord> = newest.into_values().collect();
+    records.sort_by_key(|record| record.number);
+    Ok(records)
 }
 
 fn record_name(record: &DocumentRecord) -> String {
@@ -226,7 +244,7 @@ fn superseded(path: &Path, current: &[DocumentRecord]) -> bool {
     })
 }
 
-fn entries(folder: &Path) -> Result<Vec<String>, StoreError> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<String>, StoreError> {
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -242,6 +260,15 @@ fn entries(folder: &Path) -> Result<Vec<String>, StoreError> {
 fn remove(path: &Path) -> Result<(), StoreError> {
     log::info!("removing {}, left by an interrupted change", path.display());
     fs::remove_file(path).map_err(StoreError::io("remove", path))
+}
+
+/// Writes a file and makes its folder if need be; on disk when this returns.
+pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
+    write_file(path, bytes)?;
+    sync_folder(folder)?;
+    folder.parent().map_or(Ok(()), sync_folder)
 }
 
 /// Writes beside the target, syncs, renames: the name never stands for half a file.
@@ -263,6 +290,6 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync", folder))
 }

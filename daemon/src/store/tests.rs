@@ -6,6 +6,11 @@ fn embedder() -> EmbedderId {
     EmbedderId { name: "test".to_owned(), fingerprint: "f1".to_owned(), dimensions: DIMENSIONS }
 }
 
+/// The database itself.
+fn tree(store: &Store) -> sled::Tree {
+    store.tree().unwrap()
+}
+
 fn open(dir: &Path) -> Store {
     let store = Store::open(dir, &StoreOptions::default()).unwrap();
     store.bind_embedder(&embedder()).unwrap();
@@ -92,7 +97,7 @@ fn a_document_survives_reopening() {
 fn replacing_and_deleting_leave_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let empty = store.inner.tree.len();
+    let empty = tree(&store).len();
     for warm in [false, true] {
         if warm {
             // With the index in memory the change has to reach it, too.
@@ -110,7 +115,7 @@ fn replacing_and_deleting_leave_nothing_behind() {
         assert!(store.delete("c", "a").unwrap());
         assert!(!store.delete("c", "a").unwrap());
         assert!(store.delete("c", "b").unwrap());
-        assert_eq!(store.inner.tree.len(), empty + 2, "the collection and the sequence");
+        assert_eq!(tree(&store).len(), empty + 2, "the collection and the sequence");
         assert!(files(dir.path()).is_empty());
     }
     assert_eq!(store.search("c", |index| index.live().len()).unwrap(), Some(0));
@@ -131,7 +136,7 @@ fn vectors_of_statements_live_and_die_with_their_chunk() {
         incoming.append_with_statements(&chunks, &vec![vec![0.5; DIMENSIONS]; texts.len()], &statements)?;
         incoming.commit()
     };
-    let kept = || store.inner.tree.scan_prefix("s").count();
+    let kept = || tree(&store).scan_prefix("s").count();
     let number = || store.get::<DocumentRecord>(&keys::document("c", "a")).unwrap().unwrap().number;
     let texts: Vec<String> = (0..300).map(|n| format!("word{n}")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -148,7 +153,7 @@ fn vectors_of_statements_live_and_die_with_their_chunk() {
     put_with(&["newer"], Vec::new()).unwrap();
     assert_eq!((kept(), store.statements(number(), 0).unwrap()), (0, None));
     put_with(&["newest"], vec![vec![0.5; DIMENSIONS]]).unwrap();
-    store.inner.tree.insert(keys::statements(number(), 0), vec![1, 0]).unwrap();
+    tree(&store).insert(keys::statements(number(), 0), vec![1, 0]).unwrap();
     assert_eq!(store.statements(number(), 0).unwrap(), None, "damaged");
     store.delete("c", "a").unwrap();
     assert_eq!(kept(), 0);
@@ -213,8 +218,8 @@ fn sources(dir: &Path) -> usize {
 #[test]
 fn a_long_document_is_seen_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
-    let unfinished = |store: &Store| store.inner.tree.scan_prefix(keys::UNFINISHED).count();
-    let written = |store: &Store| store.inner.tree.scan_prefix("k").count() + store.inner.tree.scan_prefix("r").count();
+    let unfinished = |store: &Store| tree(store).scan_prefix(keys::UNFINISHED).count();
+    let written = |store: &Store| tree(store).scan_prefix("k").count() + tree(store).scan_prefix("r").count();
     let texts: Vec<String> = (0..1000).map(|n| format!("word{n}")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     {
@@ -254,20 +259,183 @@ fn a_store_of_a_newer_version_is_refused() {
     {
         let store = open(dir.path());
         let newer = store.encode(&(SCHEMA + 1)).unwrap();
-        store.inner.tree.insert(keys::SCHEMA, newer).unwrap();
+        tree(&store).insert(keys::SCHEMA, newer).unwrap();
     }
     let error = Store::open(dir.path(), &StoreOptions::default()).unwrap_err();
     assert!(matches!(error, StoreError::SchemaTooNew { found: 2, .. }), "{error}");
 }
 
 #[test]
-fn damage_is_an_error_that_names_the_directory() {
+fn an_upgrade_runs_its_steps_after_a_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, "c", "a", &["pump"]).unwrap();
+    let steps: [Upgrade; 2] = [|_| panic!("schema 1 is left behind already"), |store| store.keep_note("c", "step", &2_u8)];
+    store.upgrade(3, &steps).unwrap();
+    assert!(!dir.path().join("before-schema-3.tar.gz").exists());
+    store.upgrade(2, &steps).unwrap();
+    assert_eq!((store.get::<u32>(keys::SCHEMA).unwrap(), store.note::<u8>("c", "step").unwrap()), (Some(3), Some(2)));
+    let kept = backup::verify(&dir.path().join("before-schema-3.tar.gz")).unwrap();
+    assert_eq!((kept.documents, kept.bytes > 4), (1, true));
+    drop(store);
+    // An older version refuses what it does not know, and goes on from the backup.
+    assert!(matches!(Store::open(dir.path(), &StoreOptions::default()).unwrap_err(), StoreError::SchemaTooNew { found: 3, .. }));
+    let backup = dir.path().join("before-schema-3.tar.gz");
+    assert!(backup::restore(&backup, dir.path(), false).is_err());
+    backup::restore(&backup, dir.path(), true).unwrap();
+    assert_eq!(open(dir.path()).next_missing().unwrap().1, b"pump");
+}
+
+#[test]
+fn a_damaged_database_is_set_aside_and_what_it_held_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = {
+        let store = open(dir.path());
+        put(&store, "c", "a", &["pump"]).unwrap();
+        put(&store, "d", "b", &["valve"]).unwrap();
+        put(&store, "c", "gone", &["gasket"]).unwrap();
+        store.keep_note("c", "fit", &7_u32).unwrap();
+        store.delete("c", "gone").unwrap();
+        store.version("c").unwrap()
+    };
+    std::fs::write(dir.path().join("db/conf"), b"garbage that is no configuration").unwrap();
+    let store = open(dir.path());
+    let told = store.recovery();
+    assert_eq!((told.set_aside.len(), told.missing, told.rebuilt), (1, 2, 0), "{told:?}");
+    assert_eq!(told.kept_aside, [told.set_aside[0].path.clone()]);
+    assert!(told.kept_aside[0].join("db").exists());
+    // Questions find nothing yet, which is no error; what other rooms kept is still there.
+    assert_eq!(store.search("c", |index| index.live().len()).unwrap(), Some(0));
+    assert_eq!(store.note::<u32>("c", "fit").unwrap(), Some(7));
+    let (first, bytes) = store.next_missing().unwrap();
+    assert_eq!((first.id.as_str(), bytes.as_slice()), ("a", b"pump".as_slice()));
+    put(&store, "c", "a", &["pump"]).unwrap();
+    assert!(store.version("c").unwrap() > before, "no number is given twice");
+    assert!(store.delete("d", "b").unwrap(), "missing, but the owner's to delete");
+    assert_eq!(store.next_missing(), None);
+    let told = store.recovery();
+    assert_eq!((told.missing, told.rebuilt, told.failed.len()), (0, 1, 0));
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!((store.recovery().missing, store.documents(None).unwrap().len()), (0, 1));
+    assert_eq!(files(dir.path()).len(), 2);
+}
+
+#[test]
+fn what_is_put_or_deleted_while_it_is_rebuilt_is_not_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path());
+        put(&store, "c", "a", &["old"]).unwrap();
+        put(&store, "c", "b", &["old too"]).unwrap();
+    }
+    std::fs::remove_dir_all(dir.path().join("db")).unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.recovery().missing, 2);
+    let rebuilding = |id: &str| {
+        let (document, bytes) = store.next_missing().unwrap();
+        assert_eq!(document.id, id);
+        let mut incoming = store.begin_put(&document, &bytes).unwrap().rebuilt();
+        incoming.append(&[chunk(id, 0, "old")], &[vec![0.5; DIMENSIONS]]).unwrap();
+        incoming
+    };
+    let incoming = rebuilding("a");
+    put(&store, "c", "a", &["new"]).unwrap();
+    assert!(matches!(incoming.commit(), Err(StoreError::Refused { .. })));
+    assert_eq!(texts_with(&store, "c", "new"), ["new"]);
+    let incoming = rebuilding("b");
+    assert!(store.delete("c", "b").unwrap());
+    assert!(matches!(incoming.commit(), Err(StoreError::Refused { .. })));
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!((store.recovery().missing, store.documents(None).unwrap().len(), files(dir.path()).len()), (0, 1, 2));
+}
+
+#[test]
+fn a_version_that_was_never_committed_does_not_return_after_a_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path());
+        put(&store, "c", "a", &["first"]).unwrap();
+        // A replace that died after the files and before the batch.
+        let mut record = store.records(keys::DOCUMENTS).unwrap().remove(0);
+        (record.number, record.document.hash) = (record.number + 1, sha256_hex(b"second"));
+        let staged = store.inner.sources.stage(&record.document.hash, b"second").unwrap();
+        store.inner.sources.keep(&record, staged).unwrap();
+    }
+    let store = open(dir.path());
+    assert_eq!(store.next_missing().unwrap().1, b"second");
+    put(&store, "c", "a", &["third"]).unwrap();
+    assert_eq!((store.next_missing(), files(dir.path()).len()), (None, 2));
+    assert!(store.delete("c", "a").unwrap());
+    drop(store);
+    assert_eq!((open(dir.path()).next_missing(), files(dir.path()).len()), (None, 0));
+}
+
+#[test]
+fn a_damaged_source_is_not_rebuilt_but_told() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path());
+        put(&store, "c", "a", &["pump"]).unwrap();
+        put(&store, "c", "b", &["valve"]).unwrap();
+    }
+    let source = dir.path().join("sources").join(&sha256_hex(b"pump")[..2]).join(sha256_hex(b"pump"));
+    std::fs::write(source, b"bump").unwrap();
+    std::fs::remove_dir_all(dir.path().join("db")).unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.next_missing().unwrap().0.id, "b");
+    let told = store.recovery();
+    assert_eq!((told.missing, told.failed.len(), told.failed[0].0.as_str()), (1, 1, "a"));
+}
+
+#[test]
+fn three_damaged_databases_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
-    std::fs::write(dir.path().join("db/conf"), b"garbage that is no configuration").unwrap();
-    let error = Store::open(dir.path(), &StoreOptions::default()).unwrap_err();
-    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
-    assert!(error.to_string().contains(&dir.path().display().to_string()));
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        std::fs::write(dir.path().join("db/conf"), b"garbage that is no configuration").unwrap();
+        let told = open(dir.path()).recovery();
+        all.push(told.set_aside[0].path.clone());
+        assert!(told.kept_aside.len() <= 3);
+    }
+    assert_eq!(open(dir.path()).recovery().kept_aside, all[2..]);
+}
+
+#[test]
+fn only_an_end_in_order_leaves_the_marker() {
+    let dir = tempfile::tempdir().unwrap();
+    let marker = dir.path().join("closed");
+    let store = open(dir.path());
+    assert!(!marker.exists());
+    drop(store);
+    assert!(marker.exists());
+    let store = open(dir.path());
+    assert!(!marker.exists());
+    // A clone that lives on, as a thread's does at the end of the daemon, changes nothing.
+    let clone = store.clone();
+    store.close().unwrap();
+    assert!(marker.exists());
+    assert!(put(&clone, "c", "a", &["late"]).is_err());
+    drop((store, clone));
+    open(dir.path());
+}
+
+#[test]
+fn damage_that_shows_later_is_recovered_from_by_the_next_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, "c", "a", &["pump"]).unwrap();
+    let number = store.records(keys::DOCUMENTS).unwrap()[0].number;
+    tree(&store).insert(keys::chunk(number, 0), b"no record").unwrap();
+    assert!(matches!(store.chunk(number, 0), Err(StoreError::Damaged { .. })));
+    assert!(store.recovery().refusing.is_some());
+    put(&store, "c", "b", &["valve"]).unwrap();
+    let told = store.recovery();
+    assert_eq!((told.refusing, told.set_aside.len(), told.missing), (None, 1, 1));
+    assert_eq!(store.next_missing().unwrap().0.id, "a");
+    assert_eq!(texts_with(&store, "c", "valv"), ["valve"]);
 }
 
 #[test]

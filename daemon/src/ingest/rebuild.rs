@@ -1,0 +1,84 @@
+//! Documents that the database has lost are taken in again from their sources, one at a time, while questions are answered
+//! from what is there.
+
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
+
+use tokio::sync::Mutex;
+
+use super::{IngestError, Outcome, Pipeline, Source};
+use crate::store::{Document, StoreError};
+
+/// How long to wait when the disk takes nothing.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Pipeline {
+    /// Takes in again the next document that the database has lost; `None` when there is none. One that cannot be read is
+    /// counted as failed.
+    ///
+    /// # Errors
+    /// The store's trouble: the document is still missing.
+    pub fn rebuild_next(&self) -> Option<Result<Document, StoreError>> {
+        let (document, bytes) = self.store().next_missing()?;
+        Some(match self.put_again(&document, bytes) {
+            Ok(_) => Ok(document),
+            Err(IngestError::Store(error @ (StoreError::Io { .. } | StoreError::Damaged { .. }))) => Err(error),
+            Err(error) => {
+                self.store().give_up(&document, &error.to_string());
+                Ok(document)
+            }
+        })
+    }
+
+    /// Takes in a document that was there before, with all that was known of it.
+    fn put_again(&self, document: &Document, bytes: Vec<u8>) -> Result<Outcome, IngestError> {
+        let source = Source::again(document, bytes);
+        self.take_in(&document.collection, source, Some(document), &mut |_, _| ControlFlow::Continue(()))
+    }
+}
+
+impl Source {
+    /// The source of a document that was there before.
+    pub fn again(document: &Document, bytes: Vec<u8>) -> Self {
+        Self {
+            id: document.id.clone(),
+            name: document.id.clone(),
+            media_type: Some(document.media_type.clone()),
+            bytes,
+            title: document.titled.then(|| document.title.clone()),
+            tags: document.tags.clone(),
+            origin: document.origin.clone(),
+        }
+    }
+}
+
+/// Starts a thread that rebuilds whatever the database loses, for as long as the process lives. `turn` is held while a
+/// document is taken in, `changed` is called after each.
+///
+/// # Errors
+/// No thread can be had.
+pub fn start(pipeline: Pipeline, turn: Arc<Mutex<()>>, changed: impl Fn() + Send + 'static) -> std::io::Result<()> {
+    let work = move || {
+        loop {
+            pipeline.store().wait_for_repair();
+            let done = {
+                let _turn = turn.blocking_lock();
+                pipeline.rebuild_next()
+            };
+            match done {
+                Some(Ok(_)) => {
+                    let left = pipeline.store().recovery();
+                    if left.missing == 0 {
+                        log::info!("rebuilt: {} documents are back, {} failed", left.rebuilt, left.failed.len());
+                    }
+                    changed();
+                }
+                Some(Err(error)) => {
+                    log::warn!("rebuilding waits: {error}");
+                    std::thread::sleep(RETRY);
+                }
+                None => {}
+            }
+        }
+    };
+    std::thread::Builder::new().name("rebuild".into()).spawn(work).map(|_| ())
+}

@@ -1,0 +1,314 @@
+//! Opening sled under watch. Sled 0.34 answers some damage with an error, some with a panic, some with neither: it can
+//! loop, ask for all memory there is, or open and lose what it cannot read.
+//!
+//! After an end in order (see [`take_marker`]) the database is opened by a thread with a time limit, panics caught. After any
+//! other end a process of its own opens it first and reads every record: what it does to itself costs nobody else anything.
+//! That process is this program again, called as `vademecum probe-store DIR`, as the readers of PDF are.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::{StoreError, StoreOptions};
+
+/// The first argument of the probing process. No command of the user's: it is looked for before they are.
+const COMMAND: &str = "probe-store";
+/// What the probing process exits with when it has found damage and says so.
+const DAMAGED: u8 = 3;
+/// The file that says that the last process has closed the database in order.
+const MARKER: &str = "closed";
+/// The file that says that the database has proved to be damaged.
+const VERDICT: &str = "damaged";
+/// What a database that was set aside is called, before the time.
+const ASIDE: &str = "store.damaged-";
+/// How many are kept.
+const KEPT_ASIDE: usize = 3;
+/// How long opening may take, whatever the size, and the bytes for which it may take a second more: a tenth of what a
+/// slow card reads.
+const OPENING: Duration = Duration::from_secs(10);
+const BYTES_A_SECOND: u64 = 2 << 20;
+/// Free space without which the database is not opened again: sled writes segments of half a megabyte.
+const ROOM: u64 = 4 << 20;
+/// How long closing may take.
+pub(super) const CLOSING: Duration = Duration::from_secs(10);
+/// How long another handle of this process on the database, a search's for instance, is waited for.
+const LET_GO: Duration = Duration::from_secs(5);
+
+/// An open database.
+#[derive(Debug)]
+pub(super) struct Database {
+    // Fields drop in this order.
+    pub(super) tree: sled::Tree,
+    database: sled::Db,
+}
+
+impl Database {
+    /// Opens the database below `dir`, making it when it is not there, and reads its first records.
+    pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Database, StoreError> {
+        let (within, options) = (dir.to_owned(), options.clone());
+        let begun = Instant::now();
+        loop {
+            let (path, options) = (within.clone(), options.clone());
+            match watched(dir, time_limit(dir), move || Database::open_unwatched(&path, &options)) {
+                Err(StoreError::Io { source, .. }) if is_held(&source) && begun.elapsed() < LET_GO => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_unwatched(dir: &Path, options: &StoreOptions) -> Result<Database, StoreError> {
+        let database = sled::Config::new()
+            .path(dir.join("db"))
+            .cache_capacity(options.cache_bytes)
+            .flush_every_ms(options.flush_every_ms)
+            .mode(sled::Mode::LowSpace)
+            .open()
+            .map_err(|error| StoreError::opening(dir, error))?;
+        let tree = database.open_tree("library").map_err(|error| StoreError::opening(dir, error))?;
+        for entry in tree.scan_prefix(super::keys::DOCUMENTS) {
+            entry.map_err(|error| StoreError::opening(dir, error))?;
+        }
+        Ok(Database { tree, database })
+    }
+
+    /// Closes it, giving up after [`CLOSING`].
+    pub(super) fn close(self, dir: &Path) -> Result<(), StoreError> {
+        let within = dir.to_owned();
+        watched(dir, CLOSING, move || {
+            let flushed = self.database.flush().map_err(|error| StoreError::database(&within, error));
+            drop(self);
+            flushed.map(|_| ())
+        })
+    }
+}
+
+/// Sled's own lock on its file.
+fn is_held(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
+}
+
+/// Does `work` in a thread; a panic and more than `limit` are damage. A thread that does not end is left behind.
+fn watched<T: Send + 'static>(
+    dir: &Path,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (sender, receiver) = mpsc::channel();
+    let done = move || {
+        let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
+    };
+    std::thread::Builder::new().name("store".into()).spawn(done).map_err(StoreError::io("start a thread for", dir))?;
+    let detail = match receiver.recv_timeout(limit) {
+        Ok(Ok(result)) => return result,
+        Ok(Err(panic)) => crate::panic_message(panic.as_ref()),
+        Err(RecvTimeoutError::Timeout) => format!("sled did not answer within {} s", limit.as_secs()),
+        Err(RecvTimeoutError::Disconnected) => "sled ended its thread".to_owned(),
+    };
+    Err(StoreError::Damaged { dir: dir.to_owned(), detail })
+}
+
+fn time_limit(dir: &Path) -> Duration {
+    let bytes = fs::metadata(dir.join("db/db")).map_or(0, |file| file.len());
+    OPENING + Duration::from_secs(bytes / BYTES_A_SECOND)
+}
+
+/// Says whether the last process closed the database in order, and that from now on it is open. On disk when this returns.
+pub(super) fn take_marker(dir: &Path) -> Result<bool, StoreError> {
+    let path = dir.join(MARKER);
+    match fs::remove_file(&path) {
+        Ok(()) => sync(dir).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("remove", &path)(error)),
+    }
+}
+
+/// Says that the database is closed in order. Without a disk to say so on, the next start looks at it more closely.
+pub(super) fn leave_marker(dir: &Path) {
+    let path = dir.join(MARKER);
+    if let Err(error) = File::create(&path).and_then(|file| file.sync_all()) {
+        log::warn!("cannot write {}: {error}; the next start checks the database", path.display());
+    }
+}
+
+/// Says on disk what is wrong with the database, as far as the disk takes it.
+pub(super) fn leave_verdict(dir: &Path, reason: &str) {
+    let _ = fs::write(dir.join(VERDICT), reason);
+}
+
+/// What an earlier process has found to be wrong with the database.
+pub(super) fn verdict(dir: &Path) -> Option<String> {
+    fs::read(dir.join(VERDICT)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn sync(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync", dir))
+}
+
+/// Whether there is a database that has been written to.
+pub(super) fn is_there(dir: &Path) -> bool {
+    fs::metadata(dir.join("db/db")).is_ok_and(|file| file.len() > 0)
+}
+
+/// Whether the disk takes what sled may write when it opens the database.
+pub(super) fn has_room(dir: &Path) -> bool {
+    if crate::free_bytes(dir).is_some_and(|free| free < ROOM) {
+        return false;
+    }
+    let path = dir.join("room.unfinished");
+    let allocated = File::create(&path).and_then(|file| {
+        // Allocated, not written: that wears no card. Where files cannot be allocated, the free space has to do.
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ROOM) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            other => other.map_err(io::Error::from),
+        }
+    });
+    let _ = fs::remove_file(&path);
+    allocated.is_ok()
+}
+
+/// Moves the database out of the way and removes the oldest of those that were before. Returns where it is.
+pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
+    let mut before = aside_in(dir);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    // Two in a second, or a clock that was put back: the order is that of the names.
+    let seconds = before.last().and_then(|path| seconds_of(path)).map_or(now, |last| now.max(last + 1));
+    let (database, aside) = (dir.join("db"), dir.join(format!("{ASIDE}{seconds}")));
+    fs::rename(&database, &aside).map_err(StoreError::io("set aside", &database))?;
+    let _ = fs::remove_file(dir.join(VERDICT));
+    sync(dir)?;
+    while before.len() >= KEPT_ASIDE {
+        let oldest = before.remove(0);
+        match fs::remove_dir_all(&oldest) {
+            Ok(()) => log::info!("removed {}, the oldest of the damaged databases", oldest.display()),
+            Err(error) => log::warn!("cannot remove {}: {error}", oldest.display()),
+        }
+    }
+    Ok(aside)
+}
+
+fn seconds_of(aside: &Path) -> Option<u64> {
+    aside.file_name()?.to_str()?.strip_prefix(ASIDE)?.parse().ok()
+}
+
+/// The databases that were set aside in `dir`, oldest first.
+pub(super) fn aside_in(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| seconds_of(path).is_some()).collect();
+    found.sort_by_key(|path| seconds_of(path));
+    found
+}
+
+/// Has a process of its own open the database and read all of it.
+///
+/// # Errors
+/// [`StoreError::Damaged`] with what became of that process. When it cannot be started, or meets an error of the disk,
+/// nothing is known of the database, and that is no error here.
+pub(super) fn probe(dir: &Path, options: &StoreOptions) -> Result<(), StoreError> {
+    let Some(program) = &options.probe else { return Ok(()) };
+    let begun = Instant::now();
+    let detail = match ask(program, dir, time_limit(dir)) {
+        Ok(Finding::Sound) => {
+            log::info!(
+                "the database was not closed in order; read through in {:.2} s, it is sound",
+                begun.elapsed().as_secs_f32()
+            );
+            return Ok(());
+        }
+        Ok(Finding::Unknown(words)) => {
+            log::warn!("the database could not be looked through: {words}");
+            return Ok(());
+        }
+        Ok(Finding::Damaged(words)) => words,
+        Err(error) => {
+            log::warn!("no process to look through the database: {error}");
+            return Ok(());
+        }
+    };
+    Err(StoreError::Damaged { dir: dir.to_owned(), detail })
+}
+
+enum Finding {
+    Sound,
+    Damaged(String),
+    Unknown(String),
+}
+
+fn ask(program: &Path, dir: &Path, limit: Duration) -> io::Result<Finding> {
+    let mut child = Command::new(program)
+        .arg0("vademecum")
+        .arg(COMMAND)
+        .arg(dir)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stderr = child.stderr.take();
+    let (sender, receiver) = mpsc::channel();
+    let read = move || {
+        let (mut words, mut rest) = (String::new(), Vec::new());
+        if let Some(mut stderr) = stderr {
+            let _ = (&mut stderr).take(4096).read_to_string(&mut words);
+            let _ = stderr.read_to_end(&mut rest);
+        }
+        let _ = sender.send(words);
+    };
+    std::thread::Builder::new().name("store".into()).spawn(read)?;
+    // Its standard error closes when it ends.
+    let Ok(words) = receiver.recv_timeout(limit) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Ok(Finding::Damaged(format!("sled did not answer within {} s", limit.as_secs())));
+    };
+    let status = child.wait()?;
+    let words = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message").trim().to_owned();
+    Ok(match status.code() {
+        Some(0) => Finding::Sound,
+        Some(code) if code == i32::from(DAMAGED) => Finding::Damaged(words),
+        Some(_) => Finding::Unknown(words),
+        None => Finding::Damaged(format!("opening it ended with {status}: {words}")),
+    })
+}
+
+/// The directory to look into, if this process was started to probe.
+pub(crate) fn asked_for() -> Option<PathBuf> {
+    let mut arguments = std::env::args_os().skip(1);
+    (arguments.next()? == COMMAND).then(|| arguments.next())?.map(PathBuf::from)
+}
+
+/// The probing process: opens the database and reads every record. What it found stands in the exit code, and in words in
+/// the last line on standard error. The caller holds the store's lock.
+pub(crate) fn run(dir: &Path) -> ExitCode {
+    // It must not outlive who waits for it: sled's lock would be held. Not every sandbox lets a process say so.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
+    let read = || {
+        let database = Database::open_unwatched(dir, &StoreOptions::default())?;
+        for entry in &database.tree {
+            entry.map_err(|error| StoreError::opening(dir, error))?;
+        }
+        Ok(())
+    };
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(StoreError::Damaged { detail, .. })) => {
+            eprintln!("{detail}");
+            ExitCode::from(DAMAGED)
+        }
+        Ok(Err(error)) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+        Err(panic) => {
+            eprintln!("sled panicked: {}", crate::panic_message(panic.as_ref()).lines().next().unwrap_or_default());
+            ExitCode::from(DAMAGED)
+        }
+    }
+}

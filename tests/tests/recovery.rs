@@ -1,0 +1,184 @@
+//! A damaged database and a disk that takes nothing: the daemon and the commands find their way back by themselves.
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use vademecum_tests::{Broker, Daemon, MANUAL, Mqtt, QUESTION, Setup, run, temp_dir, vademecum, wait_for};
+
+fn damage(data: &Path) {
+    let path = data.join("db/db");
+    let length = fs::metadata(&path).expect("the database").len();
+    fs::write(&path, vec![0x5a; length as usize]).expect("overwritten");
+}
+
+#[test]
+fn a_killed_daemon_with_a_damaged_database_is_whole_again_by_itself() {
+    let broker = Broker::start();
+    let mut daemon = Setup::with(&broker).start();
+    let mqtt = Mqtt::to(&broker);
+    for number in 0..8 {
+        mqtt.put(
+            &daemon,
+            &format!("d{number}.md"),
+            &format!("# Note {number}\n\nThe code of locker {number} is {}.\n", 4711 + number),
+        );
+    }
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    daemon.signal(Signal::KILL);
+    daemon.ends();
+    damage(daemon.data());
+    let daemon = Setup::with(&broker).data_dir(daemon.data()).start();
+    assert!(daemon.log().contains("it is set aside as"), "{}", daemon.log());
+    let listed = || mqtt.request(&daemon, "documents/list", json!({}))["total"].as_u64();
+    wait_for("every document to be back", || (listed() == Some(9)).then_some(()));
+    let answer = mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 }));
+    assert_eq!(answer["citations"][0]["document"], "pump.md", "{answer}");
+    let doctor = run(vademecum(["doctor", "--json", "--broker", &broker.url(), "--data-dir"]).arg(daemon.data())).json();
+    let store = doctor.as_array().expect("checks").iter().find(|check| check["check"] == "store").expect("the store's").clone();
+    assert_eq!(store["status"], "warn", "{store}");
+    assert!(store["detail"].as_str().expect("words").contains("store.damaged-"), "{store}");
+    wait_for("info to tell", || {
+        let recovery = mqtt.on(&daemon.topic("info")).last()?.json()["recovery"].clone();
+        (recovery["rebuilt"] == 9 && recovery["missing"] == 0 && recovery["set_aside"].as_array()?.len() == 1).then_some(())
+    });
+    daemon.stop();
+}
+
+#[test]
+fn commands_rebuild_what_they_find_damaged() {
+    let dir = temp_dir();
+    let (folder, data) = (dir.path().join("folder"), dir.path().join("data"));
+    fs::create_dir(&folder).expect("made");
+    fs::write(folder.join("pump.md"), MANUAL).expect("written");
+    let on = |args: &[&str]| run(vademecum(args).arg("--data-dir").arg(&data));
+    let _ = on(&["ingest", folder.to_str().expect("a path"), "--tag", "place=harbour"]).exits(0);
+    // It was closed in order: damage at rest is found when it is opened all the same.
+    damage(&data);
+    let found = on(&["search", QUESTION, "--json", "--filter", "place=harbour", "--set", "answer.threshold=0"]).exits(0);
+    assert_eq!(found.json()["passages"][0]["document"], "pump.md");
+    assert!(found.stderr.contains("set aside") && found.stderr.contains("1 documents are rebuilt"), "{}", found.stderr);
+    assert!(on(&["search", QUESTION]).stderr.is_empty());
+}
+
+/// Files that are written to may not grow beyond `bytes`: what a full disk looks like from inside, at will.
+fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
+    let pid = Pid::from_raw(daemon.pid().cast_signed()).expect("a process id");
+    let _ = prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).expect("a limit");
+}
+
+#[test]
+fn a_disk_that_takes_nothing_refuses_documents_and_answers_questions() {
+    let broker = Broker::start();
+    // With the signal ignored, writing beyond the limit is an error.
+    let daemon = Setup::with(&broker).ignoring("XFSZ").start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    // The source would fit, the database does not grow: sled itself meets the error.
+    limit_files(&daemon, Some(64 << 10));
+    let text = |number: usize| {
+        format!("# Note {number}\n\nThe code of locker {number} is {}.\n{}", 4711 + number, "More words. ".repeat(300))
+    };
+    let put = |number: usize| {
+        mqtt.request(&daemon, "documents/put", json!({ "document": format!("d{number}.md"), "text": text(number) }))
+    };
+    let ask = || {
+        let answer = mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 }));
+        assert_eq!(answer["citations"][0]["document"], "pump.md", "{answer}");
+    };
+    let mut acknowledged = Vec::new();
+    let mut refused = 0;
+    for number in 0..12 {
+        let reply = put(number);
+        if reply["change"] == "added" {
+            acknowledged.push(number);
+        } else {
+            assert_eq!(reply["error"]["code"], "storage", "{reply}");
+            refused += 1;
+            ask();
+        }
+    }
+    assert!(refused > 0, "the limit was met: {acknowledged:?}");
+    // Space again: nobody has to do anything.
+    limit_files(&daemon, None);
+    wait_for("documents to be taken again", || (put(100)["change"] == "added").then_some(()));
+    acknowledged.push(100);
+    ask();
+    let listed = mqtt.request(&daemon, "documents/list", json!({}));
+    for number in acknowledged {
+        let id = format!("d{number}.md");
+        assert!(
+            listed["documents"].as_array().expect("a list").iter().any(|document| document["id"] == id.as_str()),
+            "{id}: {listed}"
+        );
+    }
+    daemon.stop();
+}
+
+/// A library of two documents, made by version 0.1.0 with schema 1 (`tests/data/README.md`).
+#[test]
+fn a_library_of_schema_1_opens_as_it_is() {
+    let dir = temp_dir();
+    let archive = vademecum_tests::repository().join("tests/data/schema-1.tar.gz");
+    let _ = run(std::process::Command::new(vademecum_tests::program("tar")).arg("xzf").arg(archive).arg("-C").arg(dir.path()))
+        .exits(0);
+    let data = dir.path().join("schema-1");
+    let on = |args: &[&str]| run(vademecum(args).arg("--data-dir").arg(&data)).exits(0);
+    let listed = on(&["documents", "--json"]);
+    let ids: Vec<String> = listed.json().as_array().expect("a list").iter().map(|d| d["id"].to_string()).collect();
+    assert_eq!(ids, ["\"cellar.md\"", "\"pump.md\""], "{listed:?}");
+    let found = on(&["search", QUESTION, "--json", "--set", "answer.threshold=0"]);
+    assert_eq!(found.json()["passages"][0]["document"], "pump.md");
+    assert!(found.stderr.is_empty(), "nothing was lost or made anew: {}", found.stderr);
+    let set_aside = fs::read_dir(&data).expect("a folder").map(|entry| entry.expect("one").file_name());
+    assert!(set_aside.into_iter().all(|name| !name.to_string_lossy().starts_with("store.damaged")));
+}
+
+#[test]
+fn a_backup_of_a_running_daemon_restores_elsewhere() {
+    let broker = Broker::start();
+    let daemon = Setup::with(&broker).start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    mqtt.put(&daemon, "cellar.md", "# Cellar\n\nThe spare fuses are in the cellar, on the left shelf.\n");
+    let dir = temp_dir();
+    let file = dir.path().join("library.tar.gz");
+    let backed = run(vademecum(["backup", "--json", "--data-dir"]).arg(daemon.data()).arg(&file)).exits(0).json();
+    assert_eq!(backed["documents"], 2, "{backed}");
+    let left = fs::read_dir(daemon.data()).expect("a folder").map(|entry| entry.expect("one").file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("unfinished")), "the snapshot is gone");
+    let restore = |data: &Path, flags: &[&str]| run(vademecum(["restore"]).args(flags).arg("--data-dir").arg(data).arg(&file));
+    // Not under a running daemon, not over documents.
+    assert!(restore(daemon.data(), &["--force"]).exits(1).stderr.contains("is in use"));
+    let data = daemon.data().to_owned();
+    mqtt.put(&daemon, "later.md", "# Later\n\nThis came after the backup.\n");
+    daemon.signal(Signal::TERM);
+    wait_for("the daemon to end", || (!data.join("control.sock").exists()).then_some(()));
+    wait_for("the lock to be free", || restore(&data, &[]).stderr.contains("--force").then_some(()));
+    let elsewhere = dir.path().join("elsewhere");
+    for (data, flags) in [(&elsewhere, [].as_slice()), (&data, ["--force"].as_slice())] {
+        let _ = restore(data, flags).exits(0);
+        let on = |args: &[&str]| run(vademecum(args).arg("--data-dir").arg(data)).exits(0);
+        let found = on(&["search", "Where are the spare fuses?", "--json", "--set", "answer.threshold=0"]).json();
+        assert_eq!(found["passages"][0]["document"], "cellar.md", "{found}");
+        let listed = on(&["documents", "--json"]).json();
+        assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
+    }
+    // Stock tools can check it.
+    let unpacked = dir.path().join("unpacked");
+    fs::create_dir(&unpacked).expect("made");
+    let script = format!("tar xzf {} && sha256sum --quiet -c SHA256SUMS", file.display());
+    let _ = run(std::process::Command::new("sh").args(["-c", &script]).current_dir(&unpacked)).exits(0);
+    // A damaged one is refused before anything is touched.
+    let whole = fs::read(&file).expect("the file");
+    for (cut, flip) in [(whole.len() / 2, None), (whole.len() - 1, None), (whole.len(), Some(whole.len() / 2))] {
+        let mut bytes = whole[..cut].to_vec();
+        if let Some(at) = flip {
+            bytes[at] ^= 1;
+        }
+        fs::write(&file, bytes).expect("damaged");
+        assert!(restore(&data, &["--force"]).exits(1).stderr.contains("library.tar.gz"));
+    }
+    let listed = run(vademecum(["documents", "--json", "--data-dir"]).arg(&data)).exits(0).json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
+}
