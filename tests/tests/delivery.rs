@@ -64,9 +64,10 @@ fn a_killed_daemon_answers_once_when_it_is_back() {
     }
     let late = mqtt.reply(&daemon, "late");
     assert_eq!(code(&late), "deadline_exceeded", "{late}");
-    // The one that was at work is worked on again.
+    // The one that was at work is worked on again; it may have come to an end by now.
     mqtt.publish(&daemon.topic("cancel"), r#"{"id":"first"}"#);
-    assert_eq!(code(&mqtt.reply(&daemon, "first")), "cancelled");
+    let first = mqtt.reply(&daemon, "first");
+    assert!(code(&first) == "cancelled" || first["finish"] == "length" || first["finish"] == "stop", "{first}");
     wait_for("the outbox to be empty", || (delivery(&daemon)["outbox"] == 0 && delivery(&daemon)["inbox"] == 0).then_some(()));
     drop(daemon);
 

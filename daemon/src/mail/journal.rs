@@ -104,8 +104,9 @@ fn record(body: &[u8]) -> Vec<u8> {
 /// The records in a file's bytes, whatever has happened to them.
 fn read(bytes: &[u8]) -> Loaded {
     let mut loaded = Loaded::default();
-    let mut at = HEADER.len().min(bytes.len());
-    let mut lost = !bytes.is_empty() && !bytes.starts_with(HEADER);
+    let begins_well = bytes.starts_with(HEADER);
+    let mut at = if begins_well { HEADER.len() } else { 0 };
+    let mut lost = !bytes.is_empty() && !begins_well;
     while at < bytes.len() {
         match body_at(bytes, at) {
             Some(body) => {

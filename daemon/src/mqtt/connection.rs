@@ -17,7 +17,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ const REQUESTS: usize = 256;
 
 /// Messages that the broker may not have acknowledged yet; it may set a smaller limit.
 const IN_FLIGHT: u16 = 1024;
+
+/// How long a message waits for room that is of no use later.
+const OFFER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest pause between two attempts to connect.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -162,6 +165,7 @@ struct Shared {
     queued: Mutex<VecDeque<Tracking>>,
     /// Number of the connection that stands.
     connection: AtomicU64,
+    connected: AtomicBool,
 }
 
 /// What is known of a publish besides itself.
@@ -231,6 +235,12 @@ impl Sender {
     pub async fn send(&self, message: Outgoing) -> Result<(), ConnectionError> {
         let _order = self.0.order.lock().await;
         self.queue(message, Tracking::None).await
+    }
+
+    /// Sends a message that is of no use later: `false` where the broker is away, or takes none within [`OFFER_PATIENCE`].
+    pub async fn offer(&self, message: Outgoing) -> bool {
+        self.0.connected.load(Ordering::Relaxed)
+            && tokio::time::timeout(OFFER_PATIENCE, self.send(message)).await.is_ok_and(|sent| sent.is_ok())
     }
 
     async fn queue(&self, message: Outgoing, tracking: Tracking) -> Result<(), ConnectionError> {
@@ -359,6 +369,7 @@ impl Connection {
             order: tokio::sync::Mutex::default(),
             queued: Mutex::default(),
             connection: AtomicU64::new(0),
+            connected: AtomicBool::new(false),
         });
         let sender = Sender(Arc::clone(&shared));
         let connection = Self {
@@ -398,6 +409,7 @@ impl Connection {
                 Ok(Some(Polled::Accepted(remembered))) => {
                     self.settled = true;
                     self.accepted = Some(Instant::now());
+                    self.shared.connected.store(true, Ordering::Relaxed);
                     self.resume();
                     let (version, uncertain) = (if self.v5 { "5" } else { "3.1.1" }, std::mem::take(&mut self.uncertain));
                     return Notice::Connected { version, remembered, uncertain };
@@ -407,6 +419,7 @@ impl Connection {
                 Ok(Some(Polled::Message(message))) => return Notice::Message(message),
                 Ok(Some(Polled::Closed) | None) => {}
                 Err(failure) => {
+                    self.shared.connected.store(false, Ordering::Relaxed);
                     self.shared.connection.fetch_add(1, Ordering::AcqRel);
                     self.carry();
                     self.fall_back(&failure);

@@ -17,6 +17,7 @@ pub(super) struct Reply {
     encoding: Encoding,
     correlation_data: Option<Bytes>,
     seq: u64,
+    broken: bool,
 }
 
 /// A request's own idea of its id and reply topic.
@@ -77,7 +78,7 @@ impl Reply {
                 (topics.answer(&id), Err((ErrorCode::BadRequest, problem)))
             }
         };
-        (Self { id, topic, encoding: encoding.unwrap_or(Encoding::Json), correlation_data, seq: 0 }, request)
+        (Self { id, topic, encoding: encoding.unwrap_or(Encoding::Json), correlation_data, seq: 0, broken: false }, request)
     }
 
     /// A reply as it is published.
@@ -113,14 +114,19 @@ impl Reply {
 
     pub(super) async fn evidence(&mut self, sender: &Sender, evidence: Vec<Citation>) {
         let message = wire::EvidenceReply { id: self.id.clone(), seq: self.seq, evidence };
-        self.seq += 1;
-        self.send(sender, &message).await;
+        self.piece(sender, &message).await;
     }
 
     pub(super) async fn delta(&mut self, sender: &Sender, delta: String) {
         let message = wire::DeltaReply { id: self.id.clone(), seq: self.seq, delta };
+        self.piece(sender, &message).await;
+    }
+
+    /// Sends a piece, unless one before it could not be sent: the answer does not wait for a broker that is away, and its pieces
+    /// have no gaps.
+    async fn piece<T: Serialize>(&mut self, sender: &Sender, value: &T) {
         self.seq += 1;
-        self.send(sender, &message).await;
+        self.broken = self.broken || !sender.offer(self.message(value)).await;
     }
 }
 
