@@ -65,7 +65,7 @@ fn state_and_info_are_retained_and_the_will_tells_of_a_death() {
     assert_eq!(info["node"], "n1");
     assert_eq!(info["model"]["architecture"], "llama");
     assert_eq!(info["model"]["context"], 2048);
-    assert_eq!(info["limits"]["questions"], 17, "one at work, sixteen waiting");
+    assert_eq!(info["limits"]["questions"], 20, "four at work, sixteen waiting");
     assert_eq!(info["collections"], json!([{ "name": "default", "documents": 0, "chunks": 0 }]));
     assert!(
         info["version"].is_string() && info["embedder"].is_string() && info["threads"]["decode"].as_u64() > Some(0),
@@ -164,7 +164,7 @@ fn a_restarted_broker_is_found_again() {
 #[test]
 fn sigterm_lets_the_running_question_finish() {
     let broker = Broker::start();
-    let mut daemon = Setup::with(&broker).set("service.shutdown_grace_s", "50").start();
+    let mut daemon = Setup::with(&broker).set("service.shutdown_grace_s", "50").set("mqtt.durable", "false").start();
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
     mqtt.publish(&daemon.topic("ask"), endless("last", 150));
@@ -185,7 +185,7 @@ fn sigterm_lets_the_running_question_finish() {
 #[test]
 fn sigterm_without_grace_returns_the_running_question() {
     let broker = Broker::start();
-    let mut daemon = Setup::with(&broker).set("service.shutdown_grace_s", "0").start();
+    let mut daemon = Setup::with(&broker).set("service.shutdown_grace_s", "0").set("mqtt.durable", "false").start();
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
     mqtt.publish(&daemon.topic("ask"), endless("cut", 1000));
