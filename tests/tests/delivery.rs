@@ -143,7 +143,7 @@ fn repetitions_join_the_first() {
             &daemon.topic("ask"),
             QUESTION,
             Properties { response_topic: Some("reply/plain".into()), ..Properties::default() },
-        )
+        );
     };
     plain();
     plain();

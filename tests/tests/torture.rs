@@ -259,7 +259,7 @@ impl Load {
     }
 
     /// Waits for all replies, judges them and prints the account.
-    fn judge(&self, asker: &Asker, daemon: &Daemon, what: Value) {
+    fn judge(&self, asker: &Asker, daemon: &Daemon, what: &Value) {
         let mut words: BTreeMap<String, u32> = BTreeMap::new();
         let mut repeated = Vec::new();
         for id in &self.asked {
@@ -342,7 +342,7 @@ fn the_daemon_is_killed() {
         slowest = slowest.max(begun.elapsed());
     }
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
-    load.judge(&asker, &daemon, json!({ "kills": kills, "slowest_start_ms": slowest.as_millis() as u64 }));
+    load.judge(&asker, &daemon, &json!({ "kills": kills, "slowest_start_ms": slowest.as_millis() as u64 }));
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn the_broker_comes_and_goes() {
             }
         }
     }
-    load.judge(&asker, &daemon, json!(done));
+    load.judge(&asker, &daemon, &json!(done));
 }
 
 /// Resident memory that is the process's own, in KiB, and its open files.
@@ -421,7 +421,7 @@ fn fifty_clients_ask_more_than_it_can() {
         asker.send(
             "ask",
             &json!({ "id": id, "question": format!("What does error E-{} mean, client {client}?", client % 4 + 6),
-            "deadline_ms": deadline, "reply_to": format!("reply/c{client}"), "stream": client % 3 == 0 }),
+            "deadline_ms": deadline, "reply_to": format!("reply/c{client}"), "stream": client.is_multiple_of(3) }),
         );
     };
     // How many it answers in a second, with some always waiting.
@@ -444,7 +444,7 @@ fn fifty_clients_ask_more_than_it_can() {
         let deadline = Duration::from_millis(random.u64(500..5000));
         asked.push((Instant::now(), deadline));
         ask(&format!("q{}", asked.len() - 1), random.usize(0..50), deadline.as_millis() as u64);
-        if asked.len() % 200 == 0 {
+        if asked.len().is_multiple_of(200) {
             asker.send(
                 "documents/put",
                 &json!({ "id": format!("p{}", asked.len()), "document": "note.md", "text": format!("Note {}.", asked.len()) }),

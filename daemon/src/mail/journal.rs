@@ -77,7 +77,9 @@ impl Journal {
     pub(super) fn rewrite(&mut self, bodies: &[Vec<u8>]) -> io::Result<()> {
         let part = self.path.with_extension("part");
         let mut bytes = HEADER.to_vec();
-        bodies.iter().for_each(|body| bytes.extend_from_slice(&record(body)));
+        for body in bodies {
+            bytes.extend_from_slice(&record(body));
+        }
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640).open(&part)?;
         let replaced = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&part, &self.path));
         if let Err(error) = replaced {

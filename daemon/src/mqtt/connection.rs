@@ -169,12 +169,12 @@ struct Shared {
 }
 
 /// What is known of a publish besides itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Tracking {
     /// Nothing.
     None,
-    /// Its number.
-    Number(u64),
+    /// Its number, and the receipt that is to follow it.
+    Number(u64, Outgoing),
     /// It says that the one before it has arrived, which holds for the same connection only.
     Receipt,
 }
@@ -224,8 +224,7 @@ impl Sender {
     /// See [`Self::send`].
     pub async fn send_tracked(&self, message: Outgoing, number: u64, receipt: Outgoing) -> Result<(), ConnectionError> {
         let _order = self.0.order.lock().await;
-        self.queue(message, Tracking::Number(number)).await?;
-        self.queue(receipt, Tracking::Receipt).await
+        self.queue(message, Tracking::Number(number, receipt)).await
     }
 
     /// Queues a message at QoS 1, waiting for room. [`Connection::next`] must be polled meanwhile, by another task.
@@ -295,8 +294,8 @@ pub struct Connection {
     topics: Vec<String>,
     shared: Arc<Shared>,
     event_loop: EventLoop,
-    /// Publishes that wait for their acknowledgement, by packet identifier.
-    inflight: HashMap<u16, Tracking>,
+    /// Publishes that wait for their acknowledgement, by packet identifier: what a lost connection means for them.
+    inflight: HashMap<u16, Sent>,
     v5: bool,
     /// Whether any attempt was ever accepted: then the version is settled.
     settled: bool,
@@ -333,6 +332,17 @@ impl Carried {
             Self::V4(carried) => Self::V5(carried.into_iter().map(from_v4).collect()),
         }
     }
+}
+
+/// A publish that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// It is sent again over the next connection.
+    Plain,
+    /// Its sender decides.
+    Number(u64),
+    /// It is over.
+    Receipt,
 }
 
 /// What polling the event loop gives.
@@ -396,13 +406,21 @@ impl Connection {
             match poll(&mut self.event_loop, connection).await {
                 Ok(Some(Polled::Sent(pkid))) => {
                     let tracking = self.shared.queued().pop_front();
-                    self.inflight.extend(tracking.map(|tracking| (pkid, tracking)));
+                    let sent = match tracking {
+                        Some(Tracking::Number(number, receipt)) => {
+                            self.send_next(receipt);
+                            Sent::Number(number)
+                        }
+                        Some(Tracking::Receipt) => Sent::Receipt,
+                        Some(Tracking::None) | None => Sent::Plain,
+                    };
+                    self.inflight.insert(pkid, sent);
                 }
                 Ok(Some(Polled::Acknowledged(pkid, refused))) => {
                     if let Some(reason) = refused {
                         log::error!("the broker refuses a message for good: {reason}; see what this client may publish to");
                     }
-                    if let Some(Tracking::Number(number)) = self.inflight.remove(&pkid) {
+                    if let Some(Sent::Number(number)) = self.inflight.remove(&pkid) {
                         return Notice::Delivered(number);
                     }
                 }
@@ -477,6 +495,22 @@ impl Connection {
         let _ = tokio::time::timeout(patience, goodbye).await;
     }
 
+    /// Sends a receipt next, over the connection that stands or not at all: what is pending goes before what is queued, and is
+    /// dropped with the connection.
+    fn send_next(&mut self, receipt: Outgoing) {
+        match &mut self.event_loop {
+            EventLoop::V5(event_loop) => {
+                let publish = p5::Publish::new(receipt.topic, v5::mqttbytes::QoS::AtLeastOnce, receipt.payload, None);
+                event_loop.pending.push_front(v5::Request::Publish(publish));
+            }
+            EventLoop::V4(event_loop) => {
+                let publish = rumqttc::Publish::from_bytes(receipt.topic, QoS::AtLeastOnce, receipt.payload);
+                event_loop.pending.push_front(rumqttc::Request::Publish(publish));
+            }
+        }
+        self.shared.queued().push_front(Tracking::Receipt);
+    }
+
     /// Subscribes, and sends again what was not acknowledged and nobody else knows of.
     fn resume(&mut self) {
         let mut tracking = Vec::new();
@@ -515,9 +549,9 @@ impl Connection {
         // What was sent and has a number may have arrived: its sender decides. What was not sent stands in the queue's mirror, in
         // its order. Receipts go with their connection.
         let mut tracking = |pkid: u16| match inflight.get(&pkid) {
-            Some(Tracking::Number(_) | Tracking::Receipt) => None,
-            Some(Tracking::None) => Some(Tracking::None),
-            None => queued.pop_front().filter(|its| *its != Tracking::Receipt),
+            Some(Sent::Number(_) | Sent::Receipt) => None,
+            Some(Sent::Plain) => Some(Tracking::None),
+            None => queued.pop_front().filter(|its| !matches!(its, Tracking::Receipt)),
         };
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
@@ -547,8 +581,8 @@ impl Connection {
             _ => {}
         }
         let numbers = inflight.into_values().filter_map(|its| match its {
-            Tracking::Number(number) => Some(number),
-            _ => None,
+            Sent::Number(number) => Some(number),
+            Sent::Plain | Sent::Receipt => None,
         });
         self.uncertain.extend(numbers);
         // In the order in which they were given.
