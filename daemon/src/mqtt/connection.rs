@@ -2,7 +2,7 @@
 //!
 //! What rumqttc leaves to its user and is done here: reconnecting with jittered back-off, subscribing again, falling back
 //! to 3.1.1, telling which publish the broker has acknowledged, and carrying unacknowledged publishes over to the next
-//! connection. rumqttc 0.25 drops them when `session_present` is 0, keeps one that waits for a packet identifier
+//! connection. rumqttc 0.25 tells events of one connection after the next one stands, drops publishes when `session_present` is 0, keeps one that waits for a packet identifier
 //! (`state.collision`) over the loss of a connection, and sends acknowledgements of one connection over the next.
 //!
 //! Everything is published and subscribed to at QoS 1. QoS 2 was tried for final answers and given up: rumqttc gives a packet
@@ -544,6 +544,11 @@ impl Connection {
 
     /// Takes unacknowledged publishes out of rumqttc's hands before it forgets them.
     fn carry(&mut self) {
+        // Events of the lost connection would otherwise be told of the next one, whose packet identifiers mean something else.
+        match &mut self.event_loop {
+            EventLoop::V5(event_loop) => event_loop.state.events.clear(),
+            EventLoop::V4(event_loop) => event_loop.state.events.clear(),
+        }
         let mut queued = self.shared.queued();
         let inflight = std::mem::take(&mut self.inflight);
         // What was sent and has a number may have arrived: its sender decides. What was not sent stands in the queue's mirror, in
