@@ -274,13 +274,14 @@ fn user_name_and_password_come_from_systemd_where_none_are_configured() {
     }
 }
 
+const NOBODY: u32 = 65_534;
+
 #[test]
 fn the_control_socket_serves_its_user_and_its_group_only() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not root: no other user to be; the rule itself is tested in http::peer");
         return;
     }
-    const NOBODY: u32 = 65_534;
     let daemon = Setup::new().set("broker.listen", &format!("127.0.0.1:{}", free_port())).start();
     let socket = daemon.data().join("control.sock");
     let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
