@@ -55,6 +55,7 @@ find_missing_packages() {
     have make || want make "runs the build of llama.cpp"
     have_libclang || want libclang-dev "lets bindgen read the headers of llama.cpp"
     have mosquitto || want mosquitto "the MQTT broker that the end-to-end tests start for themselves"
+    have openssl || want openssl "makes the certificates of the tests of TLS"
     have mosquitto_rr || want mosquitto-clients "the stock MQTT clients that the tests and the README use"
     have python3 || want python3 "runs the tests' MQTT 5 and CBOR client"
     if ! fetches_nothing; then

@@ -269,10 +269,15 @@ impl Broker {
 
     /// Starts one on `port` and waits until it accepts connections.
     pub fn on(port: u16) -> Self {
+        Self::configured(port, "allow_anonymous true\npersistence false\n")
+    }
+
+    /// Starts one on `port`, with these settings besides the listener's line.
+    pub fn configured(port: u16, settings: &str) -> Self {
         let dir = temp_dir();
         let config = dir.path().join("mosquitto.conf");
-        let settings =
-            format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_dest stderr\nlog_type all\n");
+        // Root would become the user mosquitto, who may not read the keys of a test.
+        let settings = format!("user root\nlog_dest stderr\nlog_type all\nlistener {port} 127.0.0.1\n{settings}");
         std::fs::write(&config, settings).expect("its configuration is written");
         let log = File::create(dir.path().join("mosquitto.log")).expect("its log");
         let mut command = Command::new(program("mosquitto"));
@@ -332,13 +337,14 @@ impl Setup {
     /// A daemon on the embedded broker, unless [`Setup::flag`] says otherwise.
     ///
     /// Small libraries are judged by a threshold of 0: whether the library holds an answer is retrieval's own test. The model
-    /// answers, although it is a small one.
+    /// answers, although it is a small one. Documents may come over MQTT.
     pub fn new() -> Self {
         let dir = temp_dir();
         let data = dir.path().join("data");
         let mut setup = Self { command: bare_vademecum(["run"]), node: "n1".into(), dir: Some(dir), data };
         setup.command.args(["--node", "n1"]);
-        setup.set("answer.threshold", "0").set("answer.reader", "evidence").set("service.metrics_every_s", "0")
+        let setup = setup.set("answer.threshold", "0").set("answer.reader", "evidence").set("service.metrics_every_s", "0");
+        setup.set("mqtt.documents", "true")
     }
 
     /// Keeps the library in `dir`, which outlives the daemon.

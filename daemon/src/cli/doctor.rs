@@ -12,7 +12,7 @@ use crate::store::{Recovery, StoreError};
 use crate::tune::Topology;
 use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -152,14 +152,12 @@ fn permissions(config: &Config) -> Check {
             "run as the service's user, or change the owner of the directory",
         );
     }
-    let password = &config.mqtt.password_file;
-    if let Ok(meta) = password.metadata()
-        && meta.permissions().mode() & 0o004 != 0
-    {
+    let open = |path: &&PathBuf| path.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
+    if let Some(secret) = [&config.mqtt.password_file, &config.mqtt.key_file].into_iter().find(open) {
         return Check::warn(
             "permissions",
-            format!("everybody may read {}", password.display()),
-            format!("chmod 640 {}", password.display()),
+            format!("everybody may read {}", secret.display()),
+            format!("chmod 640 {}", secret.display()),
         );
     }
     Check::ok("permissions", format!("{} is writable", dir.display()))
@@ -312,7 +310,7 @@ async fn broker(config: &Config, daemon_runs: bool) -> Check {
             }
         }
     };
-    let remedy = "start the broker, or correct mqtt.broker, user name, password_file or ca_file";
+    let remedy = "start the broker, or correct mqtt.broker, user name, password_file, ca_file, cert_file or key_file";
     match tokio::time::timeout(Duration::from_secs(5), connected).await {
         Ok(Ok(version)) => Check::ok("broker", format!("{place} speaks MQTT {version}")),
         Ok(Err(reason)) => Check::fail("broker", format!("{place}: {reason}"), remedy),

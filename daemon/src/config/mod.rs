@@ -100,12 +100,18 @@ pub struct Mqtt {
     pub version: String,
     /// Client id; empty: `vademecum-<node>`.
     pub client_id: String,
-    /// User name; empty: none.
+    /// User name; empty: systemd's credential `mqtt-username`, else none.
     pub username: String,
-    /// File whose first line is the password; empty: none.
+    /// File whose first line is the password; empty: systemd's credential `mqtt-password`, else none.
     pub password_file: PathBuf,
     /// PEM file of the authorities that `mqtts` trusts; empty: the system's.
     pub ca_file: PathBuf,
+    /// PEM file of our certificate for brokers that want one; empty: none.
+    pub cert_file: PathBuf,
+    /// PEM file of its private key.
+    pub key_file: PathBuf,
+    /// Protocols offered by ALPN; empty: none.
+    pub alpn: Vec<String>,
     /// Keep-alive in seconds.
     pub keep_alive_s: u64,
     /// Largest payload accepted, in bytes.
@@ -116,7 +122,7 @@ pub struct Mqtt {
     pub durable: bool,
     /// Filters of the reply topics whose questions may have high priority.
     pub high_priority: Vec<String>,
-    /// Whether documents may be put and deleted over MQTT.
+    /// Whether documents may be put and deleted over MQTT; over the control socket they always may.
     pub documents: bool,
     /// Fleet group whose shared subscription this node joins; empty: none.
     pub fleet: String,
@@ -318,12 +324,15 @@ impl Default for Mqtt {
             username: String::new(),
             password_file: PathBuf::new(),
             ca_file: PathBuf::new(),
+            cert_file: PathBuf::new(),
+            key_file: PathBuf::new(),
+            alpn: vec![],
             keep_alive_s: 30,
             max_payload_bytes: 1024 * 1024,
             reply_topics: ["reply/#", "+/reply/#", "response/#", "+/response/#"].map(String::from).to_vec(),
             durable: true,
             high_priority: vec![],
-            documents: true,
+            documents: false,
             fleet: String::new(),
         }
     }
@@ -620,6 +629,20 @@ impl Config {
         }
         if !matches!(self.mqtt.version.as_str(), "auto" | "5" | "3.1.1") {
             return Err(("mqtt.version", format!("is `{}`; write \"auto\", \"5\" or \"3.1.1\"", self.mqtt.version)));
+        }
+        for (key, given, other, missing) in [
+            ("mqtt.cert_file", &self.mqtt.cert_file, "mqtt.key_file", &self.mqtt.key_file),
+            ("mqtt.key_file", &self.mqtt.key_file, "mqtt.cert_file", &self.mqtt.cert_file),
+        ] {
+            if !given.as_os_str().is_empty() && missing.as_os_str().is_empty() {
+                return Err((
+                    key,
+                    format!("is {}, but {other} is not set; certificate and key belong together", given.display()),
+                ));
+            }
+        }
+        if let Some(protocol) = self.mqtt.alpn.iter().find(|protocol| !(1..=255).contains(&protocol.len())) {
+            return Err(("mqtt.alpn", format!("has `{protocol}`; a protocol's name has 1 to 255 bytes, for example mqtt")));
         }
         for (key, filters) in [("mqtt.reply_topics", &self.mqtt.reply_topics), ("mqtt.high_priority", &self.mqtt.high_priority)] {
             if let Some(filter) = filters.iter().find(|f| !topic_filter_is_valid(f)) {

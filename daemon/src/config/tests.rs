@@ -48,6 +48,8 @@ fn bad_values_are_refused_with_the_right_form() {
         ("[mqtt]\nkeep_alive_s = \"long\"\n", "`mqtt.keep_alive_s` is \"long\", a text in quotes; it must be a whole number"),
         ("[mqtt]\nbroker = \"localhost\"\n", "write mqtt://host:port"),
         ("[broker]\nlisten = \"0.0.0.0:1883\"\n", "loopback only"),
+        ("[mqtt]\ncert_file = \"/c.pem\"\n", "mqtt.key_file is not set"),
+        ("[mqtt]\nalpn = [\"\"]\n", "1 to 255 bytes"),
         ("[answer]\nthreshold = 2.0\n", "from 0 to 1"),
         ("[answer]\nmax_tokens = 2000\n", "leaves no room"),
         ("[model]\ncontext = -1\n", "cannot be negative"),

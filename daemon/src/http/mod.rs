@@ -2,25 +2,27 @@
 //!
 //! `POST /v1/search`, `/v1/documents/put`, `/v1/documents/delete` and `/v1/documents/list` take the bodies of the MQTT
 //! topics of the same names, JSON or CBOR; `GET /v1/status` tells what `info` and `metrics` tell, and `GET /v1/backup` is
-//! the library as one file.
+//! the library as one file. Only the daemon's own user, root and the socket's group are served (`peer`).
 
 mod client;
 mod download;
+mod peer;
 
 pub use client::{Client, ClientError};
 
 use crate::api::wire::{self, Encoding, ErrorBody, ErrorCode, ErrorReply};
 use crate::api::{Api, Problem, ReportFn, change_word, new_id};
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::net::UnixListener;
 
 /// Room for a request's other fields beside the document.
@@ -31,7 +33,7 @@ struct Control {
     api: Api,
     status: ReportFn,
     /// Told when the library has changed.
-    changed: std::sync::Arc<tokio::sync::Notify>,
+    changed: Arc<tokio::sync::Notify>,
 }
 
 /// Why the control socket cannot be opened.
@@ -60,13 +62,14 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
-/// Serves the control socket until the task is dropped.
+/// Serves the control socket, which is at `path`, until the task is dropped.
 pub async fn serve(
     listener: UnixListener,
+    path: &Path,
     api: Api,
     status: ReportFn,
     max_document: usize,
-    changed: std::sync::Arc<tokio::sync::Notify>,
+    changed: Arc<tokio::sync::Notify>,
 ) {
     let router = Router::new()
         .route("/v1/status", get(get_status))
@@ -76,8 +79,10 @@ pub async fn serve(
         .route("/v1/documents/delete", post(delete))
         .route("/v1/documents/list", post(list))
         .layer(DefaultBodyLimit::max(max_document + ENVELOPE_BYTES))
+        .layer(axum::middleware::from_fn(peer::check))
+        .layer(Extension(Arc::<Path>::from(path)))
         .with_state(Control { api, status, changed });
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(listener, router.into_make_service_with_connect_info::<peer::Peer>()).await {
         log::error!("the control socket has failed: {error}");
     }
 }

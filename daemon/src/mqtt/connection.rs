@@ -2,21 +2,20 @@
 //!
 //! What rumqttc leaves to its user and is done here: reconnecting with jittered back-off, subscribing again, falling back
 //! to 3.1.1, telling which publish the broker has acknowledged, and carrying unacknowledged publishes over to the next
-//! connection. rumqttc 0.25 tells events of one connection after the next one stands, drops publishes when `session_present` is 0, keeps one that waits for a packet identifier
-//! (`state.collision`) over the loss of a connection, and sends acknowledgements of one connection over the next.
+//! connection. rumqttc 0.25 tells events of one connection after the next one stands, drops publishes when `session_present`
+//! is 0, keeps one that waits for a packet identifier (`state.collision`) over the loss of a connection, and sends
+//! acknowledgements of one connection over the next.
 //!
 //! Everything is published and subscribed to at QoS 1. QoS 2 was tried for final answers and given up: rumqttc gives a packet
 //! identifier to another message while its release is under way, forgets a message that waited for one, and ends the connection,
 //! over and over, at a release that the broker repeats.
 
+use super::tls::{self, TlsOptions};
 use crate::config::BrokerUrl;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5 as p5;
 use rumqttc::{QoS, TlsConfiguration, Transport, v5};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -49,9 +48,9 @@ pub struct ConnectionOptions {
     /// `auto`, `5` or `3.1.1`.
     pub version: String,
     /// User name and password.
-    pub credentials: Option<(String, String)>,
-    /// PEM file of trusted authorities; `None`: the system's.
-    pub ca_file: Option<PathBuf>,
+    pub credentials: Option<Credentials>,
+    /// Certificates, where the broker's address asks for TLS.
+    pub tls: TlsOptions,
     /// Keep-alive.
     pub keep_alive: Duration,
     /// Largest packet, in bytes.
@@ -63,6 +62,21 @@ pub struct ConnectionOptions {
     pub persistent: bool,
     /// Messages that the broker may send ahead of their acknowledgements (MQTT 5).
     pub receive_maximum: u16,
+}
+
+/// User name and password; the password is not shown by `{:?}`.
+#[derive(Clone)]
+pub struct Credentials {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
 }
 
 /// Properties that travel with a message; empty on MQTT 3.1.1.
@@ -369,9 +383,10 @@ impl Connection {
     /// Prepares a connection that subscribes to `topics` at QoS 1 whenever it is made.
     ///
     /// # Errors
-    /// The certificate file cannot be read.
+    /// A certificate or key file cannot be used.
     pub fn new(options: ConnectionOptions, topics: Vec<String>) -> Result<(Self, Sender), ConnectionError> {
-        let tls = if options.broker.tls { Some(tls_configuration(&options)?) } else { None };
+        let tls = options.broker.tls.then(|| tls::client_config(&options.tls)).transpose().map_err(ConnectionError)?;
+        let tls = tls.map(TlsConfiguration::Rustls);
         let v5 = options.version != "3.1.1";
         let (client, event_loop, carried) = make(&options, tls.clone(), v5);
         let shared = Arc::new(Shared {
@@ -442,6 +457,9 @@ impl Connection {
                     self.carry();
                     self.fall_back(&failure);
                     let mut reason = failure.reason;
+                    if let Some(remedy) = self.tls.as_ref().and_then(|_| tls::remedy(&reason, &self.options.tls)) {
+                        reason = format!("{reason}; {remedy}");
+                    }
                     match self.accepted.take().map(|accepted| accepted.elapsed()) {
                         Some(lasted) if lasted >= STABLE => self.failures = 0,
                         // Accepted and dropped at once: without a pause this would go on a thousand times a second.
@@ -613,24 +631,6 @@ fn backoff(failures: u32) -> Duration {
     full.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
-fn tls_configuration(options: &ConnectionOptions) -> Result<TlsConfiguration, ConnectionError> {
-    // A second installation is refused, and harmless.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    match &options.ca_file {
-        Some(path) => {
-            let ca = std::fs::read(path).map_err(|e| {
-                ConnectionError(format!("cannot read mqtt.ca_file {}: {e}; check the path and its permissions", path.display()))
-            })?;
-            if !CertificateDer::pem_slice_iter(&ca).any(|certificate| certificate.is_ok()) {
-                let problem = "no PEM certificate is in it; name the file of the authority that signed the broker's certificate";
-                return Err(ConnectionError(format!("mqtt.ca_file {}: {problem}", path.display())));
-            }
-            Ok(TlsConfiguration::Simple { ca, alpn: None, client_auth: None })
-        }
-        None => Ok(TlsConfiguration::default()),
-    }
-}
-
 fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) -> (Client, EventLoop, Carried) {
     let BrokerUrl { host, port, .. } = &options.broker;
     let transport = tls.map_or(Transport::Tcp, Transport::Tls);
@@ -645,8 +645,8 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         if options.persistent {
             o.set_session_expiry_interval(Some(SESSION_EXPIRY_S));
         }
-        if let Some((user, password)) = &options.credentials {
-            o.set_credentials(user, password);
+        if let Some(Credentials { username, password }) = &options.credentials {
+            o.set_credentials(username, password);
         }
         if let Some((topic, payload)) = &options.will {
             o.set_last_will(p5::LastWill::new(topic, *payload, v5::mqttbytes::QoS::AtLeastOnce, true, None));
@@ -659,8 +659,8 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         o.set_keep_alive(options.keep_alive).set_clean_session(!options.persistent).set_transport(transport);
         o.set_max_packet_size(options.max_packet, options.max_packet);
         o.set_manual_acks(options.persistent);
-        if let Some((user, password)) = &options.credentials {
-            o.set_credentials(user, password);
+        if let Some(Credentials { username, password }) = &options.credentials {
+            o.set_credentials(username, password);
         }
         if let Some((topic, payload)) = &options.will {
             o.set_last_will(rumqttc::LastWill::new(topic, *payload, QoS::AtLeastOnce, true));

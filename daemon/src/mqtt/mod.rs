@@ -10,6 +10,7 @@ pub mod connection;
 mod questions;
 mod queue;
 mod reply;
+pub mod tls;
 pub mod topics;
 
 use crate::api::wire::{self, ErrorCode};

@@ -4,6 +4,8 @@
 #[derive(Debug, Clone)]
 pub struct Topics {
     base: String,
+    /// The base that all nodes have in common, with a slash behind it.
+    common: String,
     fleet: Option<String>,
     reply_filters: Vec<String>,
     high_priority: Vec<String>,
@@ -43,7 +45,7 @@ impl Topics {
     /// `high_priority` are filters of the reply topics whose questions may go first.
     pub fn new(base: String, prefix: &str, fleet: &str, reply_filters: Vec<String>, high_priority: Vec<String>) -> Self {
         let fleet = (!fleet.is_empty()).then(|| format!("{prefix}/fleet/{fleet}/ask"));
-        Self { base, fleet, reply_filters, high_priority }
+        Self { base, common: format!("{prefix}/"), fleet, reply_filters, high_priority }
     }
 
     /// `<base>/<name>`.
@@ -95,7 +97,7 @@ impl Topics {
         }
         // Below our own names nothing else may be written: a reply to `ask` would be the next question.
         let own = topic == self.base || topic.strip_prefix(self.base.as_str()).is_some_and(|rest| rest.starts_with('/'));
-        if own || self.fleet.as_deref() == Some(topic) || !self.reply_filters.iter().any(|filter| matches(filter, topic)) {
+        if own || self.is_of_another_node(topic) || !self.reply_filters.iter().any(|filter| matches(filter, topic)) {
             return Err(format!(
                 "replies may not go to this topic; use {}/answer/<id> or one that mqtt.reply_topics allows ({})",
                 self.base,
@@ -103,6 +105,15 @@ impl Topics {
             ));
         }
         Ok(())
+    }
+
+    /// Whether some node, or a fleet, reads or writes this topic: our answer would be its question, or look like its word.
+    fn is_of_another_node(&self, topic: &str) -> bool {
+        let Some((node, name)) = topic.strip_prefix(self.common.as_str()).and_then(|rest| rest.split_once('/')) else {
+            return false;
+        };
+        let known = KINDS.iter().map(|(name, _)| *name).chain(["state", "info", "metrics"]).any(|known| known == name);
+        known || name.starts_with("answer/") || (node == "fleet" && name.ends_with("/ask"))
     }
 }
 
@@ -167,5 +178,35 @@ mod tests {
         for refused in ["v/pi/ask", "v/pi", "v/fleet/lab/ask"] {
             assert!(open.check_reply(refused).is_err(), "{refused}");
         }
+    }
+
+    #[test]
+    fn no_reply_becomes_a_request_whatever_is_allowed() {
+        let open = |base: &str, fleet: &str| Topics::new(base.into(), "v", fleet, vec!["#".into(), "+/+/+".into()], vec![]);
+        for t in [open("v/pi", "lab"), open("v/fleet", "lab"), open("v/pi", "")] {
+            // What is subscribed to, shared subscriptions by their topic, is what a loop would need.
+            for filter in t.subscriptions() {
+                let topic = filter.strip_prefix("$share/lab/").unwrap_or(&filter);
+                assert!(t.kind(topic).is_some() && t.check_reply(topic).is_err(), "{topic}");
+                assert!(t.check_reply(&filter).is_err() || t.kind(&filter).is_none(), "{filter}");
+            }
+            for own in ["state", "info", "metrics", "receipt", "documents", "documents/list", "answer", "answerx/1", "unknown"] {
+                assert!(t.check_reply(&t.of(own)).is_err(), "{own}");
+            }
+            for name in ["a", "../ask", "/ask", "ask", "receipt"] {
+                assert_eq!(t.kind(&t.answer(name)), None, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn replies_do_not_go_to_other_nodes_requests() {
+        // Two nodes that answer each other would make a loop too.
+        let t = Topics::new("v/pi".into(), "v", "lab", vec!["#".into()], vec![]);
+        for other in ["v/pi2/ask", "v/pi2/search", "v/pi2/receipt", "v/pi2/documents/put", "v/fleet/barn/ask", "v/pi2/state"] {
+            assert!(t.check_reply(other).is_err(), "{other}");
+        }
+        assert!(t.check_reply("v/pi2/answer/7").is_err(), "the answers of another node are its own");
+        assert!(t.check_reply("v2/pi/ask").is_ok() && t.check_reply("vx").is_ok());
     }
 }

@@ -1,5 +1,6 @@
 //! The daemon: start order, readiness, signals, shutdown.
 
+mod credentials;
 pub mod logging;
 mod metrics;
 
@@ -15,6 +16,7 @@ use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};
 use crate::mqtt::Server;
 use crate::mqtt::connection::{Connection, ConnectionOptions};
+use crate::mqtt::tls::TlsOptions;
 use crate::mqtt::topics::Topics;
 use crate::retrieve::Retriever;
 use crate::store::{EmbedderId, Store, StoreOptions};
@@ -264,39 +266,28 @@ fn limits(config: &Config, context: u32) -> Limits {
 /// How to reach the broker, without client id and last will.
 ///
 /// # Errors
-/// The address or the password file cannot be used.
+/// The address, the password file or a credential cannot be used.
 pub fn connection_options(config: &Config) -> Result<ConnectionOptions, ServiceError> {
     let broker = config.broker_url().map_err(|problem| ServiceError::System(format!("mqtt.broker {problem}")))?;
     let mqtt = &config.mqtt;
-    let credentials = if mqtt.username.is_empty() {
-        None
-    } else {
-        let password = if mqtt.password_file.as_os_str().is_empty() { String::new() } else { first_line(&mqtt.password_file)? };
-        Some((mqtt.username.clone(), password))
-    };
     let given = |path: &Path| (!path.as_os_str().is_empty()).then(|| path.to_owned());
     Ok(ConnectionOptions {
         broker,
         client_id: String::new(),
         version: mqtt.version.clone(),
-        credentials,
-        ca_file: given(&mqtt.ca_file),
+        credentials: credentials::credentials(mqtt)?,
+        tls: TlsOptions {
+            ca_file: given(&mqtt.ca_file),
+            cert_file: given(&mqtt.cert_file),
+            key_file: given(&mqtt.key_file),
+            alpn: mqtt.alpn.clone(),
+        },
         keep_alive: Duration::from_secs(mqtt.keep_alive_s),
         max_packet: if mqtt.version == "3.1.1" { MQTT_MAX_PACKET } else { mqtt.max_payload_bytes + PACKET_HEADROOM },
         will: None,
         persistent: false,
         receive_maximum: (config.answer.queue + config.model.slots).clamp(16, 1024) as u16,
     })
-}
-
-fn first_line(path: &Path) -> Result<String, ServiceError> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        ServiceError::System(format!(
-            "cannot read mqtt.password_file {}: {e}; check the path and its permissions",
-            path.display()
-        ))
-    })?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -400,8 +391,10 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let listener = crate::http::bind(&socket)?;
     let for_status = (report.clone(), Arc::clone(&server));
     let status: ReportFn = Arc::new(move || for_status.0.status(&for_status.1));
+    let (for_control, for_changes, max_document) =
+        (socket.clone(), Arc::clone(&changed), config.ingest.max_document_bytes as usize);
     let control =
-        tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
+        tokio::spawn(async move { crate::http::serve(listener, &for_control, api, status, max_document, for_changes).await });
 
     let for_rebuild = Arc::clone(&changed);
     crate::ingest::start_rebuilding(rooms.pipeline.clone(), Arc::clone(&turn), move || for_rebuild.notify_one())
