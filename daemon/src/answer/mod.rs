@@ -126,6 +126,17 @@ pub struct Usage {
     pub reused_tokens: usize,
     /// Tokens of the answer.
     pub answer_tokens: usize,
+    /// Tokens guessed by looking them up in what was read, where that is done, and those of them that the answer has.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub drafted_tokens: usize,
+    /// See `drafted_tokens`.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub accepted_tokens: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A cited answer.
@@ -182,6 +193,9 @@ pub enum Reader {
     Each,
     /// All passages in one prompt.
     Joined,
+    /// All passages in one prompt, but each as it was read by itself: nothing is read anew that was read before. Experimental: it
+    /// answers worse than [`Reader::Joined`] (`benches/results/answers.md`), which is used where the model does not allow it.
+    Composed,
 }
 
 /// What the answering room needs to know from the configuration.
@@ -221,6 +235,10 @@ impl Answerer {
             Reader::Auto => Reader::Evidence,
             chosen => chosen,
         };
+        if let (Reader::Composed, Some(why)) = (options.reader, &engine.info().composed_off) {
+            log::warn!("answer.reader = \"composed\" cannot be used: {why}; \"joined\" is used instead");
+            options.reader = Reader::Joined;
+        }
         Self {
             retriever,
             selector: Selector::new(embedder),
@@ -355,6 +373,7 @@ impl Answerer {
                     }
                     Reader::Evidence => vec![reading(sentences().collect())],
                     Reader::Joined => vec![reading(whole(&retrieval.passages).collect())],
+                    Reader::Composed => vec![Reading { composed: true, ..reading(whole(&retrieval.passages).collect()) }],
                     Reader::Best => whole(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
                     Reader::Each => apart(whole(&retrieval.passages), &scores),
                 };
@@ -471,6 +490,8 @@ impl Answerer {
             prompt_tokens: completion.prompt_tokens,
             reused_tokens: completion.reused_tokens,
             answer_tokens: completion.answer_tokens,
+            drafted_tokens: completion.drafted_tokens,
+            accepted_tokens: completion.accepted_tokens,
         };
     }
 }
@@ -487,14 +508,15 @@ struct Evidence {
     search_ms: f64,
 }
 
-/// Passages as they stand, each a document's.
+/// Of each passage the chunk that ranked highest: the same words for every question, so that what the model computed over them
+/// is found again, and what joins it as a neighbour differs from question to question.
 fn whole(passages: &[Passage]) -> impl Iterator<Item = PromptPassage> + '_ {
     let numbered = passages.iter().enumerate();
-    numbered.map(|(i, passage)| PromptPassage { n: i + 1, document: Some(passage.number), text: passage.text.clone() })
+    numbered.map(|(i, passage)| PromptPassage { n: i + 1, document: Some(passage.number), text: passage.best_chunk().to_owned() })
 }
 
 fn reading(passages: Vec<PromptPassage>) -> Reading {
-    Reading { passages, prior: 0.0 }
+    Reading { passages, prior: 0.0, composed: false }
 }
 
 /// How much a passage's score counts beside the mean ln probability of a token of its answer.
@@ -503,7 +525,7 @@ const PRIOR_WEIGHT: f64 = 1.0;
 /// A reading of its own for each passage.
 fn apart(passages: impl Iterator<Item = PromptPassage>, scores: &[f32]) -> Vec<Reading> {
     let prior = |score: &f32| PRIOR_WEIGHT * f64::from(score.max(1e-3)).ln();
-    passages.zip(scores).map(|(passage, score)| Reading { passages: vec![passage], prior: prior(score) }).collect()
+    passages.zip(scores).map(|(passage, score)| Reading { prior: prior(score), ..reading(vec![passage]) }).collect()
 }
 
 /// The page is that of the best sentence: a passage may go on over several.

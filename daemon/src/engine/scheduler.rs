@@ -3,9 +3,10 @@
 //! Every batch holds one token of each lane that writes, and of those that read their prompts the next step each, while there
 //! is room; the request that came first goes first.
 
-use super::lane::Lane;
+use super::lane::{Lane, Reading};
+use super::lookup;
 use super::passages::{HEAD, Keys, PassageCache};
-use super::prompt::{self, Prompt, STEP, Template};
+use super::prompt::{self, MOST_APART, Prompt, STEP, Template};
 use super::sequences::{SYSTEM, Sequences};
 use super::tuner::Tuner;
 use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job};
@@ -20,9 +21,6 @@ use std::time::{Duration, Instant};
 
 /// Most tokens in a batch: a step for two lanes, or the questions of several readings at once.
 pub const BATCH: usize = 2 * STEP;
-
-/// Readings of one request that can be at work.
-const MAX_READINGS: usize = 4;
 
 /// Positions kept free at the end of the context.
 const CONTEXT_MARGIN: usize = 4;
@@ -45,6 +43,7 @@ pub(super) fn run(
     path: &Path,
     gguf: &Gguf,
     options: &EngineOptions,
+    tuner: Tuner,
     passages: Option<PassageCache>,
     ready: &SyncSender<Result<EngineInfo, EngineError>>,
     jobs: &Receiver<Job>,
@@ -61,12 +60,11 @@ pub(super) fn run(
         Ok(model) => model,
         Err(error) => return ready.send(failed(error.to_string())).unwrap_or(()),
     };
-    let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path);
     let threads = tuner.plan.threads;
     let cells = options.context.min(model.n_ctx_train()).max(BATCH as u32);
     let slots = options.slots.max(1);
     // A lane for each reading of each request, and the system prompt's sequence.
-    let sequences = slots * MAX_READINGS + 1;
+    let sequences = slots * MOST_APART + 1;
     let context_options =
         ContextOptions { cells, batch: BATCH as u32, sequences: sequences as u32, outputs: sequences as u32, threads };
     let Some(context) = Context::new(&model, &context_options) else {
@@ -74,8 +72,16 @@ pub(super) fn run(
     };
     let template = Template::of(&model);
     let divisible = !crate::llama::is_recurrent(&model);
+    let tuner = if divisible { tuner } else { tuner.without_lookup("the model keeps a running state, which cannot go back") };
     let passages_off = (passages.is_some() && !divisible)
         .then(|| "the model keeps a running state instead of keys and values, which cannot be cut".to_owned());
+    let composed_off = if !divisible {
+        Some("the model keeps a running state instead of keys and values, which cannot be put together".to_owned())
+    } else if !context.can_shift() {
+        Some("llama.cpp cannot move this model's keys to other positions".to_owned())
+    } else {
+        None
+    };
     let info = EngineInfo {
         model: gguf.name(),
         architecture: gguf.architecture().to_owned(),
@@ -83,10 +89,10 @@ pub(super) fn run(
         parameters: gguf.parameters(),
         context: cells,
         own_template: template.is_own(),
-        threads,
         repack: why,
         slots,
         passages_off,
+        composed_off,
     };
     let mut scheduler = Scheduler {
         model: &model,
@@ -98,6 +104,9 @@ pub(super) fn run(
         keys: Keys::new(&info.fingerprint),
         cells: cells as usize,
         slots,
+        outputs: sequences,
+        system: options.system.clone(),
+        cold: true,
         waiting: VecDeque::new(),
         running: vec![],
         entries: vec![],
@@ -105,7 +114,6 @@ pub(super) fn run(
     if ready.send(Ok(info)).is_err() {
         return;
     }
-    scheduler.warm_up(&options.system, stopping);
     scheduler.run(jobs, stopping);
 }
 
@@ -120,6 +128,12 @@ struct Scheduler<'model> {
     /// Cells of the KV cache.
     cells: usize,
     slots: usize,
+    /// Most entries of a batch that ask for logits.
+    outputs: usize,
+    /// The system prompt that most questions begin with.
+    system: String,
+    /// It is not in the KV cache, and computing it has not been tried.
+    cold: bool,
     waiting: VecDeque<Job>,
     /// In the order in which they came.
     running: Vec<Running>,
@@ -140,14 +154,23 @@ struct Running {
     read: Option<Instant>,
     prompt_tokens: usize,
     passages_used: usize,
+    /// Tokens of the prompts whose state was there.
+    reused: usize,
+    /// Tokens guessed, and guessed right.
+    drafted: usize,
+    accepted: usize,
 }
 
-/// Where the results of a batch go: request, lane, index of the logits; `None` without logits.
+/// Where the results of a batch go: request, lane, index of the first logits; `None` without logits.
 struct Route {
     running: usize,
     lane: usize,
+    /// One of the lane's parts; `None`: the lane itself.
+    part: Option<usize>,
     logits: Option<usize>,
     tokens: usize,
+    /// Of the tokens, those at the end that are only guessed; the logits after each and the one before them are wanted.
+    drafted: usize,
 }
 
 impl Running {
@@ -160,8 +183,10 @@ impl Running {
             finish,
             passages_used: self.passages_used,
             prompt_tokens: self.prompt_tokens,
-            reused_tokens: self.lanes.iter().map(|lane| lane.reused).sum(),
+            reused_tokens: self.reused,
             answer_tokens: lane.said.len(),
+            drafted_tokens: self.drafted,
+            accepted_tokens: self.accepted,
             waited: self.started - self.job.queued,
             prefill: read - self.started,
             decode: now - read,
@@ -193,7 +218,7 @@ impl Running {
     fn choose(&mut self, lane: usize) {
         self.chosen = Some(lane);
         let lane = &self.lanes[lane];
-        let _ = self.job.events.send(Event::Reading { reading: lane.reading, passages_used: lane.prompt.passages_used });
+        let _ = self.job.events.send(Event::Reading { reading: lane.reading, passages_used: lane.main.prompt.passages_used });
     }
 }
 
@@ -209,8 +234,9 @@ fn interrupted(job: &Job, stopping: bool) -> Option<Finish> {
 
 impl Scheduler<'_> {
     /// Computes the system prompt once, so that the first question need not, and touches the weights' pages.
-    fn warm_up(&mut self, system: &str, stopping: &AtomicBool) {
-        let prefix = self.template.prefix(self.model, system);
+    fn warm_up(&mut self, stopping: &AtomicBool) {
+        self.cold = false;
+        let prefix = self.template.frame(self.model, &self.system).before;
         if prefix.len() >= self.cells / 2 || prefix.is_empty() {
             return;
         }
@@ -236,6 +262,10 @@ impl Scheduler<'_> {
 
     fn run(&mut self, jobs: &Receiver<Job>, stopping: &AtomicBool) {
         loop {
+            // At the start, and after a failed batch.
+            if self.cold && self.running.is_empty() {
+                self.warm_up(stopping);
+            }
             if self.running.is_empty() && self.waiting.is_empty() {
                 match self.tuner.wait(self.model, jobs, stopping) {
                     Some(job) => self.waiting.push_back(job),
@@ -281,7 +311,7 @@ impl Scheduler<'_> {
         let request = &job.request;
         let room = self.cells.saturating_sub(request.max_tokens + CONTEXT_MARGIN);
         let mut prompts = Vec::new();
-        for reading in request.readings.iter().take(MAX_READINGS) {
+        for reading in request.readings.iter().take(MOST_APART) {
             match self.template.lay_out(self.model, &request.system, reading, &request.question, room) {
                 Ok(prompt) => prompts.push(prompt),
                 Err(too_long) if prompts.is_empty() => {
@@ -293,7 +323,9 @@ impl Scheduler<'_> {
         }
         let system = self.sequences.tokens(SYSTEM).len();
         let needs = |prompts: &[Prompt]| -> usize {
-            prompts.iter().map(|prompt| prompt.tokens.len().saturating_sub(system) + request.max_tokens + CONTEXT_MARGIN).sum()
+            // A part has the beginning once more until it is put in its place.
+            let own = |prompt: &Prompt| prompt.tokens.len().saturating_sub(system) + prompt.parts.len() * prompt.anchor;
+            prompts.iter().map(|prompt| own(prompt) + request.max_tokens + CONTEXT_MARGIN).sum()
         };
         while prompts.len() > 1 && needs(&prompts) > self.sequences.room() {
             prompts.pop();
@@ -312,15 +344,33 @@ impl Scheduler<'_> {
         let (prompt_tokens, passages_used) =
             (prompts.iter().map(|p| p.tokens.len()).sum(), prompts.iter().map(|p| p.passages_used).sum());
         let mut lanes = Vec::new();
-        for (reading, prompt) in prompts.into_iter().enumerate() {
-            let Some((sequence, reused)) = self.begin(&prompt, reserved) else { break };
-            let lane = Lane::new(reading, sequence, prompt, reused, &request.sampling, stops.clone());
+        for (reading, mut prompt) in prompts.into_iter().enumerate() {
+            let parts = std::mem::take(&mut prompt.parts);
+            let Some(main) = self.begin(prompt, reserved) else { break };
+            let parts = parts.into_iter().map_while(|part| self.begin(part, reserved)).collect();
+            let lane = Lane::new(reading, main, parts, &request.sampling, stops.clone());
             lanes.push(if competing { lane.weighed() } else { lane });
         }
         if lanes.is_empty() {
             return Err(Refusal::NoRoomNow(Box::new(job)));
         }
-        let mut running = Running { job, lanes, chosen: None, reserved: own, started, read: None, prompt_tokens, passages_used };
+        let reused = |lane: &Lane| -> usize {
+            let parts = lane.parts.iter().map(|part| part.reused.saturating_sub(lane.main.prompt.anchor));
+            lane.main.reused + parts.sum::<usize>()
+        };
+        let mut running = Running {
+            reused: lanes.iter().map(reused).sum(),
+            job,
+            lanes,
+            chosen: None,
+            reserved: own,
+            started,
+            read: None,
+            prompt_tokens,
+            passages_used,
+            drafted: 0,
+            accepted: 0,
+        };
         if !competing {
             running.choose(0);
         }
@@ -329,57 +379,51 @@ impl Scheduler<'_> {
     }
 
     /// Takes a sequence for a prompt and brings into it what is known of the prompt's beginning.
-    fn begin(&mut self, prompt: &Prompt, reserved: usize) -> Option<(u32, usize)> {
-        let (sequence, reused) = self.sequences.take(&mut self.context, &prompt.tokens, &prompt.cuts, reserved)?;
+    fn begin(&mut self, prompt: Prompt, reserved: usize) -> Option<Reading> {
+        let (sequence, mut reused) = self.sequences.take(&mut self.context, &prompt.tokens, &prompt.cuts, reserved)?;
+        let mut key = None;
         if let (Some(cache), Some((upto, document))) = (&self.passages, prompt.keep)
             && reused < upto
         {
-            let key = self.keys.of(&prompt.tokens[..upto]);
-            if let Some(bytes) = cache.load(document, &key) {
+            let named = self.keys.of(&prompt.tokens[..upto]);
+            if let Some(bytes) = cache.load(document, &named) {
                 if self.sequences.restore(&mut self.context, sequence, &prompt.tokens[..upto], &bytes[HEAD..]) {
-                    return Some((sequence, upto));
+                    reused = upto;
+                } else {
+                    // There may have been no room for it in one piece; what was there before is gone either way.
+                    log::debug!("llama.cpp did not take a passage's state; it is computed");
+                    cache.refuse(document, &named);
+                    reused = 0;
                 }
-                // There may have been no room for it in one piece; what was there before is gone either way.
+            }
+            key = Some(named);
+        }
+        Some(Reading { sequence, prompt, reused, key })
+    }
+
+    /// Puts together what was read apart, where all of it is there.
+    fn compose(&mut self) {
+        for lane in self.running.iter_mut().flat_map(|running| &mut running.lanes) {
+            let whole = |(_, reading, upto): (_, &Reading, usize)| self.sequences.tokens(reading.sequence).len() >= upto;
+            if lane.parts.is_empty() || lane.finish.is_some() || !lane.readings().all(whole) {
+                continue;
+            }
+            let parts: Vec<u32> = lane.parts.drain(..).map(|part| part.sequence).collect();
+            if !self.sequences.append(&mut self.context, lane.main.sequence, &parts, lane.main.prompt.anchor) {
                 log::debug!("llama.cpp did not take a passage's state; it is computed");
-                cache.refuse(document, &key);
-                return Some((sequence, 0));
+            }
+            for part in parts {
+                self.sequences.release(&mut self.context, part);
             }
         }
-        Some((sequence, reused))
     }
 
     /// Computes one batch.
     fn step(&mut self) {
+        self.compose();
         let mut entries = std::mem::take(&mut self.entries);
         entries.clear();
-        let mut routes = Vec::new();
-        let writing = self.running.iter().flat_map(|running| &running.lanes).filter(|lane| lane.next.is_some()).count();
-        for (r, running) in self.running.iter().enumerate() {
-            for (l, lane) in running.lanes.iter().enumerate() {
-                let held = self.sequences.tokens(lane.sequence).len();
-                let from = entries.len();
-                if let Some(token) = lane.next {
-                    entries.push(Entry { token, position: held as u32, sequence: lane.sequence, logits: true });
-                } else if lane.finish.is_none() && held < lane.prompt.tokens.len() {
-                    let upto = lane.prompt.next_cut(held);
-                    // Those that write go first; a step that does not fit waits for the next batch.
-                    if from + (upto - held) + writing > BATCH && !(from == 0 && writing == 0) {
-                        continue;
-                    }
-                    entries.extend((held..upto).map(|position| Entry {
-                        token: lane.prompt.tokens[position],
-                        position: position as u32,
-                        sequence: lane.sequence,
-                        logits: position + 1 == lane.prompt.tokens.len(),
-                    }));
-                } else {
-                    continue;
-                }
-                let last = entries.len() - 1;
-                let logits = entries[last].logits.then_some(last);
-                routes.push(Route { running: r, lane: l, logits, tokens: entries.len() - from });
-            }
-        }
+        let routes = self.fill(&mut entries);
         self.context.set_threads(self.tuner.threads());
         let started = Instant::now();
         let mut result = self.context.decode(&entries);
@@ -397,6 +441,62 @@ impl Scheduler<'_> {
         self.entries = entries;
     }
 
+    /// Chooses what the next batch computes.
+    fn fill(&self, entries: &mut Vec<Entry>) -> Vec<Route> {
+        let mut routes = Vec::new();
+        let lanes = || self.running.iter().enumerate().flat_map(|(r, running)| running.lanes.iter().enumerate().map(move |(l, lane)| (r, l, lane)));
+        let writing = lanes().filter(|(_, _, lane)| lane.next.is_some()).count();
+        // Guesses take what those that write leave of the room.
+        let mut room = self.outputs.min(BATCH).saturating_sub(lanes().filter(|(_, _, lane)| lane.finish.is_none()).count());
+        for (r, l, lane) in lanes() {
+            if let Some(token) = lane.next {
+                let running = &self.running[r];
+                let held = self.sequences.tokens(lane.main.sequence);
+                let drafted = if running.chosen.is_some() && lane.is_greedy() {
+                    let left = running.job.request.max_tokens.saturating_sub(lane.said.len());
+                    lookup::draft(held, token, self.tuner.draft().min(room).min(left))
+                } else {
+                    vec![]
+                };
+                room -= drafted.len();
+                let from = entries.len();
+                entries.extend(std::iter::once(&token).chain(&drafted).enumerate().map(|(i, token)| Entry {
+                    token: *token,
+                    position: (held.len() + i) as u32,
+                    sequence: lane.main.sequence,
+                    logits: true,
+                }));
+                routes.push(Route { running: r, lane: l, part: None, logits: Some(from), tokens: 1 + drafted.len(), drafted: drafted.len() });
+                continue;
+            }
+            if lane.finish.is_some() {
+                continue;
+            }
+            for (part, reading, end) in lane.readings() {
+                let held = self.sequences.tokens(reading.sequence).len();
+                if held >= end {
+                    continue;
+                }
+                let from = entries.len();
+                let upto = reading.prompt.next_cut(held);
+                // Those that write go first; a step that does not fit waits for the next batch.
+                if from + (upto - held) + writing > BATCH && !(from == 0 && writing == 0) {
+                    continue;
+                }
+                let answers = part.is_none() && upto == reading.prompt.tokens.len();
+                entries.extend((held..upto).map(|position| Entry {
+                    token: reading.prompt.tokens[position],
+                    position: position as u32,
+                    sequence: reading.sequence,
+                    logits: answers && position + 1 == upto,
+                }));
+                let logits = answers.then_some(entries.len() - 1);
+                routes.push(Route { running: r, lane: l, part, logits, tokens: upto - held, drafted: 0 });
+            }
+        }
+        routes
+    }
+
     /// Hands the results of a batch to the lanes.
     fn distribute(&mut self, entries: &[Entry], routes: &[Route]) {
         let vocab = self.model.vocab();
@@ -407,20 +507,39 @@ impl Scheduler<'_> {
             let running = &mut self.running[route.running];
             let max_tokens = running.job.request.max_tokens;
             let lane = &mut running.lanes[route.lane];
-            lane.next = None;
-            self.sequences.extend(lane.sequence, &computed);
-            let held = self.sequences.tokens(lane.sequence).len();
-            if let (Some(cache), Some((upto, document))) = (&self.passages, lane.prompt.keep)
+            let reading = match route.part {
+                Some(part) => &lane.parts[part],
+                None => &lane.main,
+            };
+            let sequence = reading.sequence;
+            self.sequences.extend(sequence, &computed);
+            let held = self.sequences.tokens(sequence).len();
+            if let (Some(cache), Some((upto, document))) = (&self.passages, reading.prompt.keep)
                 && held == upto
+                && let Some(bytes) = self.context.state(sequence, HEAD)
             {
-                let key = self.keys.of(&lane.prompt.tokens[..upto]);
-                if let Some(bytes) = self.context.state(lane.sequence, HEAD) {
-                    cache.keep(document, &key, bytes);
+                let key = reading.key.unwrap_or_else(|| self.keys.of(&reading.prompt.tokens[..upto]));
+                cache.keep(document, &key, bytes);
+            }
+            let Some(index) = route.logits else { continue };
+            running.read.get_or_insert_with(Instant::now);
+            lane.next = None;
+            // What was guessed counts as long as it is what the model says.
+            let sure = held - route.drafted;
+            let guessed = &computed[computed.len() - route.drafted..];
+            let mut accepted = 0;
+            loop {
+                let logits = self.context.logits(index + accepted);
+                lane.advance(logits, &vocab, max_tokens, sure + accepted + 1 < self.cells);
+                match guessed.get(accepted) {
+                    Some(guess) if lane.next == Some(*guess) => accepted += 1,
+                    _ => break,
                 }
             }
-            if let Some(index) = route.logits {
-                lane.advance(self.context.logits(index), &vocab, max_tokens, held + 1 < self.cells);
-                running.read.get_or_insert_with(Instant::now);
+            running.drafted += route.drafted;
+            running.accepted += accepted;
+            if accepted < route.drafted {
+                self.sequences.truncate(&mut self.context, sequence, sure + accepted);
             }
         }
         for i in (0..self.running.len()).rev() {
@@ -442,7 +561,10 @@ impl Scheduler<'_> {
         for (l, lane) in lanes.iter_mut().enumerate() {
             if but != Some(l) && !std::mem::replace(&mut lane.released, true) {
                 lane.end(Finish::Stop);
-                self.sequences.release(&mut self.context, lane.sequence);
+                self.sequences.release(&mut self.context, lane.main.sequence);
+                for part in lane.parts.drain(..) {
+                    self.sequences.release(&mut self.context, part.sequence);
+                }
             }
         }
     }
@@ -466,6 +588,7 @@ impl Scheduler<'_> {
             let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
         }
         self.sequences.clear(&mut self.context);
+        self.cold = true;
     }
 }
 
@@ -485,6 +608,8 @@ impl Completion {
             prompt_tokens: 0,
             reused_tokens: 0,
             answer_tokens: 0,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             waited,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
