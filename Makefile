@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools clean
+.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test: setup build ## Run every test: units, examples in the documentation, end t
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release --workspace $(ARGS); \
 	else RUST_TEST_THREADS="$${RUST_TEST_THREADS:-1}" cargo test --release --workspace --lib --bins --tests $(ARGS); fi
 
+torture: setup build ## Kill the daemon and disturb the broker, counted (make torture N=1000 FAULTS=200 SEED=7)
+	@export VADEMECUM_CACHE="$(CACHE)" N="$(or $(N),100)" FAULTS="$(or $(FAULTS),50)" $(if $(SEED),SEED=$(SEED)); \
+	cargo test --release -p vademecum-tests --test torture -- --nocapture --test-threads 1
+
 lint: tools ## Check format, clippy, spelling, licences and shell scripts
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
@@ -49,7 +53,7 @@ deny: tools ## Check licences, sources and duplicates, and advisories where a da
 	@$(SETUP)/deny.sh
 
 bench: setup build ## Measure (see benches/)
-	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench main-job $(ARGS)
+	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench speed $(ARGS)
 
 bench-retrieval: setup build ## Compare retrieval with FAISS, usearch, qdrant-edge and others (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench retrieval $(ARGS)

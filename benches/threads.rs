@@ -5,7 +5,7 @@
 //! libraries offer (`OMP_WAIT_POLICY=active` and `passive`); beside them stands what the program does. See `README.md`.
 
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use vademecum::llama::{Bench, Waiting, set_waiting, with_model};
@@ -55,7 +55,7 @@ fn run() -> Result<()> {
     if cores < 2 {
         return Err("one core only: its thread waits for nobody".into());
     }
-    let model = models()?.join("generator.gguf");
+    let model = vademecum_benches::cache()?.join("models/generator.gguf");
     let (load_before, limit) = (report::load()?, Duration::from_secs(seconds));
     let columns = with_columns(&model, &topology, limit)?;
     let mut conditions = report::machine()?;
@@ -204,11 +204,4 @@ fn busy() -> ! {
     loop {
         std::hint::black_box(0);
     }
-}
-
-/// The test models: `VADEMECUM_CACHE` as `make setup` understands it, else the user's cache.
-fn models() -> Result<PathBuf> {
-    let cache = std::env::var_os("VADEMECUM_CACHE").map(PathBuf::from);
-    let user = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/vademecum"));
-    Ok(cache.or_else(user).ok_or("HOME is not set")?.join("models"))
 }

@@ -207,7 +207,7 @@ fn write(entries: &[ingest::Entry], embedder: &Embedder, wanted: usize, file: &P
 fn texts(entry: &ingest::Entry, embedder: &Embedder) -> Vec<Piece> {
     let Ok(source) = ingest::load(entry, DEFAULT_MAX_DOCUMENT_BYTES) else { return Vec::new() };
     let Ok(reading) = ingest::read(&Source { id: entry.id.clone(), ..source }) else { return Vec::new() };
-    let chunks = ingest::chunk(&reading, DEFAULT_MAX_TOKENS, &|text| embedder.count_tokens(text));
+    let count = |text: &str| embedder.count_tokens(text);
     let text = |chunk: ingest::TextChunk| Piece {
         all: [std::slice::from_ref(&reading.title), &chunk.heading, std::slice::from_ref(&chunk.text)].concat().join("\n"),
         document: entry.id.clone(),
@@ -217,5 +217,5 @@ fn texts(entry: &ingest::Entry, embedder: &Embedder) -> Vec<Piece> {
         text: chunk.text,
         tokens: chunk.tokens,
     };
-    chunks.into_iter().map(text).collect()
+    ingest::chunk(&reading, DEFAULT_MAX_TOKENS, &count).map(text).collect()
 }

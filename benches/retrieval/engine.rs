@@ -2,12 +2,9 @@
 
 use crate::Options;
 use serde_json::{Value, json};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use vademecum_benches::Result;
+use std::process::Command;
 use vademecum_benches::process::Memory;
+use vademecum_benches::{Result, peers, worker};
 
 /// How an index searches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,11 +82,7 @@ pub(crate) const LEXICAL: [(&str, &str); 2] = [("bm25s", "bm25s (numba)"), ("fts
 /// A worker that runs.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    child: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    name: String,
-    log: PathBuf,
+    process: worker::Worker,
     /// Its memory before it had anything to search: interpreter and libraries.
     base: Memory,
     pub(crate) version: String,
@@ -102,7 +95,7 @@ impl Worker {
         let mut command = match &options.python {
             Some(python) if name != "vademecum" => {
                 let mut command = Command::new(python);
-                command.args(["-W", "ignore"]).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/worker.py"));
+                command.args(["-W", "ignore"]).arg(peers::folder().join("worker.py"));
                 // Settings of this shell that would make a peer slower, and threads that spin into the next one's turn.
                 command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE").env("OMP_WAIT_POLICY", "passive");
                 command
@@ -113,81 +106,22 @@ impl Worker {
                 command
             }
         };
-        let log = options.scratch.join(format!("{name}.log"));
-        command.args([kind, name]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log)?);
-        let mut child = command.spawn().map_err(|e| format!("cannot start the worker of {name}: {e}"))?;
-        let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(format!("the worker of {name} has no pipes").into());
-        };
-        let answers = BufReader::new(answers);
-        let mut worker =
-            Self { child, requests, answers, name: name.to_owned(), log, base: Memory::default(), version: String::new() };
-        let hello = worker.call(&json!({ "do": "hello" }))?;
-        worker.version = hello["version"].as_str().unwrap_or_default().into();
-        worker.base = Memory::of_process(worker.child.id())?;
-        Ok(worker)
+        command.args([kind, name]);
+        let mut process = worker::Worker::start(&mut command, name, &options.scratch.join(format!("{name}.log")))?;
+        let hello = process.call(&json!({ "do": "hello" }))?;
+        let base = Memory::of_process(process.id())?;
+        Ok(Self { process, base, version: hello["version"].as_str().unwrap_or_default().into() })
     }
 
     /// Sends a request and waits for the answer.
     pub(crate) fn call(&mut self, ask: &Value) -> Result<Value> {
-        let said = |log: &Path| fs::read_to_string(log).unwrap_or_default();
-        writeln!(self.requests, "{ask}")
-            .map_err(|e| format!("the worker of {} has ended ({e}): {}", self.name, said(&self.log)))?;
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        if line.is_empty() {
-            return Err(format!("the worker of {} has ended at {}: {}", self.name, ask["do"], said(&self.log)).into());
-        }
-        let answer: Value = serde_json::from_str(&line)?;
-        match answer["error"].as_str() {
-            Some(error) => Err(format!("{}: {} fails: {error}", self.name, ask["do"]).into()),
-            None => Ok(answer),
-        }
+        self.process.call(ask)
     }
 
     /// What it holds now beyond what it held before it had anything to search: of its own, and of mapped files.
     pub(crate) fn memory(&self) -> Result<Memory> {
-        let now = Memory::of_process(self.child.id())?;
+        let now = Memory::of_process(self.process.id())?;
         let more = |now: u64, before: u64| now.saturating_sub(before);
         Ok(Memory { anonymous_kb: more(now.anonymous_kb, self.base.anonymous_kb), file_kb: more(now.file_kb, self.base.file_kb) })
     }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Makes the peers' Python environment in the cache when it is not there, with the versions of `requirements.txt`.
-/// `None`, with the reason said, when that is not possible: then ours is measured alone.
-pub(crate) fn python(cache: &Path) -> Option<PathBuf> {
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/requirements.txt");
-    let folder = cache.join("venv");
-    let (python, stamp) = (folder.join("bin/python"), folder.join("installed.txt"));
-    let installed = fs::read(&stamp).ok();
-    if python.exists() && installed.is_some() && installed == fs::read(&requirements).ok() {
-        return Some(python);
-    }
-    eprintln!("bench: installing the peers into {}", folder.display());
-    let made = Command::new("python3").args(["-m", "venv"]).arg(&folder).status();
-    if !made.is_ok_and(|status| status.success()) {
-        eprintln!("bench: no peers: python3 cannot make a virtual environment (Debian: apt-get install python3-venv)");
-        return None;
-    }
-    // One by one, so that a peer this platform has no wheel of costs only itself.
-    let lines = fs::read_to_string(&requirements).ok()?;
-    let mut complete = true;
-    for package in lines.lines().filter(|line| !line.starts_with('#')) {
-        let installed = Command::new(&python).args(["-m", "pip", "install", "--quiet", "--only-binary=:all:", package]).status();
-        if !installed.is_ok_and(|status| status.success()) {
-            eprintln!("bench: {package} cannot be installed here; its peers are skipped");
-            complete = false;
-        }
-    }
-    if complete {
-        fs::copy(&requirements, &stamp).ok()?;
-    }
-    Some(python)
 }

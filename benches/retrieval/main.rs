@@ -18,7 +18,7 @@ use std::fs;
 use std::path::PathBuf;
 use vademecum::embed::{EmbedOptions, Embedder};
 use vademecum_benches::process::Scratch;
-use vademecum_benches::{Result, report};
+use vademecum_benches::{Result, peers, report};
 use vectors::{Kind, Set};
 
 const USAGE: &str =
@@ -68,8 +68,7 @@ impl Options {
 fn run(arguments: &[String]) -> Result<()> {
     let load_before = report::load()?;
     // On the disk of the cache, not in a temporary folder that may be memory.
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/vademecum"));
-    let root = std::env::var_os("VADEMECUM_CACHE").map(PathBuf::from).or_else(home).ok_or("HOME is not set")?;
+    let root = vademecum_benches::cache()?;
     let cache = root.join("bench");
     fs::create_dir_all(&cache)?;
     let scratch = Scratch::within(&cache)?;
@@ -137,6 +136,6 @@ fn parse(arguments: &[String], root: &std::path::Path, cache: PathBuf, scratch: 
     if !options.threads.contains(&1) {
         options.threads.insert(0, 1);
     }
-    options.python = if peers { engine::python(&options.cache) } else { None };
+    options.python = if peers { peers::python(&options.cache, "retrieval") } else { None };
     Ok(options)
 }

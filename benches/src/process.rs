@@ -7,9 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Clock ticks per second in `/proc/<pid>/stat` (`USER_HZ`, 100 on every Linux architecture Rust runs on).
-const TICKS_PER_SECOND: f64 = 100.0;
-
 /// A running program; it is ended when this is dropped.
 #[derive(Debug)]
 pub struct Program {
@@ -35,6 +32,11 @@ impl Memory {
         Ok(Self::of(&fs::read_to_string(format!("/proc/{process}/status"))?))
     }
 
+    /// Both kinds.
+    pub fn resident_kb(self) -> u64 {
+        self.anonymous_kb + self.file_kb
+    }
+
     fn of(status: &str) -> Self {
         let kb = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -42,6 +44,28 @@ impl Memory {
         };
         Self { anonymous_kb: kb("RssAnon"), file_kb: kb("RssFile") }
     }
+}
+
+impl std::ops::Add for Memory {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { anonymous_kb: self.anonymous_kb + other.anonymous_kb, file_kb: self.file_kb + other.file_kb }
+    }
+}
+
+/// The processor time of another process from its own clock, which counts nanoseconds; `/proc/<pid>/stat` counts steps of 10 ms.
+fn cpu_of_process(process: u32) -> std::io::Result<f64> {
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: both calls write into the value that they are given.
+    let failed = unsafe {
+        let failed = libc::clock_getcpuclockid(process as libc::pid_t, &raw mut clock);
+        if failed == 0 && libc::clock_gettime(clock, &raw mut time) != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        failed
+    };
+    if failed == 0 { Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9) } else { Err(std::io::Error::from_raw_os_error(failed)) }
 }
 
 impl Program {
@@ -56,16 +80,17 @@ impl Program {
         Ok(Self { child: child.map_err(|e| format!("cannot start {name}: {e}"))?, name })
     }
 
-    /// Seconds of CPU time used so far, all threads, user and system, in steps of 10 ms.
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Seconds of CPU time used so far, all threads, user and system.
     ///
     /// # Errors
     /// The program has ended.
     pub fn cpu(&self) -> Result<f64> {
-        let stat = self.proc("stat")?;
-        // The name in parentheses may hold spaces; utime and stime are the 12th and 13th field after it.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-        Ok((ticks(11) + ticks(12)) / TICKS_PER_SECOND)
+        cpu_of_process(self.id()).map_err(|e| format!("{} has ended: {e}", self.name).into())
     }
 
     /// Resident memory now.
@@ -73,12 +98,7 @@ impl Program {
     /// # Errors
     /// The program has ended.
     pub fn memory(&self) -> Result<Memory> {
-        Ok(Memory::of(&self.proc("status")?))
-    }
-
-    fn proc(&self, file: &str) -> Result<String> {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        fs::read_to_string(path).map_err(|e| format!("{} has ended: {e}", self.name).into())
+        Memory::of_process(self.id()).map_err(|e| format!("{} has ended: {e}", self.name).into())
     }
 
     /// Whether it still runs.
@@ -115,14 +135,6 @@ impl Drop for Program {
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one in the system's temporary folder.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn new() -> Result<Self> {
-        Self::within(&std::env::temp_dir())
-    }
-
     /// Makes one in `parent`.
     ///
     /// # Errors
@@ -145,14 +157,23 @@ impl Drop for Scratch {
     }
 }
 
+/// A port of the loopback address that nobody listens on now.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 /// Starts mosquitto on a free port of the loopback address; returns it with the port.
 ///
 /// # Errors
 /// mosquitto is missing or does not listen.
 pub fn mosquitto(dir: &Path) -> Result<(Program, u16)> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port()?;
     let config = dir.join("mosquitto.conf");
-    fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"))?;
+    // Without `set_tcp_nodelay` it holds a message back until the one before is acknowledged.
+    fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n"))?;
     let mut broker = Program::start(Command::new("mosquitto").arg("-c").arg(&config), &dir.join("mosquitto.log"))
         .map_err(|e| format!("{e}; `make setup` installs it"))?;
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -163,4 +184,24 @@ pub fn mosquitto(dir: &Path) -> Result<(Program, u16)> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok((broker, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_of_another_process_is_counted_finely() {
+        let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
+        let begun = Instant::now();
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|cpu| *cpu < 0.05) && begun.elapsed() < Duration::from_secs(20) {
+            seen.push(cpu_of_process(child.id()).expect("it runs"));
+        }
+        child.kill().expect("it runs");
+        child.wait().expect("it has ended");
+        seen.dedup();
+        assert!(seen.is_sorted() && seen.len() > 10, "{seen:?}");
+        assert!(cpu_of_process(child.id()).is_err(), "it has ended");
+    }
 }

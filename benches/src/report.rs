@@ -31,6 +31,27 @@ impl Spread {
     }
 }
 
+impl std::fmt::Display for Spread {
+    /// `median (min to max)`, or one figure where they are the same.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&number(self.median))?;
+        if (self.max - self.min).abs() < f64::EPSILON {
+            Ok(())
+        } else {
+            write!(f, " ({} to {})", number(self.min), number(self.max))
+        }
+    }
+}
+
+/// Three digits or so; ratios have two places.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
 /// One measured program.
 #[derive(Debug, Clone)]
 pub struct Column {
@@ -91,7 +112,7 @@ pub fn table(rows: &Rows, columns: &[Column]) -> String {
         vec![std::iter::once(String::new()).chain(columns.iter().map(|c| c.program.clone())).collect()];
     for row in rows {
         let cell = |column: &Column| {
-            column.values.iter().find(|(key, _)| *key == row.0).map_or("-".to_owned(), |(_, spread)| cell(spread))
+            column.values.iter().find(|(key, _)| *key == row.0).map_or("-".to_owned(), |(_, spread)| spread.to_string())
         };
         lines.push(std::iter::once(name(row)).chain(columns.iter().map(cell)).collect());
     }
@@ -113,12 +134,10 @@ pub fn grid(lines: &[Vec<String>]) -> String {
     text
 }
 
-fn cell(spread: &Spread) -> String {
-    let number = |value: f64| if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") };
-    if (spread.max - spread.min).abs() < f64::EPSILON {
-        return number(spread.median);
-    }
-    format!("{} ({} to {})", number(spread.median), number(spread.min), number(spread.max))
+/// The conditions as a Markdown list.
+pub fn list(conditions: &Value) -> String {
+    let lines = conditions.as_object().into_iter().flatten();
+    lines.map(|(key, value)| format!("- {key}: {}\n", value.as_str().map_or_else(|| value.to_string(), str::to_owned))).collect()
 }
 
 /// Writes `<name>.json` and `<name>.md` into `dir`.
@@ -142,11 +161,7 @@ pub fn write(dir: &Path, name: &str, conditions: &Value, rows: &Rows, columns: &
         .collect();
     let whole = json!({ "benchmark": name, "conditions": conditions, "measures": measures, "programs": programs });
     fs::write(dir.join(format!("{name}.json")), format!("{whole:#}\n"))?;
-    let mut text = format!("# {name}\n\n");
-    for (key, value) in conditions.as_object().into_iter().flatten() {
-        let _ = writeln!(text, "- {key}: {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-    }
-    let _ = write!(text, "\n{}", table(rows, columns));
+    let text = format!("# {name}\n\n{}\n{}", list(conditions), table(rows, columns));
     fs::write(dir.join(format!("{name}.md")), text)?;
     Ok(())
 }
@@ -161,7 +176,8 @@ mod tests {
         assert!(of(&[]).is_none());
         let odd = of(&[3.0, 1.0, 20.0]).expect("values");
         assert_eq!(format!("{odd:?}"), "Spread { median: 3.0, min: 1.0, max: 20.0 }");
-        assert_eq!(cell(&of(&[4.0, 1.0, 2.0, f64::NAN, 3.0]).expect("values")), "2.5 (1.0 to 4.0)");
+        assert_eq!(of(&[4.0, 1.0, 2.0, f64::NAN, 3.0]).expect("values").to_string(), "2.50 (1.00 to 4.00)");
+        assert_eq!(of(&[12.34]).expect("a value").to_string(), "12.3");
     }
 
     #[test]
@@ -170,6 +186,6 @@ mod tests {
         let column = |values| Column { program: "p".into(), values, details: Value::Null };
         let spread = Spread { median: 1.0, min: 0.5, max: 200.0 };
         let table = table(&rows, &[column(vec![("a", spread)]), column(vec![])]);
-        assert!(table.contains("| start, ms | 1.0 (0.5 to 200) | - |"), "{table}");
+        assert!(table.contains("| start, ms | 1.00 (0.50 to 200) | - |"), "{table}");
     }
 }

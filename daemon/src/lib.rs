@@ -7,6 +7,7 @@
 //! | [`cli`] | the commands, one file each |
 //! | [`service`] | start order, readiness, signals, shutdown |
 //! | [`mqtt`] | connection, topics, codec, embedded broker |
+//! | [`mail`] | inbox and outbox: what must survive until it is answered and delivered |
 //! | [`http`] | the local control socket |
 //! | [`api`] | what clients may ask: requests, bounds, replies |
 //! | [`eval`] | retrieval and answer quality on labelled sets |
@@ -31,6 +32,7 @@ pub mod gguf;
 pub mod http;
 pub mod ingest;
 pub mod llama;
+pub mod mail;
 pub mod mqtt;
 pub mod retrieve;
 pub mod service;
@@ -41,6 +43,15 @@ pub mod tune;
 pub(crate) fn free_bytes(path: &std::path::Path) -> Option<u64> {
     let about = rustix::fs::statvfs(path).ok()?;
     Some(about.f_bavail.saturating_mul(about.f_frsize))
+}
+
+/// Gives freed memory back to the system: after many small pieces glibc keeps it.
+pub(crate) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// The words of a panic that was caught.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -195,6 +196,34 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Run {
         String::from_utf8_lossy(&bytes).into_owned()
     };
     Run { code: status.code(), stdout: read(&mut out), stderr: read(&mut err) }
+}
+
+/// The mappings of a file in `smaps`, summed up in bytes: the field's name as in proc(5).
+///
+/// # Panics
+/// The process or the file is not there.
+pub fn smaps(pid: u32, file: &Path, field: &str) -> u64 {
+    let file = file.canonicalize().expect("the file is there");
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("smaps");
+    let (mut ours, mut kb) = (false, 0);
+    for line in text.lines() {
+        if let Some(value) = line.strip_prefix(field).and_then(|rest| rest.strip_prefix(':')) {
+            kb += if ours { value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") } else { 0 };
+        } else if line.split_whitespace().next().is_some_and(|first| first.contains('-') && !first.ends_with(':')) {
+            ours = line.split_whitespace().nth(5).is_some_and(|path| Path::new(path) == file);
+        }
+    }
+    kb * 1024
+}
+
+/// Memory of a process's own, in bytes.
+///
+/// # Panics
+/// It is not there.
+pub fn anonymous(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 /// A child process that does not outlive the test.
@@ -399,6 +428,17 @@ impl Daemon {
     /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// What the control socket tells: `info` and `metrics`.
+    pub fn status(&self) -> Value {
+        use std::io::{Read, Write};
+        let mut socket = UnixStream::connect(self.data.join("control.sock")).expect("the control socket");
+        socket.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("written");
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).expect("a reply");
+        let body = reply.split_once("\r\n\r\n").expect("a body").1;
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("no JSON ({e}): {reply}"))
     }
 
     /// Its process id.

@@ -5,28 +5,13 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vademecum_tests::{Broker, Daemon, MANUAL, Message, Mqtt, QUESTION, Setup, embedder, generator, temp_dir};
+use vademecum_tests::{Broker, Daemon, MANUAL, Message, Mqtt, QUESTION, Setup, anonymous, embedder, generator, smaps, temp_dir};
 
 fn house(setup: impl FnOnce(Setup) -> Setup) -> (Broker, Daemon, Mqtt) {
     let broker = Broker::start();
     let daemon = setup(Setup::with(&broker)).start();
     let mqtt = Mqtt::to(&broker);
     (broker, daemon, mqtt)
-}
-
-/// The mappings of a file in `smaps`, summed up in bytes: the field's name as in proc(5).
-fn smaps(pid: u32, file: &Path, field: &str) -> u64 {
-    let file = file.canonicalize().expect("the file is there");
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("smaps");
-    let (mut ours, mut kb) = (false, 0);
-    for line in text.lines() {
-        if let Some(value) = line.strip_prefix(field).and_then(|rest| rest.strip_prefix(':')) {
-            kb += if ours { value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") } else { 0 };
-        } else if line.split_whitespace().next().is_some_and(|first| first.contains('-') && !first.ends_with(':')) {
-            ours = line.split_whitespace().nth(5).is_some_and(|path| Path::new(path) == file);
-        }
-    }
-    kb * 1024
 }
 
 #[test]
@@ -40,11 +25,9 @@ fn the_weights_are_pages_of_the_file() {
     for field in ["Anonymous", "Private_Dirty", "Shared_Dirty", "Swap"] {
         assert_eq!(smaps(daemon.pid(), &file, field), 0, "{field}");
     }
-    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.pid())).expect("smaps_rollup");
-    let anonymous = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line");
-    let anonymous: u64 = anonymous.trim().trim_end_matches(" kB").parse().expect("a number");
-    println!("anonymous {} MB, of the generator resident {} MB", anonymous / 1000, rss / 1_000_000);
-    assert!(anonymous < 120_000, "{anonymous} kB anonymous");
+    let anonymous = anonymous(daemon.pid());
+    println!("anonymous {} MB, of the generator resident {} MB", anonymous / 1_000_000, rss / 1_000_000);
+    assert!(anonymous < 70_000_000, "{anonymous} bytes anonymous");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use vademecum::answer::{Answer, Citation, Mode, Timings, Usage};
 use vademecum::api::wire::{
     AnswerReply, Ask, CancelRequest, Delete, DeleteReply, DeltaReply, Encoding, ErrorBody, ErrorCode, ErrorReply, EvidenceReply,
-    List, ListReply, PassageReply, Put, PutReply, SearchReply,
+    List, ListReply, PassageReply, Priority, Put, PutReply, SearchReply,
 };
 use vademecum::ingest::watch::Listed;
 use vademecum::store::Document;
@@ -47,7 +47,8 @@ fn ask() -> impl Strategy<Value = Ask> {
     let first =
         (option::of(id()), text(), option::of(text()), btree_map(text(), vec(text(), 0..3), 0..3), option::of(any::<usize>()));
     let second = (option::of(any::<usize>()), option::of(any::<bool>()), mode, option::of(any::<u64>()), option::of(text()));
-    let third = (option::of(number()), option::of(number()), option::of(number()), option::of(any::<u32>()));
+    let priority = option::of(prop_oneof![Just(Priority::Low), Just(Priority::Normal), Just(Priority::High)]);
+    let third = (option::of(number()), option::of(number()), option::of(number()), option::of(any::<u32>()), priority);
     (first, second, third).prop_map(|(a, b, c)| Ask {
         id: a.0,
         question: a.1,
@@ -58,6 +59,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         stream: b.1,
         mode: b.2,
         deadline_ms: b.3,
+        priority: c.4,
         reply_to: b.4,
         temperature: c.0,
         top_p: c.1,
@@ -179,10 +181,11 @@ proptest! {
     }
 
     #[test]
-    fn small_replies_cross(id in id(), text in text(), chunks in any::<u32>(), deleted in any::<bool>(), code in 0..CODES.len()) {
+    fn small_replies_cross(id in id(), text in text(), chunks in any::<u32>(), deleted in any::<bool>(), code in 0..CODES.len(),
+        after in option::of(any::<u64>())) {
         crosses(&PutReply { id: id.clone(), document: text.clone(), collection: text.clone(), change: text.clone(), chunks });
         crosses(&DeleteReply { id: id.clone(), document: text.clone(), deleted });
-        crosses(&ErrorReply { id, error: ErrorBody { code: CODES[code].0, message: text } });
+        crosses(&ErrorReply { id, error: ErrorBody { code: CODES[code].0, message: text, retry_after_ms: after } });
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod cache;
 mod evidence;
 mod marks;
+mod precompute;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::engine::{Cancel, Completion, Engine, EngineError, Event, Finish, PromptPassage, Reading, Request, Sampling};
@@ -10,6 +11,7 @@ use crate::retrieve::{Passage, Query, RetrieveError, Retriever};
 use cache::Cache;
 use evidence::{Scored, Selector};
 use marks::Marks;
+pub use precompute::{Precompute, PrecomputeProgress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -187,15 +189,24 @@ pub enum Reader {
     Quote,
     /// The best few sentences of all passages.
     Evidence,
-    /// The best passage alone.
+    /// The chunk that ranked highest, alone.
     Best,
     /// Each passage by itself; the likeliest answer is given.
     Each,
     /// All passages in one prompt.
     Joined,
-    /// All passages in one prompt, but each as it was read by itself: nothing is read anew that was read before. Experimental: it
-    /// answers worse than [`Reader::Joined`] (`benches/results/answers.md`), which is used where the model does not allow it.
-    Composed,
+}
+
+impl Reader {
+    /// The reader itself; [`Reader::Auto`] becomes the one for a generator of so many weights.
+    #[must_use]
+    pub fn for_weights(self, parameters: u64) -> Self {
+        match self {
+            Self::Auto if parameters < QUOTE_BELOW => Self::Quote,
+            Self::Auto => Self::Evidence,
+            chosen => chosen,
+        }
+    }
 }
 
 /// What the answering room needs to know from the configuration.
@@ -230,15 +241,7 @@ pub struct Answerer {
 impl Answerer {
     /// Joins the rooms that an answer needs.
     pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, mut options: AnswerOptions) -> Self {
-        options.reader = match options.reader {
-            Reader::Auto if engine.info().parameters < QUOTE_BELOW => Reader::Quote,
-            Reader::Auto => Reader::Evidence,
-            chosen => chosen,
-        };
-        if let (Reader::Composed, Some(why)) = (options.reader, &engine.info().composed_off) {
-            log::warn!("answer.reader = \"composed\" cannot be used: {why}; \"joined\" is used instead");
-            options.reader = Reader::Joined;
-        }
+        options.reader = options.reader.for_weights(engine.info().parameters);
         Self {
             retriever,
             selector: Selector::new(embedder),
@@ -373,9 +376,8 @@ impl Answerer {
                     }
                     Reader::Evidence => vec![reading(sentences().collect())],
                     Reader::Joined => vec![reading(whole(&retrieval.passages).collect())],
-                    Reader::Composed => vec![Reading { composed: true, ..reading(whole(&retrieval.passages).collect()) }],
-                    Reader::Best => whole(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
-                    Reader::Each => apart(whole(&retrieval.passages), &scores),
+                    Reader::Best => chunks(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
+                    Reader::Each => apart(chunks(&retrieval.passages), &scores),
                 };
             }
             Ok((found, evidence))
@@ -508,15 +510,25 @@ struct Evidence {
     search_ms: f64,
 }
 
-/// Of each passage the chunk that ranked highest: the same words for every question, so that what the model computed over them
-/// is found again, and what joins it as a neighbour differs from question to question.
+/// Passages as they stand, each a document's.
 fn whole(passages: &[Passage]) -> impl Iterator<Item = PromptPassage> + '_ {
-    let numbered = passages.iter().enumerate();
-    numbered.map(|(i, passage)| PromptPassage { n: i + 1, document: Some(passage.number), text: passage.best_chunk().to_owned() })
+    passages.iter().enumerate().map(|(i, passage)| chunk_passage(i + 1, passage.number, &passage.text))
+}
+
+/// Of each passage the chunk that ranked highest. What joins it as a neighbour differs from question to question; the chunk is
+/// always the same words, so that its state is found again.
+fn chunks(passages: &[Passage]) -> impl Iterator<Item = PromptPassage> + '_ {
+    passages.iter().enumerate().map(|(i, passage)| chunk_passage(i + 1, passage.number, passage.best_chunk()))
+}
+
+/// What the model reads of a text that stands in a document just so: whether a question is about it or its state is computed
+/// in advance, the same words under the same document, so that the one finds what the other has kept.
+fn chunk_passage(n: usize, document: u64, text: &str) -> PromptPassage {
+    PromptPassage { n, document: Some(document), text: text.to_owned() }
 }
 
 fn reading(passages: Vec<PromptPassage>) -> Reading {
-    Reading { passages, prior: 0.0, composed: false }
+    Reading { passages, prior: 0.0 }
 }
 
 /// How much a passage's score counts beside the mean ln probability of a token of its answer.

@@ -51,8 +51,10 @@ pub struct Limits {
     pub max_question_bytes: usize,
     /// Largest payload in bytes.
     pub max_payload_bytes: usize,
-    /// Questions at work or waiting.
-    pub questions: usize,
+    /// Questions that may wait.
+    pub queue: usize,
+    /// Questions at work at once.
+    pub workers: usize,
     /// Whether documents may be put and deleted.
     pub documents: bool,
     /// How tokens are chosen.

@@ -99,6 +99,9 @@ pub struct Ask {
     /// Time allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
+    /// Whether it goes before others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     /// Where the reply goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
@@ -114,6 +117,19 @@ pub struct Ask {
     /// Random seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u32>,
+}
+
+/// Which questions go first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// After all others.
+    Low,
+    /// As they come, clients in turn.
+    #[default]
+    Normal,
+    /// Before all others, where the configuration allows it.
+    High,
 }
 
 /// A document to put: its text, or its bytes (CBOR only).
@@ -315,6 +331,9 @@ pub struct ErrorBody {
     pub code: ErrorCode,
     /// A sentence for people.
     pub message: String,
+    /// When it is worth while to ask again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 /// The error codes of the contract.

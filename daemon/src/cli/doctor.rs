@@ -265,7 +265,7 @@ async fn broker(config: &Config, daemon_runs: bool) -> Check {
         let mut failures = 0;
         loop {
             match connection.next().await {
-                Notice::Connected { version: v } => version = v,
+                Notice::Connected { version: v, .. } => version = v,
                 Notice::Subscribed => {
                     connection.close(Duration::from_secs(1)).await;
                     return Ok(version);
@@ -277,7 +277,7 @@ async fn broker(config: &Config, daemon_runs: bool) -> Check {
                         return Err(reason);
                     }
                 }
-                Notice::Message(_) => {}
+                Notice::Message(_) | Notice::Sent(..) | Notice::Released(_) | Notice::Delivered(_) => {}
             }
         }
     };

@@ -41,7 +41,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
                 let elapsed = || started.elapsed();
                 let mut found = calibrate(&topology.candidates(), limit, elapsed, |kind, threads| bench.measure(kind, threads))?;
                 if let Some(found) = &mut found {
-                    found.verify = verify(|tokens| bench.verify(tokens, found.best))?;
+                    found.verify = verify(limit, elapsed, |tokens| bench.verify(tokens, found.best))?;
                 }
                 Ok(found)
             });

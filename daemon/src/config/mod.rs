@@ -112,6 +112,10 @@ pub struct Mqtt {
     pub max_payload_bytes: usize,
     /// Topic filters that replies may go to, besides the node's own `answer/<id>`.
     pub reply_topics: Vec<String>,
+    /// Whether questions at QoS 1 are kept on disk until they are answered, and answers until the broker has them.
+    pub durable: bool,
+    /// Filters of the reply topics whose questions may have high priority.
+    pub high_priority: Vec<String>,
     /// Whether documents may be put and deleted over MQTT.
     pub documents: bool,
     /// Fleet group whose shared subscription this node joins; empty: none.
@@ -150,6 +154,8 @@ pub struct Model {
     pub passages_mb: u64,
     /// Megabytes of the disk that they leave free.
     pub passages_min_free_mb: u64,
+    /// Whether the states of all passages are computed while there is nothing else to do.
+    pub precompute: bool,
 }
 
 /// Whether weights are copied into memory in another order.
@@ -186,14 +192,12 @@ pub enum Reader {
     Quote,
     /// The best few sentences of all passages.
     Evidence,
-    /// The best passage alone.
+    /// The chunk that ranked highest, alone.
     Best,
     /// Each passage by itself; the likeliest answer is given.
     Each,
     /// All passages in one prompt.
     Joined,
-    /// All passages, each read by itself and then put together; experimental.
-    Composed,
 }
 
 /// `[embedder]`
@@ -331,6 +335,8 @@ impl Default for Mqtt {
             keep_alive_s: 30,
             max_payload_bytes: 1024 * 1024,
             reply_topics: ["reply/#", "+/reply/#", "response/#", "+/response/#"].map(String::from).to_vec(),
+            durable: true,
+            high_priority: vec![],
             documents: true,
             fleet: String::new(),
         }
@@ -356,6 +362,7 @@ impl Default for Model {
             slots: 4,
             passages_mb: 512,
             passages_min_free_mb: 256,
+            precompute: false,
         }
     }
 }
@@ -629,11 +636,12 @@ impl Config {
         if !matches!(self.mqtt.version.as_str(), "auto" | "5" | "3.1.1") {
             return Err(("mqtt.version", format!("is `{}`; write \"auto\", \"5\" or \"3.1.1\"", self.mqtt.version)));
         }
-        if let Some(filter) = self.mqtt.reply_topics.iter().find(|f| !topic_filter_is_valid(f)) {
-            return Err((
-                "mqtt.reply_topics",
-                format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last"),
-            ));
+        for (key, filters) in [("mqtt.reply_topics", &self.mqtt.reply_topics), ("mqtt.high_priority", &self.mqtt.high_priority)] {
+            if let Some(filter) = filters.iter().find(|f| !topic_filter_is_valid(f)) {
+                let problem =
+                    format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last");
+                return Err((key, problem));
+            }
         }
         for (key, globs) in [("ingest.include", &self.ingest.include), ("ingest.exclude", &self.ingest.exclude)] {
             if let Some(error) = globs.iter().find_map(|glob| globset::Glob::new(glob).err()) {

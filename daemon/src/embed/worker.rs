@@ -314,6 +314,8 @@ fn new_context(model: &LlamaModel, limits: Limits) -> Result<LlamaContext<'_>, S
 
 impl<'model> Encoder<'model> {
     fn new(context: LlamaContext<'model>, limits: Limits, output: Output) -> Encoder<'model> {
+        // Made with a row for each sequence.
+        release_logits(&context, limits.sequences);
         Encoder { context, batch: LlamaBatch::new(limits.batch_tokens, 1), limits, output, largest: 0 }
     }
 

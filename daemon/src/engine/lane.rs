@@ -1,6 +1,5 @@
 //! One reading of one question: a prompt in one sequence, and what the model says to it.
 
-use super::passages::Key;
 use super::prompt::Prompt;
 use super::text::TextStream;
 use super::{Finish, Sampling};
@@ -65,23 +64,14 @@ fn log_probability(logits: &[f32], token: LlamaToken) -> f64 {
     f64::from(own - highest) - sum.ln()
 }
 
-/// A prompt that is computed into a sequence.
-pub(super) struct Reading {
-    pub(super) sequence: u32,
-    pub(super) prompt: Prompt,
-    /// Tokens of the prompt whose state was there.
-    pub(super) reused: usize,
-    /// Names the state that is worth keeping.
-    pub(super) key: Option<Key>,
-}
-
 /// A sequence at work.
 pub(super) struct Lane {
     /// Which of the question's readings it is.
     pub(super) reading: usize,
-    pub(super) main: Reading,
-    /// What is put behind the first passage once all of it is there; then this is empty.
-    pub(super) parts: Vec<Reading>,
+    pub(super) sequence: u32,
+    pub(super) prompt: Prompt,
+    /// Tokens of the prompt whose state was there.
+    pub(super) reused: usize,
     chooser: Chooser,
     stream: TextStream,
     pub(super) said: Vec<LlamaToken>,
@@ -97,11 +87,19 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(reading: usize, main: Reading, parts: Vec<Reading>, sampling: &Sampling, stops: Vec<String>) -> Self {
+    pub(super) fn new(
+        reading: usize,
+        sequence: u32,
+        prompt: Prompt,
+        reused: usize,
+        sampling: &Sampling,
+        stops: Vec<String>,
+    ) -> Self {
         Self {
             reading,
-            main,
-            parts,
+            sequence,
+            prompt,
+            reused,
             chooser: Chooser::new(sampling),
             stream: TextStream::new(stops),
             said: vec![],
@@ -116,14 +114,6 @@ impl Lane {
     /// Whether the likeliest token is chosen every time.
     pub(super) fn is_greedy(&self) -> bool {
         matches!(self.chooser, Chooser::Greedy)
-    }
-
-    /// What is to be computed, each with the tokens after which it stops: as long as there are parts, the lane's own prompt is
-    /// read to the end of its first passage.
-    pub(super) fn readings(&self) -> impl Iterator<Item = (Option<usize>, &Reading, usize)> {
-        let upto = if self.parts.is_empty() { self.main.prompt.tokens.len() } else { self.main.prompt.first };
-        let parts = self.parts.iter().enumerate().map(|(i, part)| (Some(i), part, part.prompt.tokens.len()));
-        std::iter::once((None, &self.main, upto)).chain(parts)
     }
 
     /// Counts how likely the model finds what it says.

@@ -10,6 +10,7 @@
 mod lane;
 mod lookup;
 mod passages;
+mod precompute;
 mod prompt;
 mod scheduler;
 mod sequences;
@@ -17,6 +18,7 @@ mod text;
 mod tuner;
 
 pub use passages::{PassageCache, PassageCacheOptions, PassageCacheStats};
+pub use precompute::Precomputed;
 pub use prompt::{PromptPassage, Reading};
 pub use scheduler::BATCH;
 
@@ -257,9 +259,9 @@ pub struct EngineInfo {
     /// Why no states of passages are kept, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passages_off: Option<String>,
-    /// Why passages cannot be read apart and put together, where they cannot.
+    /// Tokens of system prompt and passage up to which states are kept, where the model's sliding window sets a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub composed_off: Option<String>,
+    pub passages_up_to: Option<usize>,
 }
 
 /// Ends a running or waiting request when told to.
@@ -313,6 +315,27 @@ struct Job {
     _permit: OwnedSemaphorePermit,
 }
 
+/// What the owner thread is asked for.
+enum Work {
+    /// An answer.
+    Answer(Job),
+    /// The state of a passage, while there is nothing else to do.
+    Precompute(precompute::Wish),
+    /// To be ready for questions.
+    WarmUp(std_mpsc::SyncSender<Result<(), EngineError>>),
+}
+
+impl Work {
+    fn refuse(self, error: EngineError) {
+        match self {
+            Self::Answer(job) => drop(job.events.send(Event::Failed(error))),
+            Self::WarmUp(reply) => drop(reply.send(Err(error))),
+            // Dropped, its reply says so.
+            Self::Precompute(_) => log::warn!("{error}"),
+        }
+    }
+}
+
 /// Handle to the generator's thread; cheap to clone. The thread ends when the last handle is gone, or at
 /// [`Engine::shutdown`].
 #[derive(Clone)]
@@ -328,12 +351,17 @@ pub struct Engine {
 /// The owner thread, seen from outside. It must have ended before the process does: llama.cpp's threads may not outlive
 /// the memory they work on.
 struct Owner {
-    jobs: Mutex<Option<std_mpsc::Sender<Job>>>,
+    jobs: Mutex<Option<std_mpsc::Sender<Work>>>,
     stopping: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Owner {
+    fn ask(&self, work: Work) -> Result<(), EngineError> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.as_ref().ok_or(EngineError::Stopped)?.send(work).map_err(|_| EngineError::Stopped)
+    }
+
     fn end(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -352,7 +380,8 @@ impl Drop for Owner {
 }
 
 impl Engine {
-    /// Checks the model file, maps it, and starts the owner thread. Blocks until the model is ready.
+    /// Checks the model file and the memory it will need, maps it, and starts the owner thread. Blocks until the model is loaded.
+    /// The context, most of a generator's own memory, is made for the first question, or by [`Engine::warm_up`].
     ///
     /// # Errors
     /// The file is missing, damaged, not a generator or too large; each names the file and the remedy.
@@ -365,21 +394,23 @@ impl Engine {
         };
         let passages = options.passages.as_ref().and_then(open);
         let (ready_tx, ready_rx) = std_mpsc::sync_channel(1);
-        let (jobs, inbox) = std_mpsc::channel::<Job>();
+        let (jobs, inbox) = std_mpsc::channel::<Work>();
         let stopping = Arc::new(AtomicBool::new(false));
-        let (path, thread_options, told) = (path.to_owned(), options.clone(), Arc::clone(&stopping));
-        let cache = passages.clone();
-        let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), &path);
+        let told = Arc::clone(&stopping);
+        let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path);
         let tuned = tuner.told();
+        let (path, options, cache) = (path.to_owned(), options.clone(), passages.clone());
+        let queue = options.queue;
+        let start = scheduler::Start { path, gguf, options, tuner, passages: cache };
         let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || scheduler::run(&path, &gguf, &thread_options, tuner, cache, &ready_tx, &inbox, &told))
+            .spawn(move || scheduler::run(start, &ready_tx, &inbox, &told))
             .map_err(|e| EngineError::Compute(format!("cannot start its thread: {e}")))?;
         let owner = Arc::new(Owner { jobs: Mutex::new(Some(jobs)), stopping, thread: Mutex::new(Some(thread)) });
         let info = ready_rx.recv().map_err(|_| EngineError::Stopped)??;
         let passages = if info.passages_off.is_some() { None } else { passages };
-        let permits = Arc::new(Semaphore::new(options.queue));
-        Ok(Self { owner, permits, queue: options.queue, info: Arc::new(info), tuned, passages })
+        let permits = Arc::new(Semaphore::new(queue));
+        Ok(Self { owner, permits, queue, info: Arc::new(info), tuned, passages })
     }
 
     /// Ends what is being computed and the thread; later requests get [`EngineError::Stopped`]. Blocks for a token's time.
@@ -407,6 +438,28 @@ impl Engine {
         self.queue.saturating_sub(self.permits.available_permits())
     }
 
+    /// Makes the context now, so that the first question need not wait for it. Blocks until it is there; the system prompt is
+    /// computed after that.
+    ///
+    /// # Errors
+    /// There is not enough memory any more, or llama.cpp makes no context.
+    pub fn warm_up(&self) -> Result<(), EngineError> {
+        let (reply, done) = std_mpsc::sync_channel(1);
+        self.owner.ask(Work::WarmUp(reply))?;
+        done.recv().map_err(|_| EngineError::Stopped)?
+    }
+
+    /// Computes and keeps the state of the first passage of a reading while nobody asks anything, and blocks until that is done:
+    /// for as long as there are questions. Theirs is every batch as soon as they come.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn precompute(&self, system: &str, reading: Reading) -> Result<Precomputed, EngineError> {
+        let (reply, done) = std_mpsc::sync_channel(1);
+        self.owner.ask(Work::Precompute(precompute::Wish::new(system, reading, reply)))?;
+        done.recv().map_err(|_| EngineError::Stopped)
+    }
+
     /// Queues a request.
     ///
     /// # Errors
@@ -416,9 +469,7 @@ impl Engine {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(full)?;
         let (events, receiver) = mpsc::unbounded_channel();
         let job = Job { request, cancel: cancel.clone(), queued: Instant::now(), events, _permit: permit };
-        let jobs = self.owner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.as_ref().ok_or(EngineError::Stopped)?.send(job).map_err(|_| EngineError::Stopped)?;
-        drop(jobs);
+        self.owner.ask(Work::Answer(job))?;
         Ok(Generation { events: receiver, cancel })
     }
 }

@@ -1,12 +1,16 @@
 //! States of [system prompt + passage] on disk, so that a passage is read by the model once and not for every question.
 //!
 //! ```text
-//! <dir>/<document number>/<key>.kv :  magic 8 bytes, key 32 bytes, CRC-32 of the rest u32 (little endian), state
+//! <dir>/<database>/<document number>/<key>.kv :  magic 8 bytes, key 32 bytes, CRC-32 of the rest u32 (little endian), state
 //! ```
 //!
 //! The key is a hash over everything that decides the state: the model, llama.cpp's build, and the tokens, which stand for
 //! system prompt, template and passage. The state goes to llama.cpp's parser only when key and checksum are right; anything
 //! else is a miss. Files are written, touched and evicted by a thread of their own: a question waits for one read at most.
+//!
+//! Numbers of documents mean something within one database only, so nothing is kept before [`PassageCache::bind`] has named it;
+//! what was kept for another one is removed then. A state that was computed in advance has the time 0 until a question
+//! loads it: it is the first to go, and it is never written where another one would have to go.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -14,7 +18,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -28,6 +32,7 @@ const EXTENSION: &str = "kv";
 /// Work that may wait for the writer. More is left undone: a state is computed again another time.
 const PENDING: usize = 4;
 /// How far below the limit an eviction goes, so that not every write evicts.
+/// States computed in advance do not go beyond it either: an eviction then leaves them no room to come back to.
 const EVICT_TO: f64 = 0.9;
 /// A file's time is renewed when it is older than this: it only decides what is evicted first.
 const TOUCH_AFTER: Duration = Duration::from_secs(600);
@@ -35,7 +40,7 @@ const TOUCH_AFTER: Duration = Duration::from_secs(600);
 /// Where states are kept, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassageCacheOptions {
-    /// The directory; made when missing. Files in it that are not ours stay.
+    /// The directory; made when missing. Files in it that are not states stay.
     pub dir: PathBuf,
     /// Most bytes of all files together.
     pub max_bytes: u64,
@@ -96,6 +101,15 @@ impl Key {
     }
 }
 
+/// Why a state was computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// A question was about it.
+    Asked,
+    /// There was time.
+    InAdvance,
+}
+
 #[derive(Default)]
 struct Counters {
     passages: AtomicU64,
@@ -106,9 +120,12 @@ struct Counters {
 }
 
 enum Task {
+    /// Finds what is there of a database and removes what is there of others.
+    Bind(PathBuf),
     Write {
         path: PathBuf,
         bytes: Vec<u8>,
+        reason: Reason,
     },
     Touch(PathBuf),
     Remove(PathBuf),
@@ -120,6 +137,8 @@ enum Task {
 #[derive(Clone)]
 pub struct PassageCache {
     options: Arc<PassageCacheOptions>,
+    /// The database's folder, once it is known.
+    folder: Arc<OnceLock<PathBuf>>,
     counters: Arc<Counters>,
     writer: Arc<Writer>,
 }
@@ -140,7 +159,7 @@ impl Drop for Writer {
 }
 
 impl PassageCache {
-    /// Opens a directory and starts the writer, which looks through it.
+    /// Opens a directory and starts the writer.
     ///
     /// # Errors
     /// The directory cannot be made, or no thread started.
@@ -149,11 +168,24 @@ impl PassageCache {
         let (sender, tasks) = sync_channel(PENDING);
         let options = Arc::new(options.clone());
         let counters = Arc::new(Counters::default());
-        let mut keeper =
-            Keeper { options: Arc::clone(&options), counters: Arc::clone(&counters), files: HashMap::new(), full: false };
+        let mut keeper = Keeper {
+            options: Arc::clone(&options),
+            counters: Arc::clone(&counters),
+            folder: PathBuf::new(),
+            files: HashMap::new(),
+            full: false,
+        };
         let thread = std::thread::Builder::new().name("passages".into()).spawn(move || keeper.run(&tasks))?;
         let writer = Writer { tasks: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) };
-        Ok(Self { options, counters, writer: Arc::new(writer) })
+        Ok(Self { options, folder: Arc::default(), counters, writer: Arc::new(writer) })
+    }
+
+    /// Names the database whose documents are meant from now on; the first call counts. The writer removes the states of others.
+    pub fn bind(&self, database: u64) {
+        let folder = self.options.dir.join(format!("{database:016x}"));
+        if self.folder.set(folder.clone()).is_ok() {
+            self.tell_surely(Task::Bind(folder));
+        }
     }
 
     /// Size and use so far.
@@ -171,15 +203,18 @@ impl PassageCache {
 
     /// Removes the states of all documents whose numbers are not among `documents`. Blocks while the writer is busy.
     pub fn retain(&self, documents: HashSet<u64>) {
-        let sender = self.writer.tasks.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(sender) = sender {
-            let _ = sender.send(Task::Retain(documents));
-        }
+        self.tell_surely(Task::Retain(documents));
+    }
+
+    /// Whether a state of so many bytes can be kept that nobody has asked for: without another one going, and with the disk as
+    /// free as it should be.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.options.has_room(self.counters.bytes.load(Ordering::Relaxed), bytes)
     }
 
     /// A file with the state that `key` names, its head included (see [`HEAD`]); checked.
     pub(super) fn load(&self, document: u64, key: &Key) -> Option<Vec<u8>> {
-        let path = self.path(document, key);
+        let path = self.path(document, key)?;
         match fs::read(&path) {
             Ok(bytes) if is_whole(&bytes, key) => {
                 self.tell(Task::Touch(path));
@@ -199,19 +234,19 @@ impl PassageCache {
     }
 
     /// Whether a state is there, without reading it.
-    #[cfg(test)]
-    fn holds(&self, document: u64, key: &Key) -> bool {
-        self.path(document, key).exists()
+    pub(super) fn holds(&self, document: u64, key: &Key) -> bool {
+        self.path(document, key).is_some_and(|path| path.exists())
     }
 
     /// Keeps a state: `bytes` are [`HEAD`] bytes to be filled in, then the state. Never waits: when the writer has much to do
     /// it is not kept this time.
-    pub(super) fn keep(&self, document: u64, key: &Key, mut bytes: Vec<u8>) {
+    pub(super) fn keep(&self, document: u64, key: &Key, mut bytes: Vec<u8>, reason: Reason) {
+        let Some(path) = self.path(document, key) else { return };
         let sum = crc32fast::hash(&bytes[HEAD..]);
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..40].copy_from_slice(&key.0);
         bytes[40..HEAD].copy_from_slice(&sum.to_le_bytes());
-        self.tell(Task::Write { path: self.path(document, key), bytes });
+        self.tell(Task::Write { path, bytes, reason });
     }
 
     /// Counts a passage whose state llama.cpp did not take, and removes it.
@@ -219,11 +254,22 @@ impl PassageCache {
         self.counters.hits.fetch_sub(1, Ordering::Relaxed);
         self.counters.misses.fetch_add(1, Ordering::Relaxed);
         self.counters.damaged.fetch_add(1, Ordering::Relaxed);
-        self.tell(Task::Remove(self.path(document, key)));
+        if let Some(path) = self.path(document, key) {
+            self.tell(Task::Remove(path));
+        }
     }
 
-    fn path(&self, document: u64, key: &Key) -> PathBuf {
-        self.options.dir.join(document.to_string()).join(key.name())
+    /// `None` before the database is known.
+    fn path(&self, document: u64, key: &Key) -> Option<PathBuf> {
+        Some(self.folder.get()?.join(document.to_string()).join(key.name()))
+    }
+
+    /// Blocks while the writer has much to do.
+    fn tell_surely(&self, task: Task) {
+        let sender = self.writer.tasks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sender) = sender {
+            let _ = sender.send(task);
+        }
     }
 
     fn tell(&self, task: Task) {
@@ -240,11 +286,25 @@ fn is_whole(bytes: &[u8], key: &Key) -> bool {
         && bytes[40..HEAD] == crc32fast::hash(&bytes[HEAD..]).to_le_bytes()
 }
 
+impl PassageCacheOptions {
+    /// See [`PassageCache::has_room`]. `held`: bytes of the states there are.
+    fn has_room(&self, held: u64, bytes: u64) -> bool {
+        held + bytes <= (self.max_bytes as f64 * EVICT_TO) as u64 && !self.is_nearly_full(bytes)
+    }
+
+    /// Whether `bytes` more would leave too little of the disk free.
+    fn is_nearly_full(&self, bytes: u64) -> bool {
+        crate::free_bytes(&self.dir).is_some_and(|free| free < self.min_free + bytes)
+    }
+}
+
 /// The writer's side.
 struct Keeper {
     options: Arc<PassageCacheOptions>,
     counters: Arc<Counters>,
-    /// Size and last use.
+    /// The database's folder; empty before it is known.
+    folder: PathBuf,
+    /// Size and last use; the epoch: never, computed in advance.
     files: HashMap<PathBuf, (u64, SystemTime)>,
     /// The disk was too full for the last file: said once.
     full: bool,
@@ -252,12 +312,10 @@ struct Keeper {
 
 impl Keeper {
     fn run(&mut self, tasks: &Receiver<Task>) {
-        self.scan();
-        self.evict(0);
-        self.count();
         while let Ok(task) = tasks.recv() {
             match task {
-                Task::Write { path, bytes } => self.write(path, &bytes),
+                Task::Bind(folder) => self.bind(folder),
+                Task::Write { path, bytes, reason } => self.write(path, &bytes, reason),
                 Task::Touch(path) => self.touch(&path),
                 Task::Remove(path) => self.remove(&path),
                 Task::Retain(documents) => self.retain(&documents),
@@ -275,10 +333,18 @@ impl Keeper {
         self.files.values().map(|(bytes, _)| bytes).sum()
     }
 
-    /// Finds the files of earlier runs and removes what interrupted writes have left.
-    fn scan(&mut self) {
-        for (folder, _) in folders(&self.options.dir) {
-            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+    /// Finds the files of earlier runs, and removes what interrupted writes and other databases have left.
+    fn bind(&mut self, folder: PathBuf) {
+        for entry in fs::read_dir(&self.options.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            // Ours have the name of a database, or of a document in the layout of earlier versions: digits of either base.
+            let ours = name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            if ours && entry.path() != folder {
+                remove_states(&entry.path());
+            }
+        }
+        for (document, _) in folders(&folder) {
+            for entry in fs::read_dir(&document).into_iter().flatten().flatten() {
                 let path = entry.path();
                 match path.extension().and_then(|extension| extension.to_str()) {
                     Some(EXTENSION) => {
@@ -291,40 +357,47 @@ impl Keeper {
                 }
             }
         }
+        self.folder = folder;
+        self.evict(0);
     }
 
-    fn write(&mut self, path: PathBuf, bytes: &[u8]) {
+    fn write(&mut self, path: PathBuf, bytes: &[u8], reason: Reason) {
         let size = bytes.len() as u64;
         if size > self.options.max_bytes {
             return;
         }
-        self.evict(size);
-        let options = Arc::clone(&self.options);
-        let nearly_full = || crate::free_bytes(&options.dir).is_some_and(|free| free < options.min_free + size);
-        if nearly_full() {
-            // Others need the space more.
-            self.evict_to((self.bytes() as f64 * 0.5) as u64);
-            if nearly_full() {
-                if !self.full {
-                    log::warn!("{}: the disk is nearly full; states of passages are not kept", self.options.dir.display());
+        if reason == Reason::Asked {
+            self.evict(size);
+            if self.options.is_nearly_full(size) {
+                // Others need the space more.
+                self.evict_to((self.bytes() as f64 * 0.5) as u64);
+                if self.options.is_nearly_full(size) {
+                    if !self.full {
+                        log::warn!("{}: the disk is nearly full; states of passages are not kept", self.options.dir.display());
+                    }
+                    self.full = true;
+                    return;
                 }
-                self.full = true;
-                return;
             }
+        } else if self.files.contains_key(&path) || !self.options.has_room(self.bytes(), size) {
+            return;
         }
         self.full = false;
+        let used = if reason == Reason::Asked { SystemTime::now() } else { SystemTime::UNIX_EPOCH };
         let part = path.with_extension("part");
         let written = || -> io::Result<()> {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
             // Not synced: a file that is torn after a power cut fails its checksum and is a miss.
-            File::create(&part)?.write_all(bytes)?;
+            let mut file = File::create(&part)?;
+            file.write_all(bytes)?;
+            file.set_modified(used)?;
             fs::rename(&part, &path)
         };
         match written() {
             Ok(()) => {
-                self.files.insert(path, (size, SystemTime::now()));
+                self.files.insert(path, (size, used));
             }
             Err(error) => {
                 log::warn!("{}: {error}; the state is not kept", path.display());
@@ -354,13 +427,10 @@ impl Keeper {
     }
 
     fn retain(&mut self, documents: &HashSet<u64>) {
-        for (folder, document) in folders(&self.options.dir) {
+        for (folder, document) in folders(&self.folder) {
             if !documents.contains(&document) {
-                let gone: Vec<PathBuf> = self.files.keys().filter(|path| path.starts_with(&folder)).cloned().collect();
-                for path in gone {
-                    self.remove(&path);
-                }
-                let _ = fs::remove_dir(&folder);
+                self.files.retain(|path, _| !path.starts_with(&folder));
+                remove_states(&folder);
             }
         }
     }
@@ -393,9 +463,27 @@ fn folders(dir: &Path) -> Vec<(PathBuf, u64)> {
     entries.filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok()?))).collect()
 }
 
+/// Removes the states in a folder and in those within it, which are of documents, and the folders where nothing else is.
+fn remove_states(folder: &Path) {
+    for (document, _) in folders(folder) {
+        remove_states(&document);
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION || extension == "part")
+            && let Err(error) = fs::remove_file(&path)
+        {
+            log::warn!("{}: {error}", path.display());
+        }
+    }
+    let _ = fs::remove_dir(folder);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DATABASE: u64 = 0xda7a;
 
     fn options(dir: &Path, max_bytes: u64) -> PassageCacheOptions {
         PassageCacheOptions { dir: dir.to_owned(), max_bytes, min_free: 0 }
@@ -411,37 +499,49 @@ mod tests {
         Keys::new("model").of(&[LlamaToken(n)])
     }
 
+    fn opened(options: &PassageCacheOptions) -> PassageCache {
+        let cache = PassageCache::open(options).expect("opens");
+        cache.bind(DATABASE);
+        cache
+    }
+
     /// Ends the writer, so that all its work is done, and opens the directory anew.
     fn reopened(cache: PassageCache, options: &PassageCacheOptions) -> PassageCache {
         drop(cache);
-        PassageCache::open(options).expect("opens")
+        opened(options)
+    }
+
+    /// When a file was used last.
+    fn set_used(cache: &PassageCache, document: u64, key: &Key, seconds: u64) {
+        let file = File::options().append(true).open(cache.path(document, key).expect("bound")).expect("written");
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).expect("its time");
     }
 
     #[test]
     fn a_state_comes_back_whole_or_not_at_all() {
         let dir = tempfile::tempdir().expect("a directory");
         let options = options(dir.path(), 100_000);
-        let cache = PassageCache::open(&options).expect("opens");
+        let cache = opened(&options);
         assert!(cache.load(7, &key(1)).is_none());
-        cache.keep(7, &key(1), state(5));
+        cache.keep(7, &key(1), state(5), Reason::Asked);
         let mut cache = reopened(cache, &options);
         let bytes = cache.load(7, &key(1)).expect("kept");
         assert_eq!(bytes[HEAD..], [5; 1000]);
         assert!(cache.load(8, &key(1)).is_none() && cache.load(7, &key(2)).is_none());
         // One bit, a cut, a file under another's name.
-        let path = cache.path(7, &key(1));
+        let path = cache.path(7, &key(1)).expect("bound");
         let whole = fs::read(&path).expect("a file");
         let mut bit = whole.clone();
         bit[500] ^= 1;
         for damaged in [&bit[..], &whole[..700], &whole[..HEAD], &[]] {
             cache = reopened(cache, &options);
-            fs::create_dir_all(dir.path().join("7")).expect("a folder");
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             fs::write(&path, damaged).expect("written");
             assert!(cache.load(7, &key(1)).is_none());
             assert_eq!(cache.stats().damaged, 1);
         }
-        fs::create_dir_all(dir.path().join("7")).expect("a folder");
-        fs::write(cache.path(7, &key(2)), &whole).expect("written");
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(cache.path(7, &key(2)).expect("bound"), &whole).expect("written");
         assert!(cache.load(7, &key(2)).is_none());
         assert_eq!(cache.stats().damaged, 2);
         let cache = reopened(cache, &options);
@@ -452,25 +552,84 @@ mod tests {
     fn the_oldest_go_first_and_documents_take_theirs_along() {
         let dir = tempfile::tempdir().expect("a directory");
         let options = options(dir.path(), 5 * (1000 + HEAD as u64));
-        let mut cache = PassageCache::open(&options).expect("opens");
+        let mut cache = opened(&options);
         for n in 0..5 {
-            cache.keep(n as u64 % 2, &key(n), state(n as u8));
+            cache.keep(n as u64 % 2, &key(n), state(n as u8), Reason::Asked);
             cache = reopened(cache, &options);
-            let file = File::options().append(true).open(cache.path(n as u64 % 2, &key(n))).expect("written");
-            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64)).expect("its time");
+            set_used(&cache, n as u64 % 2, &key(n), 1 + n as u64);
         }
         // Used again: now the newest.
         let mut cache = reopened(cache, &options);
         assert!(cache.load(0, &key(0)).is_some());
-        cache.keep(0, &key(9), state(9));
+        cache.keep(0, &key(9), state(9), Reason::Asked);
         cache = reopened(cache, &options);
         let there: Vec<i32> = (0..10).filter(|n| cache.holds(*n as u64 % 2, &key(*n)) || cache.holds(0, &key(*n))).collect();
         assert_eq!(there, [0, 3, 4, 9]);
         cache.retain(HashSet::from([1]));
         cache = reopened(cache, &options);
         assert!(!cache.holds(0, &key(9)) && cache.holds(1, &key(3)));
+        let folder = cache.path(0, &key(9)).expect("bound").parent().expect("of its document").to_owned();
         drop(cache);
-        assert!(!dir.path().join("0").exists());
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn what_was_computed_in_advance_gives_way_and_pushes_nothing_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // Room for ten; what nobody has asked for goes up to nine.
+        let options = options(dir.path(), 10 * (1000 + HEAD as u64));
+        let mut cache = opened(&options);
+        for n in 0..4 {
+            cache.keep(1, &key(n), state(0), Reason::Asked);
+            cache = reopened(cache, &options);
+            set_used(&cache, 1, &key(n), 1 + n as u64);
+        }
+        for n in 4..20 {
+            cache.keep(2, &key(n), state(0), Reason::InAdvance);
+            cache = reopened(cache, &options);
+        }
+        let there = |cache: &PassageCache| -> Vec<i32> {
+            (0..40).filter(|n| cache.holds(1, &key(*n)) || cache.holds(2, &key(*n))).collect()
+        };
+        assert_eq!(there(&cache), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        // One of them is asked for; the others go for new ones.
+        cache = reopened(cache, &options);
+        assert!(cache.load(2, &key(5)).is_some());
+        for n in 20..24 {
+            cache.keep(1, &key(n), state(0), Reason::Asked);
+            cache = reopened(cache, &options);
+        }
+        assert_eq!(there(&cache), [0, 1, 2, 3, 5, 20, 21, 22, 23]);
+        cache.keep(2, &key(30), state(0), Reason::InAdvance);
+        assert!(!there(&reopened(cache, &options)).contains(&30), "an eviction makes room for what is asked about");
+    }
+
+    #[test]
+    fn states_of_another_database_are_removed_and_nothing_else_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = options(dir.path(), 100_000);
+        let cache = opened(&options);
+        cache.keep(7, &key(1), state(5), Reason::Asked);
+        drop(cache);
+        let old = dir.path().join("12");
+        fs::create_dir(&old).expect("a folder of the old layout");
+        fs::write(old.join("0a.kv"), b"old").expect("written");
+        let others: Vec<PathBuf> =
+            ["notes.txt", "keep/a.kv", "00ff/notes.txt"].iter().map(|name| dir.path().join(name)).collect();
+        for path in &others {
+            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            fs::write(path, b"somebody's").expect("written");
+        }
+        // Not before it is known whose numbers are meant.
+        let cache = PassageCache::open(&options).expect("opens");
+        assert!(cache.load(7, &key(1)).is_none());
+        cache.keep(7, &key(2), state(6), Reason::Asked);
+        cache.bind(DATABASE + 1);
+        drop(cache);
+        let mut left: Vec<_> = fs::read_dir(dir.path()).expect("a folder").map(|entry| entry.expect("one").file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["00ff", "keep", "notes.txt"]);
+        assert!(others.iter().all(|path| path.exists()));
     }
 
     #[test]

@@ -29,10 +29,6 @@ pub struct Reading {
     pub passages: Vec<PromptPassage>,
     /// ln of how likely it holds the answer, beside the other readings.
     pub prior: f64,
-    /// Whether the passages are read apart from each other and what was computed over them is put together afterwards, moved
-    /// to where they stand (`TurboRAG`: Lu et al. 2024, arXiv 2410.07590). What is kept of them then serves all of them; that
-    /// no passage was read in the light of another costs quality.
-    pub composed: bool,
 }
 
 /// A prompt that fits.
@@ -45,12 +41,6 @@ pub(super) struct Prompt {
     /// State that is worth keeping: after how many tokens, and of which document.
     pub(super) keep: Option<(usize, u64)>,
     pub(super) passages_used: usize,
-    /// Tokens up to and including the system prompt, and the first passage.
-    pub(super) anchor: usize,
-    pub(super) first: usize,
-    /// Prompts that end with a passage each, the second and those after it: what they add to the beginning that all have in
-    /// common is put behind the first passage, instead of being computed there.
-    pub(super) parts: Vec<Prompt>,
 }
 
 impl Prompt {
@@ -64,7 +54,7 @@ impl Prompt {
                 cuts.push(at);
             }
         }
-        Self { tokens, cuts, keep: None, passages_used: 0, anchor: 0, first: 0, parts: vec![] }
+        Self { tokens, cuts, keep: None, passages_used: 0 }
     }
 
     /// The first cut after `position`.
@@ -102,9 +92,6 @@ pub(super) const PLAIN_STOPS: [&str; 2] = ["\n\n", "\nAnswer:"];
 
 /// Tokens of a prompt computed between two looks at cancel and deadline. Prefill speed does not depend on it from 64 up.
 pub(super) const STEP: usize = 64;
-
-/// Prompts of one request that are read apart from each other at most: readings, or passages of a composed one.
-pub(super) const MOST_APART: usize = 4;
 
 /// Ends every answer: the model would go on asking itself.
 pub(super) const NEXT_QUESTION: &str = "\nQuestion:";
@@ -153,23 +140,14 @@ impl Template {
         Ok(Self { parts: vec![markup(before), Part::System, markup(between), Part::User, markup(after)], own: true })
     }
 
-    /// The tokens around the user turn: those up to and including the system prompt, the same for every question, and those
-    /// after it.
-    pub(super) fn frame(&self, model: &LlamaModel, system: &str) -> Frame {
-        let vocab = model.vocab();
-        let mut frame = Frame::default();
-        let mut side = &mut frame.before;
-        for part in &self.parts {
-            match part {
-                Part::Markup(text) => side.extend(vocab.tokenize(text.as_bytes(), false, true)),
-                Part::System => side.extend(data_tokens(model, system)),
-                Part::User => side = &mut frame.after,
-            }
-        }
-        if vocab.should_add_bos() && frame.before.first() != Some(&vocab.bos()) {
-            frame.before.insert(0, vocab.bos());
-        }
-        frame
+    /// Tokens up to and including the system prompt: the same for every question.
+    pub(super) fn prefix(&self, model: &LlamaModel, system: &str) -> Vec<LlamaToken> {
+        self.tokens_until(model, system, None)
+    }
+
+    /// Tokens of the whole prompt around `user`, the already tokenised user turn.
+    pub(super) fn tokens(&self, model: &LlamaModel, system: &str, user: &[LlamaToken]) -> Vec<LlamaToken> {
+        self.tokens_until(model, system, Some(user))
     }
 
     /// Lays out a prompt of at most `room` tokens, leaving out the weakest passages until it fits.
@@ -184,68 +162,58 @@ impl Template {
         question: &str,
         room: usize,
     ) -> Result<Prompt, TooLong> {
-        // Kept states serve a passage wherever it stands only if it bears no number.
-        let numbered = reading.passages.len() > 1 && !reading.composed;
-        let Frame { before, after } = self.frame(model, system);
-        let mut tail = data_tokens(model, &question_text(question, self.own, numbered));
-        tail.extend(after);
-        let passage_tokens = |passage: &PromptPassage| data_tokens(model, &passage_text(passage, numbered));
-        let mut passages = Vec::new();
-        let mut length = before.len() + tail.len();
-        let most = if reading.composed { MOST_APART } else { usize::MAX };
-        for (i, passage) in reading.passages.iter().take(most).enumerate() {
-            let tokens = passage_tokens(passage);
-            length += tokens.len();
-            if length > room {
+        let many = reading.passages.len() > 1;
+        let question = data_tokens(model, &question_text(question, self.own, many));
+        let anchor = self.prefix(model, system).len();
+        let fixed = self.tokens(model, system, &question).len();
+        let mut user = Vec::new();
+        let mut first = 0;
+        let mut passages_used = 0;
+        for (i, passage) in reading.passages.iter().enumerate() {
+            let tokens = data_tokens(model, &passage_text(passage, many));
+            if fixed + user.len() + tokens.len() > room {
                 if i == 0 {
-                    break;
+                    return Err(TooLong { needed: fixed + tokens.len() });
                 }
                 let (out, all) = (reading.passages.len() - i, reading.passages.len());
                 log::info!("{out} of {all} passages do not fit into the context and are left out");
-                length -= tokens.len();
                 break;
             }
-            passages.push((tokens, passage.document));
+            user.extend(tokens);
+            passages_used = i + 1;
+            if i == 0 {
+                first = anchor + user.len();
+            }
         }
-        if length > room {
-            return Err(TooLong { needed: length });
+        user.extend(question);
+        let tokens = self.tokens(model, system, &user);
+        if tokens.len() > room {
+            return Err(TooLong { needed: tokens.len() });
         }
-        let anchor = before.len();
-        let document = passages.first().and_then(|(_, document)| *document);
-        let first = anchor + passages.first().map_or(0, |(tokens, _)| tokens.len());
-        let ends = |tokens: &[LlamaToken]| [before.as_slice(), tokens].concat();
-        let parts = passages.iter().skip(1).filter(|_| reading.composed).map(|(tokens, document)| {
-            let mut part = Prompt::new(ends(tokens), &[anchor], STEP);
-            part.keep = document.map(|document| (part.tokens.len(), document));
-            part
-        });
-        let parts: Vec<Prompt> = parts.collect();
-        let mut tokens = before.clone();
-        tokens.extend(passages.iter().flat_map(|(tokens, _)| tokens));
-        let question_at = tokens.len();
-        tokens.extend(tail);
-        let mut starts = vec![anchor];
-        if document.is_some() || !parts.is_empty() {
-            starts.push(first);
-        }
-        if !parts.is_empty() {
-            starts.push(question_at);
-        }
+        let document = reading.passages.first().and_then(|passage| passage.document);
+        let starts = if document.is_some() { vec![anchor, first] } else { vec![anchor] };
         let mut prompt = Prompt::new(tokens, &starts, STEP);
         prompt.keep = document.map(|document| (first, document));
-        prompt.passages_used = passages.len();
-        prompt.anchor = anchor;
-        prompt.first = first;
-        prompt.parts = parts;
+        prompt.passages_used = passages_used;
         Ok(prompt)
     }
-}
 
-/// What stands around the user turn.
-#[derive(Debug, Default)]
-pub(super) struct Frame {
-    pub(super) before: Vec<LlamaToken>,
-    pub(super) after: Vec<LlamaToken>,
+    fn tokens_until(&self, model: &LlamaModel, system: &str, user: Option<&[LlamaToken]>) -> Vec<LlamaToken> {
+        let vocab = model.vocab();
+        let mut tokens = Vec::new();
+        for part in &self.parts {
+            match (part, user) {
+                (Part::Markup(text), _) => tokens.extend(vocab.tokenize(text.as_bytes(), false, true)),
+                (Part::System, _) => tokens.extend(data_tokens(model, system)),
+                (Part::User, Some(user)) => tokens.extend_from_slice(user),
+                (Part::User, None) => break,
+            }
+        }
+        if vocab.should_add_bos() && tokens.first() != Some(&vocab.bos()) {
+            tokens.insert(0, vocab.bos());
+        }
+        tokens
+    }
 }
 
 /// Tokens of text from outside: special tokens off, so that `<|im_end|>` stays five characters of text.

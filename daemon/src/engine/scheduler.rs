@@ -3,18 +3,20 @@
 //! Every batch holds one token of each lane that writes, and of those that read their prompts the next step each, while there
 //! is room; the request that came first goes first.
 
-use super::lane::{Lane, Reading};
+use super::lane::Lane;
 use super::lookup;
-use super::passages::{HEAD, Keys, PassageCache};
-use super::prompt::{self, MOST_APART, Prompt, STEP, Template};
+use super::passages::{HEAD, Keys, PassageCache, Reason};
+use super::precompute::Wish;
+use super::prompt::{self, Prompt, STEP, Template};
 use super::sequences::{SYSTEM, Sequences};
 use super::tuner::Tuner;
-use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job};
+use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job, Work};
 use crate::gguf::{Gguf, Kind};
 use crate::llama::{Context, ContextOptions, DecodeFailure, Entry};
 use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
@@ -22,8 +24,11 @@ use std::time::{Duration, Instant};
 /// Most tokens in a batch: a step for two lanes, or the questions of several readings at once.
 pub const BATCH: usize = 2 * STEP;
 
+/// Readings of one request that can be at work.
+const MAX_READINGS: usize = 4;
+
 /// Positions kept free at the end of the context.
-const CONTEXT_MARGIN: usize = 4;
+pub(super) const CONTEXT_MARGIN: usize = 4;
 
 /// Tokens after which competing readings are compared, unless all have ended before. Most short answers have.
 const COMPARE_AFTER: usize = 8;
@@ -38,17 +43,24 @@ pub(super) fn check(gguf: &Gguf, path: &Path, options: &EngineOptions) -> Result
     Ok(())
 }
 
+/// What the owner thread begins with.
+pub(super) struct Start {
+    pub(super) path: PathBuf,
+    pub(super) gguf: Gguf,
+    pub(super) options: EngineOptions,
+    pub(super) tuner: Tuner,
+    pub(super) passages: Option<PassageCache>,
+}
+
 /// Runs the owner thread until the last handle is gone.
 pub(super) fn run(
-    path: &Path,
-    gguf: &Gguf,
-    options: &EngineOptions,
-    tuner: Tuner,
-    passages: Option<PassageCache>,
+    start: Start,
     ready: &SyncSender<Result<EngineInfo, EngineError>>,
-    jobs: &Receiver<Job>,
+    jobs: &Receiver<Work>,
     stopping: &AtomicBool,
 ) {
+    let Start { path, gguf, options, tuner, passages } = start;
+    let (path, gguf, options) = (path.as_path(), &gguf, &options);
     let failed = |reason: String| Err(EngineError::Load { path: path.to_owned(), reason });
     let backend = match crate::llama::backend() {
         Ok(backend) => backend,
@@ -64,23 +76,18 @@ pub(super) fn run(
     let cells = options.context.min(model.n_ctx_train()).max(BATCH as u32);
     let slots = options.slots.max(1);
     // A lane for each reading of each request, and the system prompt's sequence.
-    let sequences = slots * MOST_APART + 1;
+    let sequences = slots * MAX_READINGS + 1;
     let context_options =
         ContextOptions { cells, batch: BATCH as u32, sequences: sequences as u32, outputs: sequences as u32, threads };
-    let Some(context) = Context::new(&model, &context_options) else {
-        return ready.send(failed("it makes no context; the log says why".into())).unwrap_or(());
-    };
     let template = Template::of(&model);
     let divisible = !crate::llama::is_recurrent(&model);
-    let tuner = if divisible { tuner } else { tuner.without_lookup("the model keeps a running state, which cannot go back") };
     let passages_off = (passages.is_some() && !divisible)
         .then(|| "the model keeps a running state instead of keys and values, which cannot be cut".to_owned());
-    let composed_off = if !divisible {
-        Some("the model keeps a running state instead of keys and values, which cannot be put together".to_owned())
-    } else if !context.can_shift() {
-        Some("llama.cpp cannot move this model's keys to other positions".to_owned())
-    } else {
-        None
+    let longest_state = crate::llama::longest_state(&model);
+    let tuner = match longest_state {
+        _ if !divisible => tuner.without_lookup("the model keeps a running state, which cannot go back"),
+        Some(_) => tuner.without_lookup("it is not done with models that have a sliding window"),
+        None => tuner,
     };
     let info = EngineInfo {
         model: gguf.name(),
@@ -92,7 +99,22 @@ pub(super) fn run(
         repack: why,
         slots,
         passages_off,
-        composed_off,
+        passages_up_to: longest_state,
+    };
+    if ready.send(Ok(info)).is_err() {
+        return;
+    }
+    // A generator that nobody asks needs neither keys and values nor buffers.
+    let (context, work) = loop {
+        let Ok(work) = jobs.recv() else { return };
+        let context = check(gguf, path, options).and_then(|()| {
+            let reason = "it makes no context; the log says why".into();
+            Context::new(&model, &context_options).ok_or(EngineError::Load { path: path.to_owned(), reason })
+        });
+        match context {
+            Ok(context) => break (context, work),
+            Err(error) => work.refuse(error),
+        }
     };
     let mut scheduler = Scheduler {
         model: &model,
@@ -100,45 +122,44 @@ pub(super) fn run(
         sequences: Sequences::new(sequences, cells as usize, divisible),
         template,
         passages: passages.filter(|_| divisible),
+        longest_state: longest_state.unwrap_or(usize::MAX),
         tuner,
-        keys: Keys::new(&info.fingerprint),
+        keys: Keys::new(&gguf.fingerprint()),
         cells: cells as usize,
         slots,
         outputs: sequences,
-        system: options.system.clone(),
-        cold: true,
         waiting: VecDeque::new(),
         running: vec![],
+        wish: None,
         entries: vec![],
     };
-    if ready.send(Ok(info)).is_err() {
-        return;
-    }
+    scheduler.take(work);
+    scheduler.warm_up(&options.system, stopping);
     scheduler.run(jobs, stopping);
 }
 
-struct Scheduler<'model> {
-    model: &'model LlamaModel,
-    context: Context<'model>,
-    sequences: Sequences,
-    template: Template,
-    passages: Option<PassageCache>,
-    tuner: Tuner,
-    keys: Keys,
+pub(super) struct Scheduler<'model> {
+    pub(super) model: &'model LlamaModel,
+    pub(super) context: Context<'model>,
+    pub(super) sequences: Sequences,
+    pub(super) template: Template,
+    pub(super) passages: Option<PassageCache>,
+    /// Tokens of the longest state that is kept.
+    pub(super) longest_state: usize,
+    pub(super) tuner: Tuner,
+    pub(super) keys: Keys,
     /// Cells of the KV cache.
-    cells: usize,
+    pub(super) cells: usize,
     slots: usize,
     /// Most entries of a batch that ask for logits.
     outputs: usize,
-    /// The system prompt that most questions begin with.
-    system: String,
-    /// It is not in the KV cache, and computing it has not been tried.
-    cold: bool,
     waiting: VecDeque<Job>,
     /// In the order in which they came.
     running: Vec<Running>,
+    /// What is computed while there are no requests.
+    pub(super) wish: Option<Wish>,
     /// The batch, kept for its allocation.
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
 }
 
 /// A request at work.
@@ -154,8 +175,6 @@ struct Running {
     read: Option<Instant>,
     prompt_tokens: usize,
     passages_used: usize,
-    /// Tokens of the prompts whose state was there.
-    reused: usize,
     /// Tokens guessed, and guessed right.
     drafted: usize,
     accepted: usize,
@@ -165,11 +184,9 @@ struct Running {
 struct Route {
     running: usize,
     lane: usize,
-    /// One of the lane's parts; `None`: the lane itself.
-    part: Option<usize>,
     logits: Option<usize>,
     tokens: usize,
-    /// Of the tokens, those at the end that are only guessed; the logits after each and the one before them are wanted.
+    /// Of the tokens, those at the end that are only guessed; the logits after each and after the one before them are wanted.
     drafted: usize,
 }
 
@@ -183,7 +200,7 @@ impl Running {
             finish,
             passages_used: self.passages_used,
             prompt_tokens: self.prompt_tokens,
-            reused_tokens: self.reused,
+            reused_tokens: self.lanes.iter().map(|lane| lane.reused).sum(),
             answer_tokens: lane.said.len(),
             drafted_tokens: self.drafted,
             accepted_tokens: self.accepted,
@@ -218,7 +235,7 @@ impl Running {
     fn choose(&mut self, lane: usize) {
         self.chosen = Some(lane);
         let lane = &self.lanes[lane];
-        let _ = self.job.events.send(Event::Reading { reading: lane.reading, passages_used: lane.main.prompt.passages_used });
+        let _ = self.job.events.send(Event::Reading { reading: lane.reading, passages_used: lane.prompt.passages_used });
     }
 }
 
@@ -234,9 +251,8 @@ fn interrupted(job: &Job, stopping: bool) -> Option<Finish> {
 
 impl Scheduler<'_> {
     /// Computes the system prompt once, so that the first question need not, and touches the weights' pages.
-    fn warm_up(&mut self, stopping: &AtomicBool) {
-        self.cold = false;
-        let prefix = self.template.frame(self.model, &self.system).before;
+    fn warm_up(&mut self, system: &str, stopping: &AtomicBool) {
+        let prefix = self.template.prefix(self.model, system);
         if prefix.len() >= self.cells / 2 || prefix.is_empty() {
             return;
         }
@@ -260,20 +276,33 @@ impl Scheduler<'_> {
         }
     }
 
-    fn run(&mut self, jobs: &Receiver<Job>, stopping: &AtomicBool) {
-        loop {
-            // At the start, and after a failed batch.
-            if self.cold && self.running.is_empty() {
-                self.warm_up(stopping);
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Answer(job) => self.waiting.push_back(job),
+            Work::Precompute(wish) => {
+                // One at a time; whoever waits for an earlier one learns that it will not be.
+                self.pause_precomputing(true);
+                self.wish = Some(wish);
             }
-            if self.running.is_empty() && self.waiting.is_empty() {
+            Work::WarmUp(reply) => drop(reply.send(Ok(()))),
+        }
+    }
+
+    fn run(&mut self, jobs: &Receiver<Work>, stopping: &AtomicBool) {
+        loop {
+            if self.running.is_empty() && self.waiting.is_empty() && self.wish.is_none() {
                 match self.tuner.wait(self.model, jobs, stopping) {
-                    Some(job) => self.waiting.push_back(job),
+                    Some(work) => self.take(work),
                     None => return,
                 }
             }
-            self.waiting.extend(jobs.try_iter());
+            for work in jobs.try_iter() {
+                self.take(work);
+            }
             let stop = stopping.load(Ordering::Relaxed);
+            if stop || !self.waiting.is_empty() {
+                self.pause_precomputing(stop);
+            }
             self.admit(stop);
             for i in (0..self.running.len()).rev() {
                 if let Some(finish) = interrupted(&self.running[i].job, stop) {
@@ -282,6 +311,8 @@ impl Scheduler<'_> {
             }
             if !self.running.is_empty() {
                 self.step();
+            } else if self.waiting.is_empty() {
+                self.precompute();
             }
         }
     }
@@ -311,7 +342,7 @@ impl Scheduler<'_> {
         let request = &job.request;
         let room = self.cells.saturating_sub(request.max_tokens + CONTEXT_MARGIN);
         let mut prompts = Vec::new();
-        for reading in request.readings.iter().take(MOST_APART) {
+        for reading in request.readings.iter().take(MAX_READINGS) {
             match self.template.lay_out(self.model, &request.system, reading, &request.question, room) {
                 Ok(prompt) => prompts.push(prompt),
                 Err(too_long) if prompts.is_empty() => {
@@ -323,9 +354,7 @@ impl Scheduler<'_> {
         }
         let system = self.sequences.tokens(SYSTEM).len();
         let needs = |prompts: &[Prompt]| -> usize {
-            // A part has the beginning once more until it is put in its place.
-            let own = |prompt: &Prompt| prompt.tokens.len().saturating_sub(system) + prompt.parts.len() * prompt.anchor;
-            prompts.iter().map(|prompt| own(prompt) + request.max_tokens + CONTEXT_MARGIN).sum()
+            prompts.iter().map(|prompt| prompt.tokens.len().saturating_sub(system) + request.max_tokens + CONTEXT_MARGIN).sum()
         };
         while prompts.len() > 1 && needs(&prompts) > self.sequences.room() {
             prompts.pop();
@@ -344,22 +373,15 @@ impl Scheduler<'_> {
         let (prompt_tokens, passages_used) =
             (prompts.iter().map(|p| p.tokens.len()).sum(), prompts.iter().map(|p| p.passages_used).sum());
         let mut lanes = Vec::new();
-        for (reading, mut prompt) in prompts.into_iter().enumerate() {
-            let parts = std::mem::take(&mut prompt.parts);
-            let Some(main) = self.begin(prompt, reserved) else { break };
-            let parts = parts.into_iter().map_while(|part| self.begin(part, reserved)).collect();
-            let lane = Lane::new(reading, main, parts, &request.sampling, stops.clone());
+        for (reading, prompt) in prompts.into_iter().enumerate() {
+            let Some((sequence, reused)) = self.begin(&prompt, reserved) else { break };
+            let lane = Lane::new(reading, sequence, prompt, reused, &request.sampling, stops.clone());
             lanes.push(if competing { lane.weighed() } else { lane });
         }
         if lanes.is_empty() {
             return Err(Refusal::NoRoomNow(Box::new(job)));
         }
-        let reused = |lane: &Lane| -> usize {
-            let parts = lane.parts.iter().map(|part| part.reused.saturating_sub(lane.main.prompt.anchor));
-            lane.main.reused + parts.sum::<usize>()
-        };
         let mut running = Running {
-            reused: lanes.iter().map(reused).sum(),
             job,
             lanes,
             chosen: None,
@@ -379,48 +401,27 @@ impl Scheduler<'_> {
     }
 
     /// Takes a sequence for a prompt and brings into it what is known of the prompt's beginning.
-    fn begin(&mut self, prompt: Prompt, reserved: usize) -> Option<Reading> {
-        let (sequence, mut reused) = self.sequences.take(&mut self.context, &prompt.tokens, &prompt.cuts, reserved)?;
-        let mut key = None;
+    fn begin(&mut self, prompt: &Prompt, reserved: usize) -> Option<(u32, usize)> {
+        let (sequence, reused) = self.sequences.take(&mut self.context, &prompt.tokens, &prompt.cuts, reserved)?;
         if let (Some(cache), Some((upto, document))) = (&self.passages, prompt.keep)
-            && reused < upto
+            && (reused + 1..=self.longest_state).contains(&upto)
         {
-            let named = self.keys.of(&prompt.tokens[..upto]);
-            if let Some(bytes) = cache.load(document, &named) {
+            let key = self.keys.of(&prompt.tokens[..upto]);
+            if let Some(bytes) = cache.load(document, &key) {
                 if self.sequences.restore(&mut self.context, sequence, &prompt.tokens[..upto], &bytes[HEAD..]) {
-                    reused = upto;
-                } else {
-                    // There may have been no room for it in one piece; what was there before is gone either way.
-                    log::debug!("llama.cpp did not take a passage's state; it is computed");
-                    cache.refuse(document, &named);
-                    reused = 0;
+                    return Some((sequence, upto));
                 }
-            }
-            key = Some(named);
-        }
-        Some(Reading { sequence, prompt, reused, key })
-    }
-
-    /// Puts together what was read apart, where all of it is there.
-    fn compose(&mut self) {
-        for lane in self.running.iter_mut().flat_map(|running| &mut running.lanes) {
-            let whole = |(_, reading, upto): (_, &Reading, usize)| self.sequences.tokens(reading.sequence).len() >= upto;
-            if lane.parts.is_empty() || lane.finish.is_some() || !lane.readings().all(whole) {
-                continue;
-            }
-            let parts: Vec<u32> = lane.parts.drain(..).map(|part| part.sequence).collect();
-            if !self.sequences.append(&mut self.context, lane.main.sequence, &parts, lane.main.prompt.anchor) {
+                // There may have been no room for it in one piece; what was there before is gone either way.
                 log::debug!("llama.cpp did not take a passage's state; it is computed");
-            }
-            for part in parts {
-                self.sequences.release(&mut self.context, part);
+                cache.refuse(document, &key);
+                return Some((sequence, 0));
             }
         }
+        Some((sequence, reused))
     }
 
     /// Computes one batch.
     fn step(&mut self) {
-        self.compose();
         let mut entries = std::mem::take(&mut self.entries);
         entries.clear();
         let routes = self.fill(&mut entries);
@@ -443,58 +444,62 @@ impl Scheduler<'_> {
 
     /// Chooses what the next batch computes.
     fn fill(&self, entries: &mut Vec<Entry>) -> Vec<Route> {
+        let lanes = || {
+            let running = self.running.iter().enumerate();
+            running.flat_map(|(r, running)| running.lanes.iter().enumerate().map(move |(l, lane)| (r, l, lane)))
+        };
         let mut routes = Vec::new();
-        let lanes = || self.running.iter().enumerate().flat_map(|(r, running)| running.lanes.iter().enumerate().map(move |(l, lane)| (r, l, lane)));
-        let writing = lanes().filter(|(_, _, lane)| lane.next.is_some()).count();
-        // Guesses take what those that write leave of the room.
-        let mut room = self.outputs.min(BATCH).saturating_sub(lanes().filter(|(_, _, lane)| lane.finish.is_none()).count());
+        // Those that write and have not been seen yet: each gets its token, whatever the others want.
+        let mut writing = lanes().filter(|(_, _, lane)| lane.next.is_some()).count();
+        // Every lane may want logits; what is left of them is for guesses.
+        let mut spare = self.outputs.saturating_sub(lanes().filter(|(_, _, lane)| lane.finish.is_none()).count());
         for (r, l, lane) in lanes() {
+            let held = self.sequences.tokens(lane.sequence);
+            let from = entries.len();
             if let Some(token) = lane.next {
-                let running = &self.running[r];
-                let held = self.sequences.tokens(lane.main.sequence);
-                let drafted = if running.chosen.is_some() && lane.is_greedy() {
-                    let left = running.job.request.max_tokens.saturating_sub(lane.said.len());
-                    lookup::draft(held, token, self.tuner.draft().min(room).min(left))
-                } else {
-                    vec![]
-                };
-                room -= drafted.len();
-                let from = entries.len();
+                let most = spare.min(BATCH.saturating_sub(from + writing));
+                let drafted = self.guess(&self.running[r], lane, held, token, most);
+                writing -= 1;
+                spare -= drafted.len();
                 entries.extend(std::iter::once(&token).chain(&drafted).enumerate().map(|(i, token)| Entry {
                     token: *token,
                     position: (held.len() + i) as u32,
-                    sequence: lane.main.sequence,
+                    sequence: lane.sequence,
                     logits: true,
                 }));
-                routes.push(Route { running: r, lane: l, part: None, logits: Some(from), tokens: 1 + drafted.len(), drafted: drafted.len() });
-                continue;
-            }
-            if lane.finish.is_some() {
-                continue;
-            }
-            for (part, reading, end) in lane.readings() {
-                let held = self.sequences.tokens(reading.sequence).len();
-                if held >= end {
-                    continue;
-                }
-                let from = entries.len();
-                let upto = reading.prompt.next_cut(held);
+                routes.push(Route { running: r, lane: l, logits: Some(from), tokens: 1 + drafted.len(), drafted: drafted.len() });
+            } else if lane.finish.is_none() && held.len() < lane.prompt.tokens.len() {
+                let step = held.len()..lane.prompt.next_cut(held.len());
                 // Those that write go first; a step that does not fit waits for the next batch.
-                if from + (upto - held) + writing > BATCH && !(from == 0 && writing == 0) {
+                if from + step.len() + writing > BATCH && !(from == 0 && writing == 0) {
                     continue;
                 }
-                let answers = part.is_none() && upto == reading.prompt.tokens.len();
-                entries.extend((held..upto).map(|position| Entry {
-                    token: reading.prompt.tokens[position],
+                let whole = step.end == lane.prompt.tokens.len();
+                routes.push(Route {
+                    running: r,
+                    lane: l,
+                    logits: whole.then_some(from + step.len() - 1),
+                    tokens: step.len(),
+                    drafted: 0,
+                });
+                entries.extend(step.clone().map(|position| Entry {
+                    token: lane.prompt.tokens[position],
                     position: position as u32,
-                    sequence: reading.sequence,
-                    logits: answers && position + 1 == upto,
+                    sequence: lane.sequence,
+                    logits: whole && position + 1 == step.end,
                 }));
-                let logits = answers.then_some(entries.len() - 1);
-                routes.push(Route { running: r, lane: l, part, logits, tokens: upto - held, drafted: 0 });
             }
         }
         routes
+    }
+
+    /// At most `most` tokens that a lane may say after `next`. While readings compete, only some of what they say is wanted.
+    fn guess(&self, running: &Running, lane: &Lane, held: &[LlamaToken], next: LlamaToken, most: usize) -> Vec<LlamaToken> {
+        if running.chosen.is_none() || !lane.is_greedy() {
+            return vec![];
+        }
+        let left = running.job.request.max_tokens.saturating_sub(lane.said.len());
+        lookup::draft(held, next, self.tuner.draft().min(most).min(left))
     }
 
     /// Hands the results of a batch to the lanes.
@@ -507,30 +512,25 @@ impl Scheduler<'_> {
             let running = &mut self.running[route.running];
             let max_tokens = running.job.request.max_tokens;
             let lane = &mut running.lanes[route.lane];
-            let reading = match route.part {
-                Some(part) => &lane.parts[part],
-                None => &lane.main,
-            };
-            let sequence = reading.sequence;
-            self.sequences.extend(sequence, &computed);
-            let held = self.sequences.tokens(sequence).len();
-            if let (Some(cache), Some((upto, document))) = (&self.passages, reading.prompt.keep)
+            self.sequences.extend(lane.sequence, &computed);
+            let held = self.sequences.tokens(lane.sequence).len();
+            if let (Some(cache), Some((upto, document))) = (&self.passages, lane.prompt.keep)
                 && held == upto
-                && let Some(bytes) = self.context.state(sequence, HEAD)
+                && upto <= self.longest_state
             {
-                let key = reading.key.unwrap_or_else(|| self.keys.of(&reading.prompt.tokens[..upto]));
-                cache.keep(document, &key, bytes);
+                let key = self.keys.of(&lane.prompt.tokens[..upto]);
+                if let Some(bytes) = self.context.state(lane.sequence, HEAD) {
+                    cache.keep(document, &key, bytes, Reason::Asked);
+                }
             }
             let Some(index) = route.logits else { continue };
             running.read.get_or_insert_with(Instant::now);
-            lane.next = None;
+            let (sure, guessed) = (held - route.drafted, &computed[route.tokens - route.drafted..]);
             // What was guessed counts as long as it is what the model says.
-            let sure = held - route.drafted;
-            let guessed = &computed[computed.len() - route.drafted..];
             let mut accepted = 0;
             loop {
-                let logits = self.context.logits(index + accepted);
-                lane.advance(logits, &vocab, max_tokens, sure + accepted + 1 < self.cells);
+                lane.next = None;
+                lane.advance(self.context.logits(index + accepted), &vocab, max_tokens, sure + accepted + 1 < self.cells);
                 match guessed.get(accepted) {
                     Some(guess) if lane.next == Some(*guess) => accepted += 1,
                     _ => break,
@@ -538,8 +538,8 @@ impl Scheduler<'_> {
             }
             running.drafted += route.drafted;
             running.accepted += accepted;
-            if accepted < route.drafted {
-                self.sequences.truncate(&mut self.context, sequence, sure + accepted);
+            if accepted < route.drafted && !self.sequences.truncate(&mut self.context, lane.sequence, sure + accepted) {
+                return self.fail(DecodeFailure::NotCut);
             }
         }
         for i in (0..self.running.len()).rev() {
@@ -561,10 +561,7 @@ impl Scheduler<'_> {
         for (l, lane) in lanes.iter_mut().enumerate() {
             if but != Some(l) && !std::mem::replace(&mut lane.released, true) {
                 lane.end(Finish::Stop);
-                self.sequences.release(&mut self.context, lane.main.sequence);
-                for part in lane.parts.drain(..) {
-                    self.sequences.release(&mut self.context, part.sequence);
-                }
+                self.sequences.release(&mut self.context, lane.sequence);
             }
         }
     }
@@ -588,7 +585,6 @@ impl Scheduler<'_> {
             let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
         }
         self.sequences.clear(&mut self.context);
-        self.cold = true;
     }
 }
 

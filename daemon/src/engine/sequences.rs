@@ -12,9 +12,6 @@ pub(super) const SYSTEM: u32 = 0;
 #[derive(Debug, Default)]
 struct Held {
     tokens: Vec<LlamaToken>,
-    /// What stands beyond this many tokens was put together, and is not what computing the tokens would give: it serves the
-    /// lane that is at work on it only.
-    exact: Option<usize>,
     /// A lane works on it.
     busy: bool,
     /// When it was used last, in uses.
@@ -72,7 +69,7 @@ impl Sequences {
         })?;
         let usable = |held: &Held| {
             let common = held.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-            let common = common.min(tokens.len().saturating_sub(1)).min(held.exact.unwrap_or(usize::MAX));
+            let common = common.min(tokens.len().saturating_sub(1));
             cuts.iter().copied().filter(|cut| *cut <= common).max().unwrap_or(0)
         };
         let best = if self.divisible {
@@ -87,7 +84,7 @@ impl Sequences {
                 self.held[from].used = self.uses;
                 if from != free {
                     self.empty(context, free);
-                    context.copy(from as u32, free as u32, 0..upto);
+                    context.copy(from as u32, free as u32, upto);
                     self.held[free].tokens = tokens[..upto].to_vec();
                     reused = upto;
                 } else if context.truncate(free as u32, upto) {
@@ -113,52 +110,16 @@ impl Sequences {
         if whole {
             self.held[sequence as usize].tokens = tokens.to_vec();
         } else {
+            // We hold no tokens in it, llama.cpp may.
             context.truncate(sequence, 0);
         }
         whole
     }
 
-    /// Puts what each of `parts` holds beyond its first `anchor` tokens behind what `to` holds, moved to its new place; `false` when
-    /// llama.cpp did not take one, and the rest is to be computed. The parts are empty afterwards.
-    ///
-    /// No state may be read before the next batch: the moves are completed by it.
-    pub(super) fn append(&mut self, context: &mut Context<'_>, to: u32, parts: &[u32], anchor: usize) -> bool {
-        // A part may share cells with what other sequences keep of the same passage, and cells are moved for all: each gets its own.
-        let own = |sequences: &mut Self, context: &mut Context<'_>, part: u32| {
-            let tokens = std::mem::take(&mut sequences.held[part as usize].tokens);
-            let state = context.state(part, 0);
-            context.truncate(part, 0);
-            let restored = state.is_some_and(|state| sequences.restore(context, part, &tokens, &state));
-            restored && tokens.len() > anchor
-        };
-        let owned: Vec<bool> = parts.iter().map(|part| own(self, context, *part)).collect();
-        let mut all = true;
-        for (part, owned) in parts.iter().zip(owned) {
-            all &= owned;
-            if all {
-                let at = self.held[to as usize].tokens.len();
-                let moved = self.held[*part as usize].tokens[anchor..].to_vec();
-                context.shift(*part, anchor, at);
-                context.copy(*part, to, at..at + moved.len());
-                let held = &mut self.held[to as usize];
-                held.exact.get_or_insert(at);
-                held.tokens.extend(moved);
-            }
-            self.empty(context, *part as usize);
-        }
-        all
-    }
-
-    /// Cuts a sequence off after `upto` tokens.
-    pub(super) fn truncate(&mut self, context: &mut Context<'_>, sequence: u32, upto: usize) {
-        let held = &mut self.held[sequence as usize];
-        held.tokens.truncate(upto);
-        if held.exact.is_some_and(|exact| exact >= upto) {
-            held.exact = None;
-        }
-        if !context.truncate(sequence, upto) {
-            self.empty(context, sequence as usize);
-        }
+    /// Cuts a sequence at work off after `upto` tokens; `false` where llama.cpp cannot.
+    pub(super) fn truncate(&mut self, context: &mut Context<'_>, sequence: u32, upto: usize) -> bool {
+        self.held[sequence as usize].tokens.truncate(upto);
+        context.truncate(sequence, upto)
     }
 
     /// Gives a sequence back; its contents stay while there is room.
@@ -169,9 +130,13 @@ impl Sequences {
         held.used = self.uses;
         if !self.divisible {
             self.empty(context, sequence as usize);
-        } else if let Some(exact) = self.held[sequence as usize].exact {
-            self.truncate(context, sequence, exact);
         }
+    }
+
+    /// Gives a sequence back with nothing in it.
+    pub(super) fn discard(&mut self, context: &mut Context<'_>, sequence: u32) {
+        self.empty(context, sequence as usize);
+        self.held[sequence as usize].busy = false;
     }
 
     /// Forgets everything, after a failure.
@@ -179,7 +144,6 @@ impl Sequences {
         context.clear();
         for held in &mut self.held {
             held.tokens.clear();
-            held.exact = None;
         }
     }
 
@@ -216,7 +180,6 @@ impl Sequences {
         if !self.held[i].tokens.is_empty() {
             context.truncate(i as u32, 0);
             self.held[i].tokens.clear();
-            self.held[i].exact = None;
         }
     }
 }

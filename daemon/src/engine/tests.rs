@@ -1,3 +1,5 @@
+mod sliding;
+
 use super::*;
 use crate::gguf::tests::model;
 
@@ -24,7 +26,17 @@ fn engine(context: u32) -> Engine {
 /// One that keeps the states of passages in a directory.
 fn keeping(dir: &Path) -> Engine {
     let passages = PassageCacheOptions { dir: dir.to_owned(), max_bytes: 100_000_000, min_free: 0 };
-    Engine::load(&model("generator.gguf"), &EngineOptions { passages: Some(passages), ..options(1024) }).expect("loads")
+    let engine =
+        Engine::load(&model("generator.gguf"), &EngineOptions { passages: Some(passages), ..options(1024) }).expect("loads");
+    engine.passages().expect("kept").bind(DATABASE);
+    engine
+}
+
+const DATABASE: u64 = 0xda7a;
+
+/// Where the states of a document are.
+fn states_of(dir: &Path, document: u64) -> PathBuf {
+    dir.join(format!("{DATABASE:016x}")).join(document.to_string())
 }
 
 fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
@@ -37,7 +49,6 @@ fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
                 .map(|(i, text)| PromptPassage { n: i + 1, document: None, text: (*text).to_owned() })
                 .collect(),
             prior: 0.0,
-            composed: false,
         }],
         no_answer: |text| text.starts_with("Not found"),
         question: question.into(),
@@ -217,14 +228,14 @@ fn a_kept_state_gives_the_very_same_answer() {
     assert_eq!(passages.stats().misses, 2);
     passages.retain(std::collections::HashSet::from([2]));
     drop((engine, passages));
-    assert!(!dir.path().join("1").exists() && dir.path().join("2").exists());
+    assert!(!states_of(dir.path(), 1).exists() && states_of(dir.path(), 2).exists());
 }
 
 #[test]
 fn damaged_states_are_computed_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let first = ask(&keeping(dir.path()), about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
-    let file = std::fs::read_dir(dir.path().join("1")).expect("a folder").next().expect("a file").expect("readable").path();
+    let file = std::fs::read_dir(states_of(dir.path(), 1)).expect("a folder").next().expect("a file").expect("readable").path();
     let whole = std::fs::read(&file).expect("read");
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 4;
@@ -253,7 +264,6 @@ fn of_competing_readings_the_one_that_answers_is_given() {
         .map(|(i, text)| Reading {
             passages: vec![PromptPassage { n: i + 1, document: None, text: (*text).to_owned() }],
             prior: 0.0,
-            composed: false,
         })
         .collect();
     let mut generation = engine.generate(request, Cancel::default()).expect("queued");
@@ -305,85 +315,6 @@ const PUMP: &str = "The pump P2 stands beside the boiler and moves water through
 const VALVE: &str = "The valve V7 is opened by hand, a quarter of a turn to the left. It must be closed before the filter is \
     cleaned, which is done in spring and in autumn.";
 
-/// Three passages, read apart and put together.
-fn composed(question: &str, texts: &[&str]) -> Request {
-    let mut request = request(question, texts, 24);
-    request.readings[0].composed = true;
-    for (i, passage) in request.readings[0].passages.iter_mut().enumerate() {
-        passage.document = Some(i as u64 + 1);
-    }
-    request
-}
-
-#[test]
-fn passages_read_apart_are_put_together_without_being_read_again() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let question = "When is the filter cleaned?";
-    let texts = [PUMP, FUSES, VALVE];
-    let first = {
-        let engine = keeping(dir.path());
-        assert_eq!(engine.info().composed_off, None);
-        ask(&engine, composed(question, &texts)).1.expect("answers")
-    };
-    // What was moved is seen: the valve is in the last passage only.
-    assert!(first.text.contains("V7"), "{first:?}");
-    assert_eq!(first.passages_used, 3);
-    // Each passage has a state of its own, which serves it wherever it stands, and the other readers too.
-    let engine = keeping(dir.path());
-    let again = ask(&engine, composed(question, &texts)).1.expect("answers");
-    assert_eq!(again.text, first.text);
-    assert!(again.prompt_tokens - again.reused_tokens < 40, "the question alone is read: {again:?}");
-    let elsewhere = ask(&engine, composed(question, &[VALVE, PUMP, FUSES])).1.expect("answers");
-    assert!(elsewhere.prompt_tokens - elsewhere.reused_tokens < 100, "{elsewhere:?}");
-    assert_eq!(engine.passages().expect("kept").stats().misses, 0);
-    // With everything in memory, shared by several sequences, it is the same, and what was put together serves nobody else.
-    assert_eq!(ask(&engine, composed(question, &texts)).1.expect("answers").text, first.text);
-    let mut joined = composed(question, &texts);
-    joined.readings[0].composed = false;
-    let with = ask(&engine, joined.clone()).1.expect("answers");
-    let without = ask(&self::engine(1024), joined).1.expect("answers");
-    assert_eq!(with.text, without.text);
-    assert_eq!(ask(&engine, composed(question, &texts)).1.expect("answers").text, first.text);
-    let alone = |engine: &Engine| ask(engine, about(2, question, PUMP)).1.expect("answers").text;
-    assert_eq!(alone(&engine), alone(&self::engine(1024)));
-}
-
-#[test]
-fn passages_put_together_are_not_what_one_prompt_is() {
-    // Nothing would be gained if it were the prompt that is computed after all.
-    let read = |composed: bool| {
-        let engine = engine(1024);
-        let mut request = self::composed("Which fuse is F3?", &[FUSES, PUMP, VALVE]);
-        request.readings[0].composed = composed;
-        let first = ask(&engine, request.clone()).1.expect("answers");
-        let again = ask(&engine, request).1.expect("answers");
-        (first.prompt_tokens, first.reused_tokens, again.prompt_tokens - again.reused_tokens)
-    };
-    let (joined, composed) = (read(false), read(true));
-    // Passages that are put together bear no numbers.
-    assert!(composed.0 < joined.0, "{composed:?} {joined:?}");
-    // The second time the joined prompt is there but for its last step; a composed one is not kept, its first passage is.
-    assert!(joined.2 <= prompt::STEP, "{joined:?}");
-    assert!(composed.2 > joined.2, "{composed:?} {joined:?}");
-}
-
-#[test]
-fn a_composed_question_can_be_cancelled_and_does_not_disturb_others() {
-    let options = EngineOptions { slots: 2, queue: 4, ..options(1024) };
-    let engine = Engine::load(&model("generator.gguf"), &options).expect("loads");
-    let question = "When is the filter cleaned?";
-    let alone = ask(&engine, composed(question, &[PUMP, FUSES, VALVE])).1.expect("answers").text;
-    let cancel = Cancel::default();
-    let gone = engine.generate(composed(question, &[VALVE, PUMP, FUSES]), cancel.clone()).expect("queued");
-    let stays = engine.generate(composed(question, &[PUMP, FUSES, VALVE]), Cancel::default()).expect("queued");
-    cancel.cancel();
-    assert_eq!(finish(gone).1.expect("ends").finish, Finish::Cancelled);
-    // Rounding may differ with the company in a batch, but not what is said.
-    let (text, completion) = finish(stays);
-    assert!(completion.expect("answers").text.contains("V7") && alone.contains("V7"), "{text} {alone}");
-    assert_eq!(ask(&engine, composed(question, &[PUMP, FUSES, VALVE])).1.expect("answers").text, alone);
-}
-
 /// By how much the likeliest token leads the next one, in logits, after a prompt and what was said of the answer.
 fn lead_after(request: &Request, said: &str) -> f32 {
     let backend = crate::llama::backend().expect("starts");
@@ -392,8 +323,7 @@ fn lead_after(request: &Request, said: &str) -> f32 {
     let prompt = template.lay_out(&model, &request.system, &request.readings[0], &request.question, 1000).ok().expect("fits");
     let said = prompt::data_tokens(&model, said);
     let last = prompt.tokens.len() + said.len() - 1;
-    let starts = [prompt.anchor, prompt.first, prompt.tokens.len()];
-    let whole = prompt::Prompt::new([prompt.tokens, said].concat(), &starts, prompt::STEP);
+    let whole = prompt::Prompt::new([prompt.tokens, said].concat(), &prompt.cuts, prompt::STEP);
     let threads = crate::tune::Threads { decode: 1, batch: 2 };
     let options = crate::llama::ContextOptions { cells: 1024, batch: prompt::STEP as u32, sequences: 1, outputs: 1, threads };
     let mut context = crate::llama::Context::new(&model, &options).expect("a context");
@@ -448,7 +378,8 @@ fn looking_up_gives_the_same_text_with_fewer_passes() {
         assert!(found.accepted_tokens <= found.drafted_tokens && found.accepted_tokens < found.answer_tokens.max(1));
         // The sequence was cut back to what was said: the same again finds its prompt there, and says the same.
         assert_eq!(ask(&guessing).text, found.text, "{question}");
-        (accepted, drafted, said) = (accepted + found.accepted_tokens, drafted + found.drafted_tokens, said + found.answer_tokens);
+        (accepted, drafted, said) =
+            (accepted + found.accepted_tokens, drafted + found.drafted_tokens, said + found.answer_tokens);
     }
     println!("{accepted} of {drafted} guesses right, {said} tokens said");
     assert!(parted <= 1, "{parted} of {} answers differ", questions.len());
@@ -464,13 +395,12 @@ fn several_questions_guess_at_once() {
     let tuning = Tuning { lookup: Lookup::On, ..options(1024).tuning };
     let options = EngineOptions { slots: 3, queue: 8, tuning, ..options(1024) };
     let engine = Engine::load(&model("generator.gguf"), &options).expect("loads");
-    let questions = [("Repeat the text word for word.", PUMP), ("When is the filter cleaned?", VALVE), ("Which fuse is F3?", FUSES)];
+    let questions =
+        [("Repeat the text word for word.", PUMP), ("When is the filter cleaned?", VALVE), ("Which fuse is F3?", FUSES)];
     let alone: Vec<String> =
         questions.iter().map(|(q, text)| ask(&engine, request(q, &[text], 40)).1.expect("answers").text).collect();
-    let running: Vec<Generation> = questions
-        .iter()
-        .map(|(q, text)| engine.generate(request(q, &[text], 40), Cancel::default()).expect("queued"))
-        .collect();
+    let running: Vec<Generation> =
+        questions.iter().map(|(q, text)| engine.generate(request(q, &[text], 40), Cancel::default()).expect("queued")).collect();
     let together: Vec<Completion> = running.into_iter().map(|generation| finish(generation).1.expect("answers")).collect();
     assert!(together.iter().map(|completion| completion.accepted_tokens).sum::<usize>() > 0);
     // Rounding differs with the company in a batch, so one near tie may fall the other way.
@@ -487,3 +417,78 @@ fn looking_up_waits_for_a_measurement_unless_it_is_asked_for() {
     assert_eq!(ask(&engine, request("Repeat the text.", &[PUMP], 16)).1.expect("answers").drafted_tokens, 0);
 }
 
+#[test]
+fn a_state_computed_in_advance_is_the_one_that_a_question_loads() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let reading = |document, text: &str| about(document, "", text).readings.remove(0);
+    let computed = ask(&engine(1024), about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
+    let engine = keeping(dir.path());
+    assert_eq!(engine.precompute(SYSTEM, reading(1, FUSES)).expect("runs"), Precomputed::Kept);
+    // A new process, in which the writer has finished.
+    drop(engine);
+    let engine = keeping(dir.path());
+    assert_eq!(engine.precompute(SYSTEM, reading(1, FUSES)).expect("runs"), Precomputed::Held);
+    let loaded = ask(&engine, about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
+    let stats = engine.passages().expect("kept").stats();
+    assert_eq!((stats.hits, stats.misses), (1, 0));
+    assert_eq!(loaded.text, computed.text);
+    assert!(loaded.prompt_tokens - loaded.reused_tokens < 40, "the question alone is read: {loaded:?}");
+    assert_eq!(engine.precompute(SYSTEM, reading(1, &"long ".repeat(2000))).expect("runs"), Precomputed::Impossible);
+    let without = self::engine(1024);
+    assert_eq!(without.precompute(SYSTEM, reading(1, FUSES)).expect("runs"), Precomputed::Impossible);
+}
+
+#[test]
+fn a_question_goes_before_what_is_computed_in_advance() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = keeping(dir.path());
+    let long = about(1, "", &FUSES.repeat(8)).readings.remove(0);
+    let expected = ask(&engine, request("Which fuse is F3?", &[FUSES], 8)).1.expect("answers").text;
+    let (wished, sender) = (engine.clone(), std_mpsc::channel());
+    let (sent, done) = sender;
+    let thread = std::thread::spawn(move || {
+        let result = wished.precompute(SYSTEM, long);
+        let _ = sent.send(Instant::now());
+        result
+    });
+    let mut answered = vec![];
+    // Questions one after another: there is a pause for a step or two between them at most.
+    for _ in 0..6 {
+        let completion = ask(&engine, request("Which fuse is F3?", &[FUSES], 8)).1.expect("answers");
+        assert_eq!(completion.text, expected);
+        answered.push(Instant::now());
+    }
+    assert_eq!(thread.join().expect("no panic").expect("runs"), Precomputed::Kept);
+    let kept = done.recv().expect("its time");
+    assert!(kept > answered[0], "the first question was not kept waiting for the whole passage");
+    // The end of the thread is the end of what is wished for.
+    let wished = engine.clone();
+    let long = about(2, "", &FUSES.repeat(9)).readings.remove(0);
+    let thread = std::thread::spawn(move || wished.precompute(SYSTEM, long));
+    engine.shutdown();
+    match thread.join().expect("no panic") {
+        // It came too late, or in the middle.
+        Err(EngineError::Stopped) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_context_is_made_when_it_is_needed() {
+    let anonymous = || {
+        let status = std::fs::read_to_string("/proc/self/smaps_rollup").expect("smaps_rollup");
+        let line = status.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line").trim().to_owned();
+        line.trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    // A context that takes 190 MB of keys and values.
+    let engine = engine(8192);
+    let loaded = anonymous();
+    engine.warm_up().expect("fits");
+    ask(&engine, request("Which fuse is F3?", &[FUSES], 4)).1.expect("answers");
+    let asked = anonymous();
+    assert!(asked > loaded + 3_000, "{loaded} {asked} kB");
+    assert!(asked < loaded + 90_000, "cells that nothing stands in take no memory: {loaded} {asked} kB");
+    // What is not there any more is told when it is needed.
+    engine.shutdown();
+    assert!(matches!(engine.warm_up(), Err(EngineError::Stopped)));
+}

@@ -1,7 +1,7 @@
 //! The threads of the owner thread's work: measured when there is time, followed from token to token, measured again when the
 //! machine has changed.
 
-use super::{Job, Lookup, Tuned, Tuning};
+use super::{Lookup, Tuned, Tuning, Work};
 use crate::llama::{Bench, LlamaError};
 use crate::tune::{Busy, CALIBRATION, Drafts, Governor, Plan, Saved, Threads, Topology, calibrate, verify};
 use llama_cpp_2::model::LlamaModel;
@@ -42,7 +42,7 @@ const DRAFT: usize = 4;
 
 /// Why a measurement ended early.
 enum Ended {
-    Asked(Box<Job>),
+    Asked(Box<Work>),
     Stopping,
     Failed(LlamaError),
 }
@@ -71,7 +71,7 @@ impl Tuner {
         tuner
     }
 
-    /// One for a model whose sequences cannot be cut back.
+    /// One for a model whose sequences cannot be cut back to what was said.
     pub(super) fn without_lookup(mut self, why: &'static str) -> Self {
         self.no_lookup = Some(why);
         self.tell();
@@ -95,7 +95,9 @@ impl Tuner {
             (Some(why), _, _) => (0, format!("off: {why}")),
             (None, Lookup::Off, _) => (0, "off: model.lookup".to_owned()),
             (None, Lookup::On, drafts) => (drafts.map_or(DRAFT, |drafts| drafts.tokens), "on: model.lookup".to_owned()),
-            (None, Lookup::Auto, None) => (0, "off: not measured; `vademecum tune` does it, and the daemon when it is idle".to_owned()),
+            (None, Lookup::Auto, None) => {
+                (0, "off: not measured; `vademecum tune` does it, and the daemon when it is idle".to_owned())
+            }
             (None, Lookup::Auto, Some(drafts)) => (if drafts.gains() { drafts.tokens } else { 0 }, drafts.to_string()),
         };
         self.draft = draft;
@@ -112,11 +114,11 @@ impl Tuner {
         self.governor.observe(self.governor.decode_threads(), 1, elapsed);
     }
 
-    /// Waits for the next request, measuring meanwhile if that is due. `None` when there will be none.
-    pub(super) fn wait(&mut self, model: &LlamaModel, jobs: &Receiver<Job>, stopping: &AtomicBool) -> Option<Job> {
+    /// Waits for the next work, measuring meanwhile if that is due. `None` when there will be none.
+    pub(super) fn wait(&mut self, model: &LlamaModel, jobs: &Receiver<Work>, stopping: &AtomicBool) -> Option<Work> {
         // What is due is looked up while nobody waits for it.
-        if let Ok(job) = jobs.try_recv() {
-            return Some(job);
+        if let Ok(work) = jobs.try_recv() {
+            return Some(work);
         }
         if !self.due() {
             return jobs.recv().ok();
@@ -125,7 +127,7 @@ impl Tuner {
         loop {
             let before = Busy::now();
             match jobs.recv_timeout(IDLE) {
-                Ok(job) => return Some(job),
+                Ok(work) => return Some(work),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -134,7 +136,7 @@ impl Tuner {
                 _ => break,
             }
             match jobs.recv_timeout(LOOK_AGAIN) {
-                Ok(job) => return Some(job),
+                Ok(work) => return Some(work),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -142,7 +144,7 @@ impl Tuner {
         match self.measure(model, jobs, stopping) {
             Ok(()) => jobs.recv().ok(),
             // It is measured at the next quiet moment.
-            Err(Ended::Asked(job)) => Some(*job),
+            Err(Ended::Asked(work)) => Some(*work),
             Err(Ended::Stopping) => None,
             Err(Ended::Failed(error)) => {
                 log::warn!("the number of threads cannot be measured: {error}");
@@ -161,7 +163,7 @@ impl Tuner {
         rested && (self.plan.wants_calibration() || self.governor.drifted() || Topology::detect() != self.topology)
     }
 
-    fn measure(&mut self, model: &LlamaModel, jobs: &Receiver<Job>, stopping: &AtomicBool) -> Result<(), Ended> {
+    fn measure(&mut self, model: &LlamaModel, jobs: &Receiver<Work>, stopping: &AtomicBool) -> Result<(), Ended> {
         let topology = Topology::detect();
         let mut bench = Bench::of(model, &self.path).map_err(Ended::Failed)?;
         let started = Instant::now();
@@ -169,7 +171,7 @@ impl Tuner {
             if stopping.load(Ordering::Relaxed) {
                 return Err(Ended::Stopping);
             }
-            jobs.try_recv().map_or(Ok(()), |job| Err(Ended::Asked(Box::new(job))))
+            jobs.try_recv().map_or(Ok(()), |work| Err(Ended::Asked(Box::new(work))))
         };
         let mut found = calibrate(
             &topology.candidates(),
@@ -181,10 +183,14 @@ impl Tuner {
             },
         )?;
         if let Some(calibration) = &mut found {
-            calibration.verify = verify(|tokens| {
-                undisturbed()?;
-                bench.verify(tokens, calibration.best).map_err(Ended::Failed)
-            })?;
+            calibration.verify = verify(
+                CALIBRATION,
+                || started.elapsed(),
+                |tokens| {
+                    undisturbed()?;
+                    bench.verify(tokens, calibration.best).map_err(Ended::Failed)
+                },
+            )?;
         }
         self.measured = Some(Instant::now());
         if let (Some(calibration), Some(saved)) = (&found, &self.saved)

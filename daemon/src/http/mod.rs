@@ -142,9 +142,10 @@ async fn respond<T: DeserializeOwned, R: Serialize>(
     };
     let (status, encoded) = match result {
         Ok(value) => (StatusCode::OK, encoding.encode(&value)),
-        Err((code, message)) => {
-            (status_of(code), encoding.encode(&ErrorReply { id: String::new(), error: ErrorBody { code, message } }))
-        }
+        Err((code, message)) => (
+            status_of(code),
+            encoding.encode(&ErrorReply { id: String::new(), error: ErrorBody { code, message, retry_after_ms: None } }),
+        ),
     };
     match encoded {
         Ok(bytes) => (status, [(header::CONTENT_TYPE, encoding.content_type())], bytes).into_response(),

@@ -64,7 +64,7 @@ fn prefix(title: &str, heading: &[String]) -> String {
 
 /// Splits a document into chunks of at most `max_tokens` tokens (at least [`MIN_MAX_TOKENS`]), counted by `count` over
 /// [`embedded_text`]. Exact for tokenizers that part words at white space, as those of the BERT family do.
-pub fn chunk(reading: &Reading, max_tokens: usize, count: &dyn Fn(&str) -> usize) -> Vec<TextChunk> {
+pub fn chunk<'a>(reading: &'a Reading, max_tokens: usize, count: &'a dyn Fn(&str) -> usize) -> Chunks<'a> {
     let chunker = Chunker { reading, limit: max_tokens.max(MIN_MAX_TOKENS), meter: Meter { count, words: RefCell::default() } };
     let mut sections = match reading.form {
         Form::Markdown => outline::markdown(&reading.text),
@@ -81,10 +81,43 @@ pub fn chunk(reading: &Reading, max_tokens: usize, count: &dyn Fn(&str) -> usize
         let parent = sections.get(index + 1).is_some_and(|next| next.path.len() > section.path.len());
         chunker.draft(section, parent, &mut drafts);
     }
-    let drafts = chunker.join_small(drafts);
-    let mut pages = Pages::new(reading);
-    drafts.into_iter().map(|draft| chunker.finish(draft, &mut pages)).collect()
+    let mut drafts = chunker.join_small(drafts);
+    drafts.shrink_to_fit();
+    Chunks { reading, count, drafts: drafts.into_iter(), pages: Pages::new(reading) }
 }
+
+/// The chunks of a document in their order. What is held of each until it is asked for is where it stands, so that a long
+/// document is in memory once.
+pub struct Chunks<'a> {
+    reading: &'a Reading,
+    count: &'a dyn Fn(&str) -> usize,
+    drafts: std::vec::IntoIter<Draft>,
+    pages: Pages<'a>,
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = TextChunk;
+
+    fn next(&mut self) -> Option<TextChunk> {
+        let draft = self.drafts.next()?;
+        let slice = |range: &Range<usize>| &self.reading.text[range.clone()];
+        let body = slice(&draft.range).trim_end().trim_start_matches(['\n', '\u{0C}']);
+        let text = match &draft.header {
+            Some(header) => format!("{}\n{body}", slice(header).trim_end()),
+            None => body.to_owned(),
+        };
+        let (text, breaks) = without_form_feeds(&text);
+        let tokens = (self.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
+        let page = self.pages.of(draft.range.start);
+        Some(TextChunk { heading: draft.path, page, text, breaks, offset: draft.range.start as u64, tokens })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.drafts.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Chunks<'_> {}
 
 /// A piece of text that is not split further.
 #[derive(Debug, Clone)]
@@ -300,18 +333,6 @@ impl Chunker<'_> {
             whole: None,
         })
     }
-
-    fn finish(&self, draft: Draft, pages: &mut Pages) -> TextChunk {
-        let body = self.text(&draft.range).trim_end().trim_start_matches(['\n', '\u{0C}']);
-        let text = match &draft.header {
-            Some(header) => format!("{}\n{body}", self.text(header).trim_end()),
-            None => body.to_owned(),
-        };
-        let (text, breaks) = without_form_feeds(&text);
-        let tokens = (self.meter.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
-        let page = pages.of(draft.range.start);
-        TextChunk { heading: draft.path, page, text, breaks, offset: draft.range.start as u64, tokens }
-    }
 }
 
 /// How a block hangs together with its neighbours.
@@ -501,7 +522,7 @@ mod tests {
     fn chunks(name: &str, text: &str, limit: usize) -> Vec<TextChunk> {
         let source = Source { id: name.into(), name: name.into(), bytes: text.into(), ..Source::default() };
         let reading = read(&source).unwrap();
-        let chunks = chunk(&reading, limit, &words);
+        let chunks: Vec<TextChunk> = chunk(&reading, limit, &words).collect();
         for chunk in &chunks {
             let embedded = embedded_text(&reading.title, &chunk.heading, &chunk.text);
             assert_eq!(chunk.tokens as usize, words(&embedded));

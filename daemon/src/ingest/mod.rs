@@ -26,7 +26,7 @@ pub(crate) use formats::{floor_char_boundary, one_line};
 
 use crate::store::SourceFile;
 
-pub use chunk::{DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
+pub use chunk::{Chunks, DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
 pub use media::{MediaType, check_media_type};
 pub use pipeline::{Change, IngestOptions, Outcome, Pipeline, Summary, parse_tags};
 pub use read::{Form, Reading, read};

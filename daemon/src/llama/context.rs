@@ -5,7 +5,6 @@
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
@@ -13,6 +12,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
+use super::pages::{Fresh, give_back_zeros};
 use crate::tune::Threads;
 
 /// How a context is made.
@@ -49,6 +49,9 @@ pub enum DecodeFailure {
     /// No cells are free; nothing has changed.
     #[error("no room in the KV cache")]
     NoRoom,
+    /// A sequence cannot be cut back, which only models do that are not asked to.
+    #[error("llama.cpp cannot cut a sequence back")]
+    NotCut,
     /// Anything else, with llama.cpp's number.
     #[error("llama_decode returned {0}")]
     Failed(i32),
@@ -65,6 +68,8 @@ pub struct Context<'model> {
     counts: Vec<i32>,
     sequences: Vec<sys::llama_seq_id>,
     wanted: Vec<i8>,
+    /// llama.cpp holds a pointer to it.
+    fresh: Box<Fresh>,
     _model: PhantomData<&'model LlamaModel>,
 }
 
@@ -90,9 +95,12 @@ impl<'model> Context<'model> {
         // 1.35 times faster prefill on CPUs than without.
         params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
         params.kv_unified = true;
-        // Sliding-window layers keep all positions too: states can be cut, copied and kept.
+        // Sliding-window layers keep all positions too: sequences can be cut and copied.
         params.swa_full = true;
         params.no_perf = true;
+        let mut fresh = Box::new(Fresh::new());
+        params.cb_eval = Some(give_back_zeros);
+        params.cb_eval_user_data = std::ptr::from_mut(&mut *fresh).cast();
         // SAFETY: the model outlives the context, by the lifetime; making a context does not change it.
         let raw = NonNull::new(unsafe { sys::llama_init_from_model(raw_model(model), params) })?;
         // SAFETY: the context lives.
@@ -107,6 +115,7 @@ impl<'model> Context<'model> {
             counts: vec![],
             sequences: vec![],
             wanted: vec![],
+            fresh,
             _model: PhantomData,
         })
     }
@@ -138,6 +147,7 @@ impl<'model> Context<'model> {
         };
         // SAFETY: all arrays have n_tokens elements and live until the call returns.
         let result: c_int = unsafe { sys::llama_decode(self.raw.as_ptr(), batch) };
+        self.fresh.wanted = false;
         match result {
             0 => Ok(()),
             1 => Err(DecodeFailure::NoRoom),
@@ -154,28 +164,10 @@ impl<'model> Context<'model> {
         }
     }
 
-    /// Lets sequence `to` hold what `from` holds at these positions; they share the cells.
-    pub fn copy(&mut self, from: u32, to: u32, positions: Range<usize>) {
-        let (begin, end) = (positions.start as i32, positions.end as i32);
+    /// Lets sequence `to` begin with the first `upto` positions of `from`; they share the cells.
+    pub fn copy(&mut self, from: u32, to: u32, upto: usize) {
         // SAFETY: numbers only; both sequences are below n_seq_max.
-        unsafe { sys::llama_memory_seq_cp(self.memory, from as i32, to as i32, begin, end) }
-    }
-
-    /// Whether [`Self::shift`] can be used.
-    pub fn can_shift(&self) -> bool {
-        // SAFETY: the context lives.
-        unsafe { sys::llama_memory_can_shift(self.memory) }
-    }
-
-    /// Drops the first `from` positions of a sequence and moves the rest, so that it begins at `to`. Its cells must be its own: a sequence
-    /// that shares them would be moved as well. The keys are turned to their new places in the next [`Self::decode`]; until
-    /// then [`Self::state`] of the sequence would be wrong.
-    pub fn shift(&mut self, sequence: u32, from: usize, to: usize) {
-        // SAFETY: numbers only.
-        unsafe {
-            sys::llama_memory_seq_rm(self.memory, sequence as i32, 0, from as i32);
-            sys::llama_memory_seq_add(self.memory, sequence as i32, from as i32, -1, to as i32 - from as i32);
-        }
+        unsafe { sys::llama_memory_seq_cp(self.memory, from as i32, to as i32, 0, upto as i32) }
     }
 
     /// Drops everything of a sequence from position `from` on; `false` where the model cannot go back.
@@ -239,6 +231,14 @@ pub fn is_recurrent(model: &LlamaModel) -> bool {
     unsafe { sys::llama_model_is_recurrent(raw_model(model)) || sys::llama_model_is_hybrid(raw_model(model)) }
 }
 
+/// Tokens up to which [`Context::state`] holds all of a sequence: of the layers that see the last tokens only, llama.cpp writes
+/// no others. `None`: there is no such limit.
+pub fn longest_state(model: &LlamaModel) -> Option<usize> {
+    // SAFETY: the model lives.
+    let window = unsafe { sys::llama_model_n_swa(raw_model(model)) };
+    usize::try_from(window).ok().filter(|window| *window > 0)
+}
+
 /// What besides model and tokens decides how a state looks: llama.cpp's build and what it uses of this processor.
 pub fn build() -> &'static str {
     static BUILD: OnceLock<String> = OnceLock::new();
@@ -261,48 +261,6 @@ fn raw_model(model: &LlamaModel) -> *mut sys::llama_model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::tests::model;
-
-    #[test]
-    fn what_is_moved_is_what_is_computed_at_the_other_place() {
-        let generator = crate::llama::load(crate::llama::backend().expect("starts"), &model("generator.gguf"), false, false);
-        let generator = generator.expect("loads");
-        let threads = Threads { decode: 1, batch: 1 };
-        let options = ContextOptions { cells: 512, batch: 64, sequences: 3, outputs: 3, threads };
-        let mut context = Context::new(&generator, &options).expect("a context");
-        assert!(context.can_shift());
-        let tokens = generator.vocab().tokenize(b"The fuse F3 sits below the cover of the pump, and F4 beside", false, false);
-        let (last, text) = tokens.split_last().expect("tokens");
-        let read = |context: &mut Context<'_>, sequence, from: usize| {
-            let entry = |(i, token): (usize, &LlamaToken)| Entry { token: *token, position: (from + i) as u32, sequence, logits: false };
-            context.decode(&text.iter().enumerate().map(entry).collect::<Vec<_>>()).expect("computes");
-        };
-        let mut after = |context: &mut Context<'_>, sequence, position: usize| {
-            context.decode(&[Entry { token: *last, position: position as u32, sequence, logits: true }]).expect("computes");
-            context.logits(0).to_vec()
-        };
-        read(&mut context, 0, 0);
-        read(&mut context, 1, 100);
-        context.shift(0, 0, 100);
-        let (moved, computed) = (after(&mut context, 0, 100 + text.len()), after(&mut context, 1, 100 + text.len()));
-        read(&mut context, 2, 0);
-        let unmoved = after(&mut context, 2, text.len());
-        let apart = |a: &[f32], b: &[f32]| {
-            let square = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
-            (a.iter().zip(b).map(square).sum::<f64>() / a.len() as f64).sqrt()
-        };
-        // Only distances count in rotary positions (RoPE), so that the place itself makes no difference but rounding's (keys are kept in 16 bits).
-        let rounding = apart(&unmoved, &computed);
-        assert!(apart(&moved, &computed) < 2.0 * rounding + 0.05, "{} {rounding}", apart(&moved, &computed));
-        // Without the beginning it is something else.
-        context.truncate(2, 0);
-        read(&mut context, 2, 0);
-        context.shift(2, 4, 100);
-        assert_eq!((context.first_position(2), context.last_position(2)), (Some(100), Some(95 + text.len())));
-        let without = after(&mut context, 2, 96 + text.len());
-        println!("moved {}, rounding {rounding}, without {}", apart(&moved, &computed), apart(&without, &computed));
-        assert!(apart(&without, &computed) > 4.0 * apart(&moved, &computed), "{}", apart(&without, &computed));
-    }
 
     #[test]
     fn the_bindings_are_those_of_the_manifest() {

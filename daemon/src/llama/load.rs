@@ -5,12 +5,13 @@ use crate::gguf::Gguf;
 use llama_cpp_2::LlamaModelLoadError;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_sys_2 as sys;
+use std::ffi::CString;
 use std::path::Path;
-use std::pin::pin;
+use std::ptr::NonNull;
 
 /// Whether weights may be repacked: copied into anonymous memory in the order that is quickest to compute with. For 4-bit
-/// types prompts are then read about twice as fast.
+/// types prompts are then read faster (`benches/results/weights.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repack {
     /// Where there is memory to spare.
@@ -61,12 +62,134 @@ fn repackable_bytes(gguf: &Gguf) -> u64 {
     tensors.filter(|tensor| repackable(tensor.tensor_type.name)).map(|tensor| tensor.bytes).sum()
 }
 
-/// Loads a model for the CPU.
-pub fn load(backend: &LlamaBackend, path: &Path, repack: bool, mlock: bool) -> Result<LlamaModel, LlamaModelLoadError> {
-    let mut params = pin!(LlamaModelParams::default().with_n_gpu_layers(0).with_use_mlock(mlock));
-    if !repack {
-        // The plain buffer type for all tensors: the one whose pages can be those of the file.
-        params.as_mut().add_cpu_buft_override(c".*");
+/// Loads a model for the CPU, mapped.
+pub fn load(_: &LlamaBackend, path: &Path, repack: bool, mlock: bool) -> Result<LlamaModel, LlamaModelLoadError> {
+    // llama-cpp-2 does not hand on the switch for repacking, and its override of the buffer type repacks all the same.
+    // SAFETY: returns a plain struct.
+    let mut params = unsafe { sys::llama_model_default_params() };
+    params.n_gpu_layers = 0;
+    params.load_mode = if mlock { sys::LLAMA_LOAD_MODE_MMAP_MLOCK } else { sys::LLAMA_LOAD_MODE_MMAP };
+    params.use_extra_bufts = repack;
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: llama.cpp is initialised, and the path lives until the call returns.
+    let raw = NonNull::new(unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) });
+    Ok(owned(raw.ok_or(LlamaModelLoadError::NullResult)?))
+}
+
+/// The model, with an owner that frees it.
+fn owned(raw: NonNull<sys::llama_model>) -> LlamaModel {
+    const { assert!(size_of::<LlamaModel>() == size_of::<NonNull<sys::llama_model>>()) };
+    // SAFETY: `LlamaModel` is a transparent wrapper of that pointer (the version is pinned, the size checked), and nobody
+    // else frees it.
+    unsafe { std::mem::transmute::<NonNull<sys::llama_model>, LlamaModel>(raw) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::tests::model;
+    use crate::llama::{Bench, backend};
+    use crate::tune::Kind;
+    use std::path::PathBuf;
+
+    /// The generator in Q4_0, made once by llama.cpp's own quantiser and kept beside the models.
+    fn q4_0() -> PathBuf {
+        let from = model("generator.gguf");
+        let folder = from.parent().and_then(Path::parent).expect("a cache").join("tests");
+        let path = folder.join("generator-q4_0.gguf");
+        if !path.exists() {
+            backend().expect("initialises");
+            std::fs::create_dir_all(&folder).expect("a folder");
+            let part = folder.join(format!("{}.part", std::process::id()));
+            let c = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).expect("no zero byte");
+            // SAFETY: paths that live until the call returns, and a plain struct.
+            let result = unsafe {
+                let mut params = sys::llama_model_quantize_default_params();
+                params.ftype = sys::LLAMA_FTYPE_MOSTLY_Q4_0;
+                params.allow_requantize = true;
+                sys::llama_model_quantize(c(&from).as_ptr(), c(&part).as_ptr(), &raw const params)
+            };
+            assert_eq!(result, 0, "it can be quantised");
+            std::fs::rename(&part, &path).expect("its name");
+        }
+        path
     }
-    LlamaModel::load_from_file(backend, path, &params)
+
+    fn anonymous() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/smaps_rollup").expect("smaps_rollup");
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// What a load adds to anonymous memory, and tokens per second of a batch and of decoding.
+    fn measured(path: &Path, repack: bool, rounds: usize) -> (u64, Vec<f64>, Vec<f64>) {
+        let backend = backend().expect("initialises");
+        let before = anonymous();
+        let model = load(backend, path, repack, false).expect("loads");
+        let more = anonymous() - before;
+        let mut bench = Bench::of(&model, path).expect("a context");
+        let of = |kind, bench: &mut Bench<'_>| (0..rounds).map(|_| bench.measure(kind, 1).expect("runs")).collect();
+        let batch = of(Kind::Batch, &mut bench);
+        (more, batch, of(Kind::Decode, &mut bench))
+    }
+
+    fn median(mut values: Vec<f64>) -> f64 {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    }
+
+    #[test]
+    fn repacked_weights_are_anonymous_memory_and_others_are_not() {
+        let path = q4_0();
+        let gguf = Gguf::open(&path).expect("opens");
+        let bytes = repackable_bytes(&gguf);
+        assert!((50_000_000..80_000_000).contains(&bytes), "{bytes}");
+        // The vocabulary counts in both.
+        let (off, ..) = measured(&path, false, 0);
+        let (on, ..) = measured(&path, true, 0);
+        println!("anonymous: {} MB more repacked, {} MB not; {} MB can be", on / 1_000_000, off / 1_000_000, bytes / 1_000_000);
+        assert!(off < 30_000_000, "{off}");
+        // Which types are repacked depends on the processor; what is, is so as a whole.
+        let has_kernels = crate::llama::build().contains("AVX2 = 1") || crate::llama::build().contains("DOTPROD = 1");
+        if has_kernels {
+            assert!(on > bytes * 9 / 10 && on < bytes + 30_000_000, "{on}");
+        }
+    }
+
+    #[test]
+    fn the_decision_says_why() {
+        let (q4_0, q4_1) = (q4_0(), model("generator.gguf"));
+        let decide = |repack: Repack, path: &Path, available: u64| {
+            repack.decide(&Gguf::open(path).expect("opens"), 60 << 20, &Memory { total: 4 << 30, available })
+        };
+        let (on, why) = decide(Repack::Auto, &q4_0, 2 << 30);
+        assert!(on && why.starts_with("on: ") && why.ends_with("free memory"), "{why}");
+        let (on, why) = decide(Repack::Auto, &q4_0, 600 << 20);
+        assert!(!on && why.starts_with("off: it needs ") && why.contains("left to others"), "{why}");
+        assert_eq!(decide(Repack::Auto, &q4_1, 2 << 30), (false, "off: it holds no weights that could be".into()));
+        assert_eq!(decide(Repack::On, &q4_1, 0), (true, "on, as configured".into()));
+        assert_eq!(decide(Repack::Off, &q4_0, 2 << 30), (false, "off, as configured".into()));
+    }
+
+    /// Not a test of this machine's speed: prints the table of `benches/results/weights.md`. Run by hand, on a quiet machine.
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_repacking_brings() {
+        let (path, q4_1) = (q4_0(), model("generator.gguf"));
+        let rows = [("Q4_1", q4_1.as_path(), false), ("Q4_0, mapped", &path, false), ("Q4_0, repacked", &path, true)];
+        let mut figures = [(); 3].map(|()| (vec![], vec![], 0));
+        for round in 0..5 {
+            for (row, figure) in rows.iter().zip(&mut figures) {
+                let (more, batch, decode) = measured(row.1, row.2, 4);
+                figure.0.extend(batch);
+                figure.1.extend(decode);
+                if round == 0 {
+                    figure.2 = more;
+                }
+            }
+        }
+        for (row, (batch, decode, more)) in rows.iter().zip(figures) {
+            println!("{}: batch {:.1}, decode {:.1} tokens/s, {} MB", row.0, median(batch), median(decode), more / 1_000_000);
+        }
+    }
 }

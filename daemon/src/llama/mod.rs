@@ -6,6 +6,7 @@ mod context;
 mod load;
 mod log;
 mod memory;
+mod pages;
 mod team;
 
 use std::sync::OnceLock;
@@ -14,7 +15,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 
 use crate::gguf::{Gguf, Value};
 pub use bench::{Bench, with_model};
-pub use context::{Context, ContextOptions, DecodeFailure, Entry, build, is_recurrent};
+pub use context::{Context, ContextOptions, DecodeFailure, Entry, build, is_recurrent, longest_state};
 pub use load::{Repack, load};
 pub use memory::{Memory, available_memory};
 pub use team::{Waiting, set_waiting};

@@ -330,6 +330,9 @@ impl Incoming<'_> {
                     if self.read.read_buf(&mut self.buffer).await? == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
+                    // A client that has acknowledged an answer and asks at once waits, by Nagle's algorithm, for TCP to confirm
+                    // the first packet; that would take some 40 ms. The system takes this for one packet, not for good.
+                    let _ = rustix::net::sockopt::set_tcp_quickack(self.read.as_ref(), true);
                 }
             }
         }

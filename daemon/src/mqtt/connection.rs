@@ -1,8 +1,13 @@
 //! One connection to a broker, MQTT 5 or 3.1.1, behind one small door.
 //!
 //! What rumqttc leaves to its user and is done here: reconnecting with jittered back-off, subscribing again, falling back
-//! to 3.1.1, and carrying unacknowledged publishes over to a session that the broker does not remember (rumqttc drops
-//! them when `session_present` is 0).
+//! to 3.1.1, telling which publish the broker has acknowledged, and carrying unacknowledged publishes over to the next
+//! connection. rumqttc 0.25 drops them when `session_present` is 0, keeps one that waits for a packet identifier
+//! (`state.collision`) over the loss of a connection, and sends acknowledgements of one connection over the next.
+//!
+//! Tracked messages go out at QoS 2 where the broker takes that (MQTT 5), so that none comes twice: until we release one the
+//! broker keeps it back, and after a crash it is sent again under its old packet identifier, or only its release is. All else is
+//! sent at QoS 1, and subscribed to at QoS 1: a release that the broker repeats ends rumqttc's connection, over and over.
 
 use crate::config::BrokerUrl;
 use bytes::Bytes;
@@ -10,12 +15,17 @@ use rumqttc::v5::mqttbytes::v5 as p5;
 use rumqttc::{QoS, TlsConfiguration, Transport, v5};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// Requests that may wait between us and the event loop.
 const REQUESTS: usize = 256;
+
+/// Messages that the broker may not have acknowledged yet; it may set a smaller limit.
+const IN_FLIGHT: u16 = 1024;
 
 /// Longest pause between two attempts to connect.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -45,8 +55,11 @@ pub struct ConnectionOptions {
     pub max_packet: usize,
     /// Topic and payload of the retained last will.
     pub will: Option<(String, &'static str)>,
-    /// Whether the broker is to keep the session while we are away.
+    /// Whether the broker is to keep the session while we are away, and what it sends counts as received only when it is
+    /// acknowledged with [`Sender::acknowledge`].
     pub persistent: bool,
+    /// Messages that the broker may send ahead of their acknowledgements (MQTT 5).
+    pub receive_maximum: u16,
 }
 
 /// Properties that travel with a message; empty on MQTT 3.1.1.
@@ -71,6 +84,20 @@ pub struct Message {
     pub retained: bool,
     /// Its properties.
     pub properties: Properties,
+    /// To acknowledge it with; `None` where the sender wants no acknowledgement.
+    pub receipt: Option<Receipt>,
+    /// Whether the broker says that it may have sent it before.
+    pub redelivered: bool,
+    /// How long it is of use, as its sender says.
+    pub expiry: Option<Duration>,
+}
+
+/// What a received message is acknowledged with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    pkid: u16,
+    /// On which connection it came: the next one gives the same numbers to other messages.
+    connection: u64,
 }
 
 /// A message to send.
@@ -93,6 +120,8 @@ pub enum Notice {
     Connected {
         /// `5` or `3.1.1`.
         version: &'static str,
+        /// Messages that were released to a broker which does not know of them any more; what it did with them is not known.
+        forgotten: Vec<u64>,
     },
     /// The broker has acknowledged our subscriptions.
     Subscribed,
@@ -100,6 +129,12 @@ pub enum Notice {
     SubscriptionRefused,
     /// A message.
     Message(Message),
+    /// A message sent with [`Sender::send_tracked`] is on its way under this packet identifier.
+    Sent(u64, u16),
+    /// The broker has it and is told to hand it on.
+    Released(u64),
+    /// The broker has acknowledged it for good.
+    Delivered(u64),
     /// The connection is lost; another attempt follows by itself.
     Disconnected(String),
 }
@@ -120,17 +155,86 @@ enum EventLoop {
     V4(Box<rumqttc::EventLoop>),
 }
 
+/// What the senders and the connection both know.
+struct Shared {
+    client: RwLock<Client>,
+    /// Held while a message is queued, so that `queued` has the order of rumqttc's queue.
+    order: tokio::sync::Mutex<()>,
+    /// For each publish that rumqttc has not sent yet: the number it was given, if any.
+    queued: Mutex<VecDeque<Option<u64>>>,
+    /// Number of the connection that stands.
+    connection: AtomicU64,
+    /// Whether tracked messages go out at QoS 2.
+    exactly_once: AtomicBool,
+}
+
+impl Shared {
+    fn queued(&self) -> MutexGuard<'_, VecDeque<Option<u64>>> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Sends messages; cheap to clone.
 #[derive(Clone)]
-pub struct Sender(Arc<RwLock<Client>>);
+pub struct Sender(Arc<Shared>);
 
 impl Sender {
+    /// Acknowledges a received message. One of an earlier connection is left alone: the broker sends it again.
+    pub async fn acknowledge(&self, receipt: Receipt) {
+        if receipt.connection != self.0.connection.load(Ordering::Acquire) {
+            return;
+        }
+        // Only the packet identifier and the QoS count.
+        let done = match self.0.client() {
+            Client::V5(client) => {
+                let mut publish = p5::Publish::new("", v5::mqttbytes::QoS::AtLeastOnce, Bytes::new(), None);
+                publish.pkid = receipt.pkid;
+                client.ack(&publish).await.is_ok()
+            }
+            Client::V4(client) => {
+                let mut publish = rumqttc::Publish::new("", QoS::AtLeastOnce, Bytes::new());
+                publish.pkid = receipt.pkid;
+                client.ack(&publish).await.is_ok()
+            }
+        };
+        if !done {
+            log::debug!("an acknowledgement is not sent: the connection has ended");
+        }
+    }
+
+    /// Like [`Self::send`]; [`Notice::Delivered`] tells `number` when the broker has acknowledged the message.
+    ///
+    /// # Errors
+    /// See [`Self::send`].
+    pub async fn send_tracked(&self, message: Outgoing, number: u64) -> Result<(), ConnectionError> {
+        self.queue(message, Some(number)).await
+    }
+
     /// Queues a message at QoS 1, waiting for room. [`Connection::next`] must be polled meanwhile, by another task.
     ///
     /// # Errors
     /// The topic cannot be published to, or the connection has ended.
     pub async fn send(&self, message: Outgoing) -> Result<(), ConnectionError> {
-        let client = self.client();
+        self.queue(message, None).await
+    }
+
+    async fn queue(&self, message: Outgoing, number: Option<u64>) -> Result<(), ConnectionError> {
+        let _order = self.0.order.lock().await;
+        // First, for the connection may take the message as soon as it is queued. Should this future be dropped meanwhile,
+        // nothing is queued.
+        self.0.queued().push_back(number);
+        let undo = Undo(&self.0);
+        self.publish(message, number.is_some() && self.0.exactly_once.load(Ordering::Relaxed)).await?;
+        std::mem::forget(undo);
+        Ok(())
+    }
+
+    async fn publish(&self, message: Outgoing, once: bool) -> Result<(), ConnectionError> {
+        let client = self.0.client();
         let Outgoing { topic, payload, retain, properties } = message;
         let failed = |topic: &str| ConnectionError(format!("cannot publish to `{topic}`"));
         match client {
@@ -141,13 +245,10 @@ impl Sender {
                     content_type: properties.content_type,
                     ..Default::default()
                 });
+                let qos = if once { v5::mqttbytes::QoS::ExactlyOnce } else { v5::mqttbytes::QoS::AtLeastOnce };
                 let result = match properties {
-                    Some(properties) => {
-                        client
-                            .publish_with_properties(topic.clone(), v5::mqttbytes::QoS::AtLeastOnce, retain, payload, properties)
-                            .await
-                    }
-                    None => client.publish(topic.clone(), v5::mqttbytes::QoS::AtLeastOnce, retain, payload).await,
+                    Some(properties) => client.publish_with_properties(topic.clone(), qos, retain, payload, properties).await,
+                    None => client.publish(topic.clone(), qos, retain, payload).await,
                 };
                 result.map_err(|_| failed(&topic))
             }
@@ -156,9 +257,14 @@ impl Sender {
             }
         }
     }
+}
 
-    fn client(&self) -> Client {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+/// Takes back the last entry of the queue's mirror.
+struct Undo<'a>(&'a Shared);
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        self.0.queued().pop_back();
     }
 }
 
@@ -167,28 +273,64 @@ pub struct Connection {
     options: ConnectionOptions,
     tls: Option<TlsConfiguration>,
     topics: Vec<String>,
-    client: Arc<RwLock<Client>>,
+    shared: Arc<Shared>,
     event_loop: EventLoop,
+    /// The numbers of publishes that wait for their acknowledgement, by packet identifier.
+    inflight: HashMap<u16, u64>,
     v5: bool,
     /// Whether any attempt was ever accepted: then the version is settled.
     settled: bool,
     failures: u32,
     /// When the broker has last accepted us.
     accepted: Option<Instant>,
-    /// Publishes that were not acknowledged when the connection was lost.
+    /// Publishes that were not acknowledged when the connection was lost, with their numbers.
     carried: Carried,
+    /// Messages whose release was not acknowledged.
+    released: Vec<(u16, u64)>,
 }
 
 enum Carried {
-    V5(Vec<p5::Publish>),
-    V4(Vec<rumqttc::Publish>),
+    V5(Vec<(p5::Publish, Option<u64>)>),
+    V4(Vec<(rumqttc::Publish, Option<u64>)>),
+}
+
+impl Carried {
+    /// The same messages for the other protocol version.
+    fn recast(self) -> Self {
+        let from_v4 = |(publish, number): (rumqttc::Publish, _)| {
+            let mut recast = p5::Publish::new(publish.topic, v5::mqttbytes::QoS::AtLeastOnce, publish.payload, None);
+            recast.retain = publish.retain;
+            (recast, number)
+        };
+        match self {
+            Self::V5(carried) => Self::V4(carried.into_iter().map(to_v4).collect()),
+            Self::V4(carried) => Self::V5(carried.into_iter().map(from_v4).collect()),
+        }
+    }
+}
+
+fn to_v4((publish, number): (p5::Publish, Option<u64>)) -> (rumqttc::Publish, Option<u64>) {
+    let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+    let mut recast = rumqttc::Publish::from_bytes(topic, QoS::AtLeastOnce, publish.payload);
+    recast.retain = publish.retain;
+    (recast, number)
 }
 
 /// What polling the event loop gives.
 enum Polled {
-    Accepted,
+    /// Whether the broker remembers our session, and whether it takes QoS 2.
+    Accepted {
+        remembers: bool,
+        once: bool,
+    },
     Subscribed(bool),
     Message(Message),
+    /// A publish was written to the network, under this packet identifier.
+    Sent(u16),
+    /// The broker has it, and its release was written to the network.
+    Released(u16),
+    /// The broker has acknowledged it for good, or (the reason) refused it for good.
+    Acknowledged(u16, Option<String>),
     Closed,
 }
 
@@ -208,26 +350,95 @@ impl Connection {
         let tls = if options.broker.tls { Some(tls_configuration(&options)?) } else { None };
         let v5 = options.version != "3.1.1";
         let (client, event_loop, carried) = make(&options, tls.clone(), v5);
-        let client = Arc::new(RwLock::new(client));
-        let sender = Sender(Arc::clone(&client));
-        Ok((Self { options, tls, topics, client, event_loop, v5, settled: false, failures: 0, accepted: None, carried }, sender))
+        let shared = Arc::new(Shared {
+            client: RwLock::new(client),
+            order: tokio::sync::Mutex::default(),
+            queued: Mutex::default(),
+            connection: AtomicU64::new(0),
+            exactly_once: AtomicBool::new(false),
+        });
+        let sender = Sender(Arc::clone(&shared));
+        let connection = Self {
+            options,
+            tls,
+            topics,
+            shared,
+            event_loop,
+            inflight: HashMap::new(),
+            v5,
+            settled: false,
+            failures: 0,
+            accepted: None,
+            carried,
+            released: Vec::new(),
+        };
+        Ok((connection, sender))
+    }
+
+    /// Takes over a message that an earlier run has sent under a packet identifier, before the first connection is made.
+    pub fn take_over_sent(&mut self, message: Outgoing, number: u64, pkid: u16) {
+        let properties = p5::PublishProperties {
+            correlation_data: message.properties.correlation_data,
+            content_type: message.properties.content_type,
+            ..Default::default()
+        };
+        let qos = v5::mqttbytes::QoS::ExactlyOnce;
+        let mut publish = p5::Publish::new(message.topic, qos, message.payload, Some(properties));
+        // rumqttc's table has no more places.
+        publish.pkid = if pkid <= IN_FLIGHT { pkid } else { 0 };
+        match &mut self.carried {
+            Carried::V5(carried) => carried.push((publish, Some(number))),
+            Carried::V4(carried) => carried.push(to_v4((publish, Some(number)))),
+        }
+    }
+
+    /// Takes over a message that an earlier run has released, before the first connection is made.
+    pub fn take_over_released(&mut self, number: u64, pkid: u16) {
+        if pkid <= IN_FLIGHT {
+            self.released.push((pkid, number));
+        }
     }
 
     /// The next notice. Connects and reconnects on the way; never ends.
     pub async fn next(&mut self) -> Notice {
         loop {
-            match poll(&mut self.event_loop).await {
-                Ok(Some(Polled::Accepted)) => {
+            let connection = self.shared.connection.load(Ordering::Acquire);
+            match poll(&mut self.event_loop, connection).await {
+                Ok(Some(Polled::Sent(pkid))) => {
+                    let number = self.shared.queued().pop_front().flatten();
+                    if let Some(number) = number {
+                        self.inflight.insert(pkid, number);
+                        if self.shared.exactly_once.load(Ordering::Relaxed) {
+                            return Notice::Sent(number, pkid);
+                        }
+                    }
+                }
+                Ok(Some(Polled::Released(pkid))) => {
+                    if let Some(number) = self.inflight.get(&pkid) {
+                        return Notice::Released(*number);
+                    }
+                }
+                Ok(Some(Polled::Acknowledged(pkid, refused))) => {
+                    if let Some(reason) = refused {
+                        log::error!("the broker refuses a message for good: {reason}; see what this client may publish to");
+                    }
+                    if let Some(number) = self.inflight.remove(&pkid) {
+                        return Notice::Delivered(number);
+                    }
+                }
+                Ok(Some(Polled::Accepted { remembers, once })) => {
                     self.settled = true;
                     self.accepted = Some(Instant::now());
-                    self.resume();
-                    return Notice::Connected { version: if self.v5 { "5" } else { "3.1.1" } };
+                    self.shared.exactly_once.store(once && self.options.persistent, Ordering::Relaxed);
+                    let forgotten = self.resume(remembers);
+                    return Notice::Connected { version: if self.v5 { "5" } else { "3.1.1" }, forgotten };
                 }
                 Ok(Some(Polled::Subscribed(true))) => return Notice::Subscribed,
                 Ok(Some(Polled::Subscribed(false))) => return Notice::SubscriptionRefused,
                 Ok(Some(Polled::Message(message))) => return Notice::Message(message),
                 Ok(Some(Polled::Closed) | None) => {}
                 Err(failure) => {
+                    self.shared.connection.fetch_add(1, Ordering::AcqRel);
                     self.carry();
                     self.fall_back(&failure);
                     let mut reason = failure.reason;
@@ -247,12 +458,29 @@ impl Connection {
         }
     }
 
+    /// Acknowledges a message as one that found no room (MQTT 5: quota exceeded).
+    pub fn refuse(&mut self, receipt: Receipt) {
+        if receipt.connection != self.shared.connection.load(Ordering::Acquire) {
+            return;
+        }
+        match &mut self.event_loop {
+            EventLoop::V5(event_loop) => {
+                let mut ack = p5::PubAck::new(receipt.pkid, None);
+                ack.reason = p5::PubAckReason::QuotaExceeded;
+                event_loop.pending.push_back(v5::Request::PubAck(ack));
+            }
+            EventLoop::V4(event_loop) => {
+                event_loop.pending.push_back(rumqttc::Request::PubAck(rumqttc::PubAck::new(receipt.pkid)));
+            }
+        }
+    }
+
     /// Sends what is queued, says goodbye, and waits until the broker has closed the connection; at most `patience` long.
     ///
     /// To close first would be to lose: a socket closed with acknowledgements unread resets the connection, and the broker
     /// then drops what it has not read yet.
     pub async fn close(mut self, patience: Duration) {
-        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = self.shared.client();
         let goodbye = async {
             // Requests leave in order: the goodbye follows everything queued before it.
             let disconnect = async {
@@ -261,64 +489,117 @@ impl Connection {
                     Client::V4(client) => client.disconnect().await.is_ok(),
                 }
             };
-            let drain = async { while poll(&mut self.event_loop).await.is_ok() {} };
+            let drain = async { while poll(&mut self.event_loop, 0).await.is_ok() {} };
             tokio::join!(disconnect, drain);
         };
         let _ = tokio::time::timeout(patience, goodbye).await;
     }
 
-    /// Subscribes, and sends again what was not acknowledged.
-    fn resume(&mut self) {
+    /// Subscribes, and sends again what was not acknowledged: under its old packet identifier where the broker `remembers` our
+    /// session. Returns what can neither be sent again nor released.
+    fn resume(&mut self, remembers: bool) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        let once = self.shared.exactly_once.load(Ordering::Relaxed);
+        let mut forgotten = Vec::new();
+        for (pkid, number) in std::mem::take(&mut self.released) {
+            match &mut self.event_loop {
+                EventLoop::V5(event_loop) if remembers => {
+                    self.inflight.insert(pkid, number);
+                    event_loop.pending.push_back(v5::Request::PubRel(p5::PubRel::new(pkid, None)));
+                }
+                _ => forgotten.push(number),
+            }
+        }
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
                 let filters = self.topics.iter().map(|t| p5::Filter::new(t.clone(), v5::mqttbytes::QoS::AtLeastOnce));
                 if !self.topics.is_empty() {
                     event_loop.pending.push_back(v5::Request::Subscribe(p5::Subscribe::new_many(filters, None)));
                 }
-                event_loop.pending.extend(carried.drain(..).map(v5::Request::Publish));
+                for (mut publish, number) in carried.drain(..) {
+                    if !once {
+                        publish.qos = v5::mqttbytes::QoS::AtLeastOnce;
+                    }
+                    if publish.qos != v5::mqttbytes::QoS::ExactlyOnce || !remembers {
+                        publish.pkid = 0;
+                    }
+                    publish.dup = publish.pkid != 0;
+                    event_loop.pending.push_back(v5::Request::Publish(publish));
+                    numbers.push(number);
+                }
             }
             (EventLoop::V4(event_loop), Carried::V4(carried)) => {
                 let filters = self.topics.iter().map(|t| rumqttc::SubscribeFilter::new(t.clone(), QoS::AtLeastOnce));
                 if !self.topics.is_empty() {
                     event_loop.pending.push_back(rumqttc::Request::Subscribe(rumqttc::Subscribe::new_many(filters)));
                 }
-                event_loop.pending.extend(carried.drain(..).map(rumqttc::Request::Publish));
+                for (publish, number) in carried.drain(..) {
+                    event_loop.pending.push_back(rumqttc::Request::Publish(publish));
+                    numbers.push(number);
+                }
             }
             _ => {}
         }
+        // They go before everything that is queued.
+        let mut queued = self.shared.queued();
+        numbers.into_iter().rev().for_each(|number| queued.push_front(number));
+        forgotten
     }
 
     /// Takes unacknowledged publishes out of rumqttc's hands before it forgets them.
     fn carry(&mut self) {
+        let mut queued = self.shared.queued();
+        let inflight = &mut self.inflight;
+        // Those that were sent have a packet identifier; the others are in the order of the queue.
+        let mut number = |pkid: u16| match pkid {
+            0 => queued.pop_front().flatten(),
+            sent => inflight.remove(&sent),
+        };
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
-                for request in std::mem::take(&mut event_loop.pending) {
-                    if let v5::Request::Publish(mut publish) = request {
-                        publish.pkid = 0;
-                        carried.push(publish);
+                let waiting = event_loop.state.collision.take().map(|publish| p5::Publish { pkid: 0, ..publish });
+                let released = &mut self.released;
+                let pending = std::mem::take(&mut event_loop.pending).into_iter().filter_map(|request| match request {
+                    v5::Request::Publish(publish) => Some(publish),
+                    v5::Request::PubRel(release) => {
+                        released.extend(number(release.pkid).map(|number| (release.pkid, number)));
+                        None
                     }
+                    _ => None,
+                });
+                let pending: Vec<_> = pending.collect();
+                let (sent, unsent): (Vec<_>, Vec<_>) = pending.into_iter().partition(|publish| publish.pkid != 0 && !publish.dup);
+                for publish in sent.into_iter().chain(waiting).chain(unsent) {
+                    // What was to be sent again, and was not, still stands in the queue's mirror.
+                    let number = number(if publish.dup { 0 } else { publish.pkid });
+                    carried.push((publish, number));
                 }
             }
             (EventLoop::V4(event_loop), Carried::V4(carried)) => {
-                for request in std::mem::take(&mut event_loop.pending) {
-                    if let rumqttc::Request::Publish(mut publish) = request {
-                        publish.pkid = 0;
-                        carried.push(publish);
-                    }
+                let waiting = event_loop.state.collision.take().map(|publish| rumqttc::Publish { pkid: 0, ..publish });
+                let pending = std::mem::take(&mut event_loop.pending).into_iter().filter_map(|request| match request {
+                    rumqttc::Request::Publish(publish) => Some(publish),
+                    _ => None,
+                });
+                let (sent, unsent): (Vec<_>, Vec<_>) = pending.partition(|publish| publish.pkid != 0);
+                for publish in sent.into_iter().chain(waiting).chain(unsent) {
+                    let number = number(publish.pkid);
+                    carried.push((rumqttc::Publish { pkid: 0, ..publish }, number));
                 }
             }
             _ => {}
         }
+        inflight.clear();
     }
 
     /// Tries the other protocol version next time, where the configuration leaves it open and none has worked yet.
     fn fall_back(&mut self, failure: &Failure) {
         if self.options.version == "auto" && !self.settled && failure.handshake {
             self.v5 = !self.v5;
-            let (client, event_loop, carried) = make(&self.options, self.tls.clone(), self.v5);
-            *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+            let (client, event_loop, _) = make(&self.options, self.tls.clone(), self.v5);
+            self.carried = std::mem::replace(&mut self.carried, Carried::V5(vec![])).recast();
+            *self.shared.client.write().unwrap_or_else(PoisonError::into_inner) = client;
             self.event_loop = event_loop;
-            self.carried = carried;
         }
     }
 }
@@ -355,7 +636,10 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         let mut o = v5::MqttOptions::new(&options.client_id, host, *port);
         o.set_keep_alive(options.keep_alive).set_clean_start(!options.persistent).set_transport(transport);
         o.set_max_packet_size(Some(options.max_packet as u32));
-        o.set_receive_maximum(Some(64));
+        o.set_receive_maximum(Some(options.receive_maximum));
+        o.set_manual_acks(options.persistent);
+        // Left open it is 65,535, and a table of so many messages, 13 MiB, is made and written at once.
+        o.set_outgoing_inflight_upper_limit(IN_FLIGHT);
         if options.persistent {
             o.set_session_expiry_interval(Some(SESSION_EXPIRY_S));
         }
@@ -372,6 +656,7 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         let mut o = rumqttc::MqttOptions::new(&options.client_id, host, *port);
         o.set_keep_alive(options.keep_alive).set_clean_session(!options.persistent).set_transport(transport);
         o.set_max_packet_size(options.max_packet, options.max_packet);
+        o.set_manual_acks(options.persistent);
         if let Some((user, password)) = &options.credentials {
             o.set_credentials(user, password);
         }
@@ -392,11 +677,13 @@ fn without_delay() -> rumqttc::NetworkOptions {
     options
 }
 
-async fn poll(event_loop: &mut EventLoop) -> Result<Option<Polled>, Failure> {
+/// The next event; `connection` is written into receipts.
+async fn poll(event_loop: &mut EventLoop, connection: u64) -> Result<Option<Polled>, Failure> {
     match event_loop {
         EventLoop::V5(event_loop) => match event_loop.poll().await {
-            Ok(v5::Event::Incoming(packet)) => Ok(from_v5(packet)),
+            Ok(v5::Event::Incoming(packet)) => Ok(from_v5(packet, connection)),
             Ok(v5::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => Ok(Some(Polled::Closed)),
+            Ok(v5::Event::Outgoing(rumqttc::Outgoing::Publish(pkid))) => Ok(Some(Polled::Sent(pkid))),
             Ok(v5::Event::Outgoing(_)) => Ok(None),
             Err(error) => {
                 use v5::ConnectionError as E;
@@ -407,8 +694,9 @@ async fn poll(event_loop: &mut EventLoop) -> Result<Option<Polled>, Failure> {
             }
         },
         EventLoop::V4(event_loop) => match event_loop.poll().await {
-            Ok(rumqttc::Event::Incoming(packet)) => Ok(from_v4(packet)),
+            Ok(rumqttc::Event::Incoming(packet)) => Ok(from_v4(packet, connection)),
             Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => Ok(Some(Polled::Closed)),
+            Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Publish(pkid))) => Ok(Some(Polled::Sent(pkid))),
             Ok(rumqttc::Event::Outgoing(_)) => Ok(None),
             Err(error) => {
                 use rumqttc::ConnectionError as E;
@@ -433,11 +721,27 @@ fn is_unreachable(error: &std::io::Error) -> bool {
     )
 }
 
-fn from_v5(packet: p5::Packet) -> Option<Polled> {
+fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        p5::Packet::ConnAck(_) => Some(Polled::Accepted),
+        p5::Packet::ConnAck(ack) => {
+            let once = ack.properties.and_then(|properties| properties.max_qos).is_none_or(|most| most >= 2);
+            Some(Polled::Accepted { remembers: ack.session_present, once })
+        }
         p5::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, p5::SubscribeReasonCode::Success(_)))))
+        }
+        p5::Packet::PubRec(ack) => {
+            let taken = matches!(ack.reason, p5::PubRecReason::Success | p5::PubRecReason::NoMatchingSubscribers);
+            Some(if taken {
+                Polled::Released(ack.pkid)
+            } else {
+                Polled::Acknowledged(ack.pkid, Some(format!("{:?}", ack.reason)))
+            })
+        }
+        p5::Packet::PubComp(ack) => Some(Polled::Acknowledged(ack.pkid, None)),
+        p5::Packet::PubAck(ack) => {
+            let taken = matches!(ack.reason, p5::PubAckReason::Success | p5::PubAckReason::NoMatchingSubscribers);
+            Some(Polled::Acknowledged(ack.pkid, (!taken).then(|| format!("{:?}", ack.reason))))
         }
         p5::Packet::Publish(publish) => {
             let properties = publish.properties.unwrap_or_default();
@@ -450,23 +754,30 @@ fn from_v5(packet: p5::Packet) -> Option<Polled> {
                     correlation_data: properties.correlation_data,
                     content_type: properties.content_type,
                 },
+                receipt: (publish.pkid != 0).then_some(Receipt { pkid: publish.pkid, connection }),
+                redelivered: publish.dup,
+                expiry: properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into())),
             }))
         }
         _ => None,
     }
 }
 
-fn from_v4(packet: rumqttc::Packet) -> Option<Polled> {
+fn from_v4(packet: rumqttc::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        rumqttc::Packet::ConnAck(_) => Some(Polled::Accepted),
+        rumqttc::Packet::ConnAck(ack) => Some(Polled::Accepted { remembers: ack.session_present, once: false }),
         rumqttc::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, rumqttc::SubscribeReasonCode::Success(_)))))
         }
+        rumqttc::Packet::PubAck(ack) => Some(Polled::Acknowledged(ack.pkid, None)),
         rumqttc::Packet::Publish(publish) => Some(Polled::Message(Message {
             topic: publish.topic,
             payload: publish.payload,
             retained: publish.retain,
             properties: Properties::default(),
+            receipt: (publish.pkid != 0).then_some(Receipt { pkid: publish.pkid, connection }),
+            redelivered: publish.dup,
+            expiry: None,
         })),
         _ => None,
     }

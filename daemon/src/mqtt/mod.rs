@@ -1,24 +1,28 @@
 //! Questions and documents over MQTT: topics, codec, replies, and the embedded broker.
 //!
-//! One task polls the connection and starts a task for each request; replies go through a bounded queue.
+//! One task polls the connection. Questions wait in a queue and are kept on disk until they are answered (see `questions`);
+//! changes of the library are made in their order; every other request has a task of its own. All are acknowledged when they
+//! are done.
 
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod connection;
+mod questions;
+mod queue;
 mod reply;
 pub mod topics;
 
-use crate::answer::{AnswerError, Progress, Question};
 use crate::api::wire::{self, ErrorCode};
-use crate::api::{Api, Problem, ReportFn, change_word, code_of};
-use crate::engine::Cancel;
+use crate::api::{Api, Problem, ReportFn, change_word};
+use crate::mail::{Left, Mail};
 use connection::{Connection, Message, Notice, Outgoing, Properties, Sender};
+use questions::{Questions, Refused};
 use reply::{Addressed, Reply};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use topics::{Kind, Topics};
 
 /// The MQTT side of the daemon.
@@ -26,36 +30,36 @@ pub struct Server {
     topics: Topics,
     api: Api,
     sender: Sender,
-    /// Questions at work, by id.
-    running: Mutex<HashMap<String, Running>>,
-    permits: Arc<Semaphore>,
-    stopping: AtomicBool,
-    idle: Notify,
+    questions: Arc<Questions>,
+    /// Puts and deletes, to be done in their order.
+    changes: UnboundedSender<(Kind, Message)>,
+    waiting_changes: Mutex<Option<UnboundedReceiver<(Kind, Message)>>>,
     info: ReportFn,
 }
 
-struct Running {
-    cancel: Cancel,
-    reply_topic: String,
-    question: String,
-}
-
 impl Server {
-    /// Joins the rooms that requests need.
-    pub fn new(topics: Topics, api: Api, sender: Sender, info: ReportFn) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(api.limits().questions));
-        let (running, stopping, idle) = (Mutex::default(), AtomicBool::new(false), Notify::new());
-        Arc::new(Self { topics, api, sender, running, permits, stopping, idle, info })
+    /// Joins the rooms that requests need. `mail`: where questions and answers are kept; `None` keeps nothing.
+    pub fn new(topics: Topics, api: Api, sender: Sender, mail: Option<Mail>, info: ReportFn) -> Arc<Self> {
+        let questions = Questions::new(topics.clone(), api.clone(), sender.clone(), mail);
+        let (changes, waiting) = unbounded_channel();
+        Arc::new(Self { topics, api, sender, questions, changes, waiting_changes: Mutex::new(Some(waiting)), info })
     }
 
     /// Polls the connection until `stop` is told; gives the connection back for the goodbye. `ready` hears of the first
-    /// acknowledged subscription.
+    /// acknowledged subscription. `left` is what earlier runs have not answered or delivered.
     pub async fn run(
         self: Arc<Self>,
         mut connection: Connection,
+        left: Left,
         ready: oneshot::Sender<&'static str>,
         mut stop: oneshot::Receiver<()>,
     ) -> Connection {
+        self.questions.start();
+        if let Some(changes) = self.waiting_changes.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            tokio::spawn(Arc::clone(&self).change(changes));
+        }
+        // Sent or released under a packet identifier: that goes on as it was. The rest is sent when it is known how.
+        let mut left = Some(self.questions.take_over(left, &mut connection));
         let mut ready = Some(ready);
         let mut version = "5";
         let mut lost_before = false;
@@ -67,8 +71,16 @@ impl Server {
                 _ = &mut stop => return connection,
             };
             match notice {
-                Notice::Connected { version: v } => {
+                Notice::Connected { version: v, forgotten } => {
                     version = v;
+                    // Publishing waits for this loop. Answers go out in their order, ahead of new ones.
+                    let (questions, left) = (Arc::clone(&self.questions), left.take());
+                    tokio::spawn(async move {
+                        questions.send_again(forgotten).await;
+                        if let Some(left) = left {
+                            questions.resume(left).await;
+                        }
+                    });
                     lost_before = false;
                     log::info!("connected to the broker over MQTT {v}");
                 }
@@ -88,7 +100,14 @@ impl Server {
                         self.topics.subscriptions().join(", ")
                     );
                 }
-                Notice::Message(message) => Arc::clone(&self).dispatch(message),
+                Notice::Message(message) => {
+                    if let Some(Refused(receipt)) = Arc::clone(&self).dispatch(message) {
+                        connection.refuse(receipt);
+                    }
+                }
+                Notice::Sent(number, pkid) => self.questions.sent(number, pkid),
+                Notice::Released(number) => self.questions.released(number),
+                Notice::Delivered(number) => self.questions.delivered(number),
                 Notice::Disconnected(reason) => {
                     if lost_before {
                         log::debug!("the broker is still away: {reason}");
@@ -124,57 +143,73 @@ impl Server {
         }
     }
 
-    /// Refuses new questions and waits for those at work, at most `grace`; then returns the rest to their askers.
+    /// Takes no more questions and waits for those at work, at most `grace`; lays the rest aside, or returns them to their askers.
     pub async fn drain(&self, grace: Duration) {
-        self.stopping.store(true, Ordering::Relaxed);
-        if tokio::time::timeout(grace, self.wait_idle()).await.is_err() {
-            for running in self.running().values() {
-                running.cancel.cancel();
-            }
-            let _ = tokio::time::timeout(Duration::from_secs(2), self.wait_idle()).await;
-        }
+        self.questions.drain(grace).await;
         let goodbye = self.publish(self.topics.of("state"), b"offline".to_vec(), true);
         let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
     }
 
-    async fn wait_idle(&self) {
-        loop {
-            let idle = self.idle.notified();
-            if self.running().is_empty() {
-                return;
-            }
-            idle.await;
-        }
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Questions at work or waiting.
     pub fn depth(&self) -> usize {
-        self.running().len()
+        self.questions.depth()
     }
 
-    fn dispatch(self: Arc<Self>, message: Message) {
-        let Some(kind) = self.topics.kind(&message.topic) else { return };
+    /// What `metrics` tells about delivery.
+    pub fn delivery(&self) -> serde_json::Value {
+        self.questions.report()
+    }
+
+    fn dispatch(self: Arc<Self>, message: Message) -> Option<Refused> {
+        let receipt = message.receipt;
+        let Some(kind) = self.topics.kind(&message.topic) else {
+            self.acknowledge(receipt);
+            return None;
+        };
         if message.retained {
             log::warn!("a retained request on {} is left alone: it would be worked on at every reconnect", message.topic);
-            return;
+            self.acknowledge(receipt);
+            return None;
         }
         match kind {
-            Kind::Ask => self.ask(&message),
-            Kind::Cancel => self.cancel(&message),
-            Kind::Search | Kind::Put | Kind::Delete | Kind::List => {
-                tokio::spawn(async move {
-                    match kind {
-                        Kind::Search => self.search(message).await,
-                        Kind::Put => self.put(message).await,
-                        Kind::Delete => self.delete(message).await,
-                        _ => self.list(message).await,
-                    }
-                });
+            Kind::Ask => return self.questions.ask(&message),
+            Kind::Cancel => {
+                self.cancel(&message);
+                self.acknowledge(receipt);
             }
+            // Bounded by what the broker sends ahead of our acknowledgements.
+            Kind::Put | Kind::Delete => drop(self.changes.send((kind, message))),
+            Kind::Search | Kind::List => drop(tokio::spawn(async move { self.serve(kind, message).await })),
+        }
+        None
+    }
+
+    /// Changes the library as it is asked to, one after another: a document that is put and then deleted is gone, also when the
+    /// daemon is killed in between and the broker sends both again.
+    async fn change(self: Arc<Self>, mut changes: UnboundedReceiver<(Kind, Message)>) {
+        while let Some((kind, message)) = changes.recv().await {
+            self.serve(kind, message).await;
+        }
+    }
+
+    async fn serve(&self, kind: Kind, message: Message) {
+        let receipt = message.receipt;
+        match kind {
+            Kind::Search => self.search(message).await,
+            Kind::Put => self.put(message).await,
+            Kind::Delete => self.delete(message).await,
+            _ => self.list(message).await,
+        }
+        // Done, and its reply is on the way before this: whoever has the one has the other.
+        if let Some(receipt) = receipt {
+            self.sender.acknowledge(receipt).await;
+        }
+    }
+
+    fn acknowledge(&self, receipt: Option<connection::Receipt>) {
+        if let Some(receipt) = receipt {
+            let sender = self.sender.clone();
+            tokio::spawn(async move { sender.acknowledge(receipt).await });
         }
     }
 
@@ -185,110 +220,8 @@ impl Server {
             None => String::from_utf8(message.payload.to_vec()).map(|text| text.trim().to_owned()).map_err(|e| e.to_string()),
         };
         match id {
-            Ok(id) => match self.running().get(&id) {
-                Some(running) => running.cancel.cancel(),
-                None => log::info!("nothing to cancel: no question with id {id:?} is at work"),
-            },
+            Ok(id) => self.questions.cancel(&id),
             Err(problem) => log::warn!("a cancel request cannot be read: {problem}"),
-        }
-    }
-
-    /// Starts a question. Everything that can be refused at once is refused here, in the order of arrival.
-    fn ask(self: Arc<Self>, message: &Message) {
-        let asked = Instant::now();
-        let (reply, ask) = self.open(message, |question| Ok(wire::Ask { question, ..wire::Ask::default() }));
-        let question = ask.and_then(|ask| Ok((self.api.question(&ask, asked)?, ask.stream.unwrap_or(false))));
-        let (question, stream) = match question {
-            Ok(question) => question,
-            Err((code, problem)) => return self.refuse(reply, code, problem),
-        };
-        if self.stopping.load(Ordering::Relaxed) {
-            return self.refuse(reply, ErrorCode::NotReady, "the daemon is stopping; ask again when it is online".into());
-        }
-        // A repetition takes no place in the queue: it must not be told that there is none. Messages are taken up one after
-        // another, so nothing comes between this look and the entry below.
-        let same = |running: &Running| running.reply_topic == reply.topic && running.question == question.text;
-        let at_work = self.running().get(&reply.id).map(same);
-        match at_work {
-            Some(true) => return log::info!("question {:?} is at work already; its repetition is left alone", reply.id),
-            Some(false) => {
-                let problem =
-                    format!("another question with the id {:?} is at work; choose another id or correlation data", reply.id);
-                return self.refuse(reply, ErrorCode::BadRequest, problem);
-            }
-            None => {}
-        }
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            let problem = format!(
-                "{} questions are at work or waiting; ask again later, or raise answer.queue",
-                self.api.limits().questions
-            );
-            return self.refuse(reply, ErrorCode::QueueFull, problem);
-        };
-        let cancel = Cancel::default();
-        self.running().insert(
-            reply.id.clone(),
-            Running { cancel: cancel.clone(), reply_topic: reply.topic.clone(), question: question.text.clone() },
-        );
-        tokio::spawn(async move {
-            let id = reply.id.clone();
-            self.work(reply, question, stream, &cancel).await;
-            self.running().remove(&id);
-            self.idle.notify_waiters();
-            drop(permit);
-        });
-    }
-
-    fn refuse(self: Arc<Self>, reply: Reply, code: ErrorCode, problem: String) {
-        self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move { reply.error(&self.sender, code, problem).await });
-    }
-
-    async fn work(&self, mut reply: Reply, question: Question, stream: bool, cancel: &Cancel) {
-        // Pieces are published by a task of their own, in order, while the answer is made.
-        let (pieces, mut published) = tokio::sync::mpsc::unbounded_channel();
-        let publisher = async {
-            while let Some(progress) = published.recv().await {
-                match progress {
-                    Progress::Evidence(evidence) => reply.evidence(&self.sender, evidence).await,
-                    Progress::Delta(delta) => reply.delta(&self.sender, delta).await,
-                }
-            }
-            reply
-        };
-        let answering = async move {
-            let mut progress = |progress: Progress| {
-                if stream {
-                    let _ = pieces.send(progress);
-                }
-            };
-            // The sender goes with this block, which ends the publisher.
-            self.api.answerer().answer(&question, cancel, &mut progress).await
-        };
-        let (answer, reply) = tokio::join!(answering, publisher);
-        match answer {
-            Ok(answer) => {
-                self.api.count(&answer);
-                log::info!(
-                    VADEMECUM_QUESTION_ID = reply.id.as_str(), VADEMECUM_FOUND = answer.found, VADEMECUM_TTFT_MS = answer.timings.ttft_ms,
-                    VADEMECUM_TOTAL_MS = answer.timings.total_ms, VADEMECUM_PROMPT_TOKENS = answer.usage.prompt_tokens, VADEMECUM_ANSWER_TOKENS = answer.usage.answer_tokens;
-                    "answered {:?} in {:.0} ms", reply.id, answer.timings.total_ms
-                );
-                let id = reply.id.clone();
-                reply.send(&self.sender, &wire::AnswerReply { id, answer }).await;
-            }
-            Err(error) => {
-                self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
-                let stopping = self.stopping.load(Ordering::Relaxed);
-                let (code, problem) = match error {
-                    AnswerError::Cancelled if stopping => {
-                        (ErrorCode::NotReady, "the daemon is stopping; ask again when it is online".to_owned())
-                    }
-                    error => (code_of(&error), error.to_string()),
-                };
-                log::warn!(VADEMECUM_QUESTION_ID = reply.id.as_str(); "question {:?} failed: {problem}", reply.id);
-                reply.error(&self.sender, code, problem).await;
-            }
         }
     }
 
@@ -342,7 +275,7 @@ impl Server {
         message: &Message,
         plain: impl FnOnce(String) -> Result<T, Problem>,
     ) -> (Reply, Result<T, Problem>) {
-        Reply::open(&self.topics, message, self.api.limits().max_payload_bytes, plain)
+        Reply::open(&self.topics, message, self.api.limits().max_payload_bytes, None, plain)
     }
 
     fn documents_allowed(&self) -> Result<(), Problem> {

@@ -42,11 +42,13 @@ addressed!(wire::Ask, wire::Put, wire::Delete, wire::List);
 impl Reply {
     /// Reads a request and finds out where its reply goes: v5 response topic, `reply_to`, `answer/<id>`.
     ///
-    /// A request that cannot be read still has a place for the error. `plain` makes a request of plain text.
+    /// A request that cannot be read still has a place for the error. `plain` makes a request of plain text. `known_as` is the
+    /// id that the request was given when it came first.
     pub(super) fn open<T: DeserializeOwned + Addressed>(
         topics: &Topics,
         message: &Message,
         max_payload: usize,
+        known_as: Option<&str>,
         plain: impl FnOnce(String) -> Result<T, Problem>,
     ) -> (Self, Result<T, Problem>) {
         let encoding = Encoding::of(&message.payload, message.properties.content_type.as_deref());
@@ -63,7 +65,7 @@ impl Reply {
             }
         };
         let correlation_data = message.properties.correlation_data.clone();
-        let own = request.as_ref().ok().and_then(Addressed::id).map(str::to_owned);
+        let own = known_as.or_else(|| request.as_ref().ok().and_then(Addressed::id)).map(str::to_owned);
         let id = own.or_else(|| correlation_data.as_deref().and_then(id_of_correlation)).unwrap_or_else(new_id);
         let asked = message.properties.response_topic.as_deref().or_else(|| request.as_ref().ok().and_then(Addressed::reply_to));
         let (topic, request) = match asked.map(|topic| topics.check_reply(topic).map(|()| topic.to_owned())) {
@@ -78,25 +80,35 @@ impl Reply {
         (Self { id, topic, encoding: encoding.unwrap_or(Encoding::Json), correlation_data, seq: 0 }, request)
     }
 
-    /// Sends a reply.
-    pub(super) async fn send<T: Serialize>(&self, sender: &Sender, value: &T) {
-        let payload = match self.encoding.encode(value) {
-            Ok(payload) => payload,
-            Err(problem) => return log::error!("reply {:?} cannot be encoded: {problem}", self.id),
-        };
+    /// A reply as it is published.
+    pub(super) fn message<T: Serialize>(&self, value: &T) -> Outgoing {
+        let payload = self.encoding.encode(value).unwrap_or_else(|problem| {
+            log::error!("reply {:?} cannot be encoded: {problem}", self.id);
+            let error = ErrorBody { code: ErrorCode::Internal, message: problem, retry_after_ms: None };
+            self.encoding.encode(&ErrorReply { id: self.id.clone(), error }).unwrap_or_default()
+        });
         let properties = Properties {
             response_topic: None,
             correlation_data: self.correlation_data.clone(),
             content_type: Some(self.encoding.content_type().into()),
         };
-        let message = Outgoing { topic: self.topic.clone(), payload: payload.into(), retain: false, properties };
-        if let Err(error) = sender.send(message).await {
+        Outgoing { topic: self.topic.clone(), payload: payload.into(), retain: false, properties }
+    }
+
+    /// Sends a reply.
+    pub(super) async fn send<T: Serialize>(&self, sender: &Sender, value: &T) {
+        if let Err(error) = sender.send(self.message(value)).await {
             log::error!("reply {:?} is lost: {error}", self.id);
         }
     }
 
+    /// The error that ends a request.
+    pub(super) fn failure(&self, code: ErrorCode, message: String) -> ErrorReply {
+        ErrorReply { id: self.id.clone(), error: ErrorBody { code, message, retry_after_ms: None } }
+    }
+
     pub(super) async fn error(&self, sender: &Sender, code: ErrorCode, message: String) {
-        self.send(sender, &ErrorReply { id: self.id.clone(), error: ErrorBody { code, message } }).await;
+        self.send(sender, &self.failure(code, message)).await;
     }
 
     pub(super) async fn evidence(&mut self, sender: &Sender, evidence: Vec<Citation>) {
@@ -123,12 +135,20 @@ mod tests {
     use super::*;
 
     fn topics() -> Topics {
-        Topics::new("v/pi".into(), "v", "", vec!["reply/#".into()])
+        Topics::new("v/pi".into(), "v", "", vec!["reply/#".into()], vec![])
     }
 
     fn open(payload: &[u8], properties: Properties) -> (Reply, Result<wire::Ask, Problem>) {
-        let message = Message { topic: "v/pi/ask".into(), payload: payload.to_vec().into(), retained: false, properties };
-        Reply::open(&topics(), &message, 100, |question| Ok(wire::Ask { question, ..wire::Ask::default() }))
+        let message = Message {
+            topic: "v/pi/ask".into(),
+            payload: payload.to_vec().into(),
+            retained: false,
+            properties,
+            receipt: None,
+            redelivered: false,
+            expiry: None,
+        };
+        Reply::open(&topics(), &message, 100, None, |question| Ok(wire::Ask { question, ..wire::Ask::default() }))
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub struct Topics {
     base: String,
     fleet: Option<String>,
     reply_filters: Vec<String>,
+    high_priority: Vec<String>,
 }
 
 /// What a request topic asks for.
@@ -36,9 +37,10 @@ const KINDS: [(&str, Kind); 6] = [
 
 impl Topics {
     /// Topics below `base` (`vademecum/<node>`), with the fleet group if the node is in one.
-    pub fn new(base: String, prefix: &str, fleet: &str, reply_filters: Vec<String>) -> Self {
+    /// `high_priority` are filters of the reply topics whose questions may go first.
+    pub fn new(base: String, prefix: &str, fleet: &str, reply_filters: Vec<String>, high_priority: Vec<String>) -> Self {
         let fleet = (!fleet.is_empty()).then(|| format!("{prefix}/fleet/{fleet}/ask"));
-        Self { base, fleet, reply_filters }
+        Self { base, fleet, reply_filters, high_priority }
     }
 
     /// `<base>/<name>`.
@@ -67,6 +69,11 @@ impl Topics {
         }
         let name = topic.strip_prefix(self.base.as_str())?.strip_prefix('/')?;
         KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
+    /// Whether questions with this reply topic may go before others.
+    pub fn may_go_first(&self, reply_topic: &str) -> bool {
+        self.high_priority.iter().any(|filter| matches(filter, reply_topic))
     }
 
     /// Checks a reply topic from outside.
@@ -120,7 +127,7 @@ mod tests {
     use super::*;
 
     fn topics() -> Topics {
-        Topics::new("vademecum/pi".into(), "vademecum", "lab", vec!["reply/#".into(), "+/reply".into()])
+        Topics::new("vademecum/pi".into(), "vademecum", "lab", vec!["reply/#".into(), "+/reply".into()], vec![])
     }
 
     #[test]
@@ -152,7 +159,7 @@ mod tests {
         ] {
             assert!(t.check_reply(refused).is_err(), "{refused}");
         }
-        let open = Topics::new("v/pi".into(), "v", "lab", vec!["#".into()]);
+        let open = Topics::new("v/pi".into(), "v", "lab", vec!["#".into()], vec!["alarm/#".into()]);
         assert!(open.check_reply("anything/goes").is_ok());
         for refused in ["v/pi/ask", "v/pi", "v/fleet/lab/ask"] {
             assert!(open.check_reply(refused).is_err(), "{refused}");

@@ -13,6 +13,7 @@ mod statements;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
@@ -151,6 +152,8 @@ pub enum RetrieveError {
 pub struct Retriever {
     store: Store,
     embedder: Embedder,
+    /// How often constants were kept by this process.
+    fits: Arc<AtomicU64>,
     /// Set once it has been said that a calibration is out of date.
     warned: Arc<Once>,
 }
@@ -181,17 +184,33 @@ struct Ranking {
 }
 
 impl Retriever {
-    /// A number that grows with each change of a collection.
+    /// A number that grows with each change of a collection, and of what its answers are judged by.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn version(&self, collection: &str) -> Result<u64, RetrieveError> {
-        Ok(self.store.version(collection)?)
+        Ok(self.store.version(collection)? + self.fits.load(Ordering::Acquire))
+    }
+
+    /// How many chunks each document has, by the number of its version.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn chunk_counts(&self) -> Result<BTreeMap<u64, u32>, RetrieveError> {
+        Ok(self.store.chunk_counts()?)
+    }
+
+    /// The text of one chunk; `None` when that version of its document is not there any more.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn chunk_text(&self, number: u64, ordinal: u32) -> Result<Option<String>, RetrieveError> {
+        Ok(self.store.chunk(number, ordinal)?.map(|chunk| chunk.text))
     }
 
     /// A retriever over `store` with the embedder that made its vectors.
     pub fn new(store: Store, embedder: Embedder) -> Retriever {
-        Retriever { store, embedder, warned: Arc::new(Once::new()) }
+        Retriever { store, embedder, fits: Arc::default(), warned: Arc::new(Once::new()) }
     }
 
     /// The passages that fit the query best. An empty library finds nothing; an unknown collection is an error.
@@ -253,7 +272,9 @@ impl Retriever {
 
     /// Keeps constants for a collection; from the next question on they count.
     pub fn keep_fitted(&self, collection: &str, fitted: &Fitted) -> Result<(), RetrieveError> {
-        Ok(self.store.keep_note(collection, confidence::NOTE, fitted)?)
+        self.store.keep_note(collection, confidence::NOTE, fitted)?;
+        self.fits.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     /// The constants that a collection's confidence is computed with: those fitted to it with this embedder, or the defaults.

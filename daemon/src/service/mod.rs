@@ -5,13 +5,14 @@ mod metrics;
 
 pub use metrics::temperature_c;
 
-use crate::answer::{AnswerOptions, Answerer, Reader};
+use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
 use crate::engine::{Engine, EngineOptions, Lookup, PassageCacheOptions, Repack, Sampling, Tuning};
 use crate::ingest::watch::{Folder, WatchOptions, Watched};
 use crate::ingest::{IngestOptions, Pipeline};
+use crate::mail::{Left, Mail};
 use crate::mqtt::Server;
 use crate::mqtt::connection::{Connection, ConnectionOptions};
 use crate::mqtt::topics::Topics;
@@ -208,7 +209,11 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
         }),
     };
     let path = found(config, config.generator_path(), &config.model.generator, "generator.gguf", "--generator")?;
-    Ok(Engine::load(&path, &options)?)
+    let engine = Engine::load(&path, &options)?;
+    if reader(config.answer.reader).for_weights(engine.info().parameters) != Reader::Quote {
+        engine.warm_up()?;
+    }
+    Ok(engine)
 }
 
 fn reader(reader: crate::config::Reader) -> Reader {
@@ -220,11 +225,10 @@ fn reader(reader: crate::config::Reader) -> Reader {
         Configured::Best => Reader::Best,
         Configured::Each => Reader::Each,
         Configured::Joined => Reader::Joined,
-        Configured::Composed => Reader::Composed,
     }
 }
 
-/// Joins retrieval and generation.
+/// Joins retrieval and generation, and tells the kept states whose documents they are of.
 pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
     let options = AnswerOptions {
         system: config.answer.system.clone(),
@@ -235,6 +239,9 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
         sentences: config.answer.sentences,
         cache: config.answer.cache,
     };
+    if let Some(passages) = engine.passages() {
+        passages.bind(rooms.store.identity());
+    }
     Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options)
 }
 
@@ -247,7 +254,8 @@ fn limits(config: &Config, context: u32) -> Limits {
         deadline: Duration::from_millis(config.answer.deadline_ms),
         max_question_bytes: config.answer.max_question_bytes,
         max_payload_bytes: config.mqtt.max_payload_bytes,
-        questions: config.answer.queue + 1,
+        queue: config.answer.queue,
+        workers: config.model.slots,
         documents: config.mqtt.documents,
         sampling: sampling(config),
     }
@@ -277,6 +285,7 @@ pub fn connection_options(config: &Config) -> Result<ConnectionOptions, ServiceE
         max_packet: if mqtt.version == "3.1.1" { MQTT_MAX_PACKET } else { mqtt.max_payload_bytes + PACKET_HEADROOM },
         will: None,
         persistent: false,
+        receive_maximum: (config.answer.queue + config.model.slots).clamp(16, 1024) as u16,
     })
 }
 
@@ -342,7 +351,13 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let watched = Watched::default();
     let api = Api::new(limits(&config, info.context), answerer, rooms.pipeline.clone(), watched.clone());
 
-    let topics = Topics::new(config.topic_base(), &config.mqtt.base, &config.mqtt.fleet, config.mqtt.reply_topics.clone());
+    let topics = Topics::new(
+        config.topic_base(),
+        &config.mqtt.base,
+        &config.mqtt.fleet,
+        config.mqtt.reply_topics.clone(),
+        config.mqtt.high_priority.clone(),
+    );
     let mut options = connection_options(&config)?;
     options.client_id = if config.mqtt.client_id.is_empty() {
         format!("vademecum-{}", config.node_name())
@@ -353,7 +368,16 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     options.persistent = true;
     let (connection, sender) = Connection::new(options, topics.subscriptions())?;
 
-    let report = Report { api: api.clone(), config: Arc::clone(&config), info, embedder_name, started, data_dir };
+    let precompute = if config.model.precompute { Some(start_precomputing(api.answerer().clone())?) } else { None };
+    let report = Report {
+        api: api.clone(),
+        config: Arc::clone(&config),
+        info,
+        embedder_name,
+        started,
+        data_dir,
+        precompute: precompute.clone(),
+    };
     let for_info = report.clone();
     let (for_states, passages) = (rooms.store.clone(), engine.passages().cloned());
     let info_fn: ReportFn = Arc::new(move || {
@@ -364,15 +388,19 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
                 Err(error) => log::warn!("states of removed documents stay: {error}"),
             }
         }
+        if let Some(precompute) = &precompute {
+            precompute.library_changed();
+        }
         for_info.info()
     });
-    let server = Server::new(topics, api.clone(), sender, info_fn);
+    let (mail, left) = open_mail(&config)?;
+    let server = Server::new(topics, api.clone(), sender, mail, info_fn);
 
     let changed = Arc::new(Notify::new());
     let turn = api.turn();
     let listener = crate::http::bind(&socket)?;
     let for_status = (report.clone(), Arc::clone(&server));
-    let status: ReportFn = Arc::new(move || for_status.0.status(for_status.1.depth()));
+    let status: ReportFn = Arc::new(move || for_status.0.status(&for_status.1));
     let control =
         tokio::spawn(crate::http::serve(listener, api, status, config.ingest.max_document_bytes as usize, Arc::clone(&changed)));
 
@@ -380,7 +408,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
 
     let (ready_tx, mut ready_rx) = oneshot::channel();
     let (stop_tx, stop_rx) = oneshot::channel();
-    let polling = tokio::spawn(Arc::clone(&server).run(connection, ready_tx, stop_rx));
+    let polling = tokio::spawn(Arc::clone(&server).run(connection, left, ready_tx, stop_rx));
     notify(&[sd_notify::NotifyState::Status("connecting to the broker")]);
 
     let every = Duration::from_secs(config.service.metrics_every_s.max(1));
@@ -395,7 +423,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
                     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("ready")]);
                 }
             }
-            _ = ticks.tick(), if config.service.metrics_every_s > 0 => server.publish_metrics(&report.metrics(server.depth())).await,
+            _ = ticks.tick(), if config.service.metrics_every_s > 0 => server.publish_metrics(&report.metrics(&server)).await,
             () = changed.notified() => server.publish_info().await,
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
@@ -419,6 +447,25 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     rooms.store.flush()?;
     log::info!("stopped");
     Ok(())
+}
+
+/// Opens the inbox and outbox, and tells what earlier runs have left in them.
+fn open_mail(config: &Config) -> Result<(Option<Mail>, Left), ServiceError> {
+    if !config.mqtt.durable {
+        log::info!("mqtt.durable is off: questions are not kept over a crash");
+        return Ok((None, Left::default()));
+    }
+    let dir = config.data_dir();
+    let (mail, left) = Mail::open(&dir).map_err(|e| {
+        ServiceError::System(format!(
+            "the inbox {}/mail cannot be used: {e}; check its permissions and the free space",
+            dir.display()
+        ))
+    })?;
+    if left.damaged > 0 {
+        log::error!("{}/mail was damaged in {} places; what could be read of it is taken up", dir.display(), left.damaged);
+    }
+    Ok((Some(mail), left))
 }
 
 /// Follows the configured folders, if there are any.
@@ -451,6 +498,10 @@ fn start_watch(
     };
     let started = crate::ingest::watch::start(pipeline, &options, watched, turn, move || changed.notify_one());
     started.map_err(|error| ServiceError::System(format!("ingest.watch: {error}")))
+}
+
+fn start_precomputing(answerer: Answerer) -> Result<Precompute, ServiceError> {
+    Precompute::start(answerer).map_err(|error| ServiceError::System(format!("model.precompute: {error}")))
 }
 
 fn on_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, ServiceError> {
@@ -486,6 +537,7 @@ struct Report {
     embedder_name: String,
     started: Instant,
     data_dir: PathBuf,
+    precompute: Option<Precompute>,
 }
 
 impl Report {
@@ -504,6 +556,7 @@ impl Report {
             "model": self.info,
             "reader": self.api.answerer().reader(),
             "passages": self.api.answerer().engine().passages().map(crate::engine::PassageCache::stats),
+            "precompute": self.precompute.as_ref().map(Precompute::progress),
             "embedder": self.embedder_name,
             "collections": collections,
             "limits": {
@@ -511,7 +564,7 @@ impl Report {
                 "payload_bytes": limits.max_payload_bytes,
                 "max_tokens": limits.max_tokens_cap,
                 "top_k": crate::api::MAX_TOP_K,
-                "questions": limits.questions,
+                "questions": limits.queue + limits.workers,
                 "deadline_ms": limits.deadline.as_millis() as u64,
                 "documents": limits.documents,
             },
@@ -521,16 +574,20 @@ impl Report {
     }
 
     /// What is published as `metrics`.
-    fn metrics(&self, depth: usize) -> serde_json::Value {
-        let mut metrics = metrics::collect(self.api.counters(), depth, self.started.elapsed(), &self.data_dir);
+    fn metrics(&self, server: &Server) -> serde_json::Value {
+        let mut metrics = metrics::collect(self.api.counters(), server.depth(), self.started.elapsed(), &self.data_dir);
+        metrics["delivery"] = server.delivery();
         if let Some(passages) = self.api.answerer().engine().passages() {
             metrics["passages"] = serde_json::json!(passages.stats());
+        }
+        if let Some(precompute) = &self.precompute {
+            metrics["precompute"] = serde_json::json!(precompute.progress());
         }
         metrics
     }
 
     /// Both, for the control socket.
-    fn status(&self, depth: usize) -> serde_json::Value {
-        serde_json::json!({ "info": self.info(), "metrics": self.metrics(depth) })
+    fn status(&self, server: &Server) -> serde_json::Value {
+        serde_json::json!({ "info": self.info(), "metrics": self.metrics(server) })
     }
 }

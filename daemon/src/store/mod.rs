@@ -406,6 +406,16 @@ impl Store {
         Ok(self.records(keys::DOCUMENTS)?.into_iter().map(|record| record.number).collect())
     }
 
+    /// How many chunks each document has, by the number of its version.
+    pub fn chunk_counts(&self) -> Result<BTreeMap<u64, u32>, StoreError> {
+        Ok(self.records(keys::DOCUMENTS)?.into_iter().map(|record| (record.number, record.document.chunks)).collect())
+    }
+
+    /// Identifies the database: numbers of documents mean something within it only.
+    pub fn identity(&self) -> u64 {
+        self.inner.identity.get().copied().unwrap_or_default()
+    }
+
     /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one.
     /// Returns whether it was there. Durable when this returns.
     pub fn delete(&self, collection: &str, id: &str) -> Result<bool, StoreError> {
@@ -639,7 +649,9 @@ impl Store {
             Ok(fresh) => {
                 log::info!("wrote {} with {} rows in {:.1} s", path.display(), fresh.rows(), started.elapsed().as_secs_f32());
                 *index.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-                give_back_memory();
+                // Of the many small pieces the tail was made of. What sled holds after its rows were all read (some 80 MB at 100,000
+                // chunks) is not among them.
+                crate::give_back_memory();
             }
             Err(reason) => {
                 log::warn!("{} cannot be written, {reason}; the index stays in memory", path.display());
@@ -667,9 +679,8 @@ impl Store {
     /// What an index of the collection as it is now stems from; `None` when there is no such collection.
     fn origin(&self, collection: &str) -> Result<Option<Origin>, StoreError> {
         let Some(record) = self.get::<CollectionRecord>(&keys::collection(collection))? else { return Ok(None) };
-        let store = self.inner.identity.get().copied().unwrap_or_default();
         let embedder = self.embedder()?.map(|embedder| embedder.fingerprint).unwrap_or_default();
-        Ok(Some(Origin { store, embedder, version: record.version }))
+        Ok(Some(Origin { store: self.identity(), embedder, version: record.version }))
     }
 
     /// Adds to the batch the collection's new counts and version, and the sequence both are drawn from.
@@ -789,16 +800,6 @@ impl Drop for Inner {
         if let Err(error) = self.database.flush() {
             log::error!("{}", StoreError::database(&self.dir, error));
         }
-    }
-}
-
-/// Gives the memory of an index that has become a file back to the system: glibc keeps many of the small pieces it was made
-/// of. What sled holds after its rows were all read (some 80 MB at 100,000 chunks) is not among them.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes a number and touches free memory only.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

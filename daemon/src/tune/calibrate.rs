@@ -108,7 +108,13 @@ pub fn calibrate<E>(
     }
     let [decode, batch] = series.map(|series| rows(candidates, &series));
     let (Some(d), Some(b)) = (best(&decode), best(&batch)) else { return Ok(None) };
-    Ok(Some(Calibration { best: Threads { decode: d, batch: b }, decode, batch, verify: vec![], seconds: elapsed().as_secs_f64() }))
+    Ok(Some(Calibration {
+        best: Threads { decode: d, batch: b },
+        decode,
+        batch,
+        verify: vec![],
+        seconds: elapsed().as_secs_f64(),
+    }))
 }
 
 fn rows(candidates: &[usize], series: &[Vec<f64>]) -> Vec<Row> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Tokens of the passes that are measured: one, and one with 1, 2, 4 and 8 guesses.
 const WIDTHS: [usize; 5] = [1, 2, 3, 5, 9];
-/// How often each is measured, in turn.
+/// How often each is measured, in turn, as long as there is time.
 const ROUNDS: usize = 7;
 /// How often a guess is right where there is one, measured with small models (`benches/results/answers.md`).
 const RIGHT: f64 = 0.35;
@@ -25,13 +25,20 @@ pub struct Pass {
 }
 
 /// Measures passes over one and several tokens, in turn, so that what disturbs the machine disturbs all. `measure` gives the time
-/// of one.
+/// of one. After `limit`, of which `elapsed` gives what has passed, no further round is begun but the first that counts.
 ///
 /// # Errors
 /// The first error of `measure`.
-pub fn verify<E>(mut measure: impl FnMut(usize) -> Result<Duration, E>) -> Result<Vec<Pass>, E> {
+pub fn verify<E>(
+    limit: Duration,
+    mut elapsed: impl FnMut() -> Duration,
+    mut measure: impl FnMut(usize) -> Result<Duration, E>,
+) -> Result<Vec<Pass>, E> {
     let mut series = [const { Vec::new() }; WIDTHS.len()];
     for round in 0..=ROUNDS {
+        if round > 1 && elapsed() >= limit {
+            break;
+        }
         for (tokens, series) in WIDTHS.into_iter().zip(&mut series) {
             let taken = measure(tokens)?.as_secs_f64() * 1e3;
             // The first round only wakes the threads.
@@ -89,7 +96,8 @@ mod tests {
     use super::*;
 
     fn passes(ms: impl Fn(usize) -> f64) -> Vec<Pass> {
-        verify(|tokens| Ok::<_, ()>(Duration::from_secs_f64(ms(tokens) / 1e3))).expect("no error")
+        let measure = |tokens| Ok::<_, ()>(Duration::from_secs_f64(ms(tokens) / 1e3));
+        verify(Duration::MAX, || Duration::ZERO, measure).expect("no error")
     }
 
     #[test]
@@ -107,14 +115,30 @@ mod tests {
     #[test]
     fn a_disturbed_pass_does_not_count() {
         let mut calls = 0;
-        let disturbed = verify(|tokens| {
-            calls += 1;
-            let slow = if calls % 13 == 0 { 50.0 } else { 1.0 };
-            Ok::<_, ()>(Duration::from_secs_f64(0.001 * tokens as f64 * slow))
-        });
+        let disturbed = verify(
+            Duration::MAX,
+            || Duration::ZERO,
+            |tokens| {
+                calls += 1;
+                let slow = if calls % 13 == 0 { 50.0 } else { 1.0 };
+                Ok::<_, ()>(Duration::from_secs_f64(0.001 * tokens as f64 * slow))
+            },
+        );
         let disturbed = disturbed.expect("no error");
         assert!(disturbed.iter().all(|pass| (pass.ms - pass.tokens as f64).abs() < 1e-6), "{disturbed:?}");
         assert!(are_sound(&disturbed) && !are_sound(&[Pass { tokens: 1, ms: -1.0 }]));
-        assert_eq!(verify(|_| Err("no")), Err("no"));
+        let second = Duration::from_secs(1);
+        assert_eq!(verify(second, || Duration::ZERO, |_| Err("no")), Err("no"));
+        // Without time left there is one round, after the one that wakes the threads.
+        let mut calls = 0;
+        let late = verify(
+            second,
+            || second,
+            |_| {
+                calls += 1;
+                Ok::<_, ()>(second)
+            },
+        );
+        assert_eq!((late.expect("no error").len(), calls), (WIDTHS.len(), 2 * WIDTHS.len()));
     }
 }

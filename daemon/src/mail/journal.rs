@@ -1,0 +1,200 @@
+//! A file that only grows: records with a checksum each, appended with one write, synced when somebody needs it.
+//!
+//! ```text
+//! file     "VADMAIL1" record*
+//! record   magic u32 | length u32 | CRC-32 of the body u32 | body          little-endian
+//! ```
+//!
+//! What a write(2) has taken survives the process; what fdatasync(2) has returned for survives the power. A record that was
+//! cut off or damaged is skipped: the next one is found by its magic number.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const HEADER: &[u8; 8] = b"VADMAIL1";
+const MAGIC: [u8; 4] = *b"\xF5rec";
+const HEAD: usize = 12;
+/// Longest body.
+pub(super) const MAX_BODY: usize = 16 << 20;
+/// Largest file that is read: far above what is ever written.
+const MAX_FILE: u64 = 256 << 20;
+
+/// The open file.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+/// What a file held.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) bodies: Vec<Vec<u8>>,
+    /// Places where bytes had to be skipped.
+    pub(super) damaged: usize,
+}
+
+impl Journal {
+    /// Opens or makes the file.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Loaded)> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
+        let mut bytes = Vec::new();
+        (&mut file).take(MAX_FILE).read_to_end(&mut bytes)?;
+        let loaded = read(&bytes);
+        let mut journal = Self { path: path.to_owned(), file, length: bytes.len() as u64 };
+        if bytes.len() < HEADER.len() || bytes[..HEADER.len()] != HEADER[..] {
+            journal.rewrite(&loaded.bodies)?;
+        }
+        Ok((journal, loaded))
+    }
+
+    /// Bytes of the file.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// A second handle, to sync with while others append.
+    pub(super) fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Adds a record; after an error the file is as before.
+    pub(super) fn append(&mut self, body: &[u8]) -> io::Result<()> {
+        let record = record(body);
+        if let Err(error) = self.file.write_all_at(&record, self.length) {
+            // A part of it would hide nothing, but it would take the space that is missing.
+            let _ = self.file.set_len(self.length);
+            return Err(error);
+        }
+        self.length += record.len() as u64;
+        Ok(())
+    }
+
+    /// Replaces the file by one with these records: all of them are on disk afterwards, or nothing has changed.
+    pub(super) fn rewrite(&mut self, bodies: &[Vec<u8>]) -> io::Result<()> {
+        let part = self.path.with_extension("part");
+        let mut bytes = HEADER.to_vec();
+        bodies.iter().for_each(|body| bytes.extend_from_slice(&record(body)));
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640).open(&part)?;
+        let replaced = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&part, &self.path));
+        if let Err(error) = replaced {
+            let _ = std::fs::remove_file(&part);
+            return Err(error);
+        }
+        if let Some(dir) = self.path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        (self.file, self.length) = (file, bytes.len() as u64);
+        Ok(())
+    }
+}
+
+fn record(body: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(HEAD + body.len());
+    record.extend_from_slice(&MAGIC);
+    record.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    record.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+    record.extend_from_slice(body);
+    record
+}
+
+/// The records in a file's bytes, whatever has happened to them.
+fn read(bytes: &[u8]) -> Loaded {
+    let mut loaded = Loaded::default();
+    let mut at = HEADER.len().min(bytes.len());
+    let mut lost = !bytes.is_empty() && !bytes.starts_with(HEADER);
+    while at < bytes.len() {
+        match body_at(bytes, at) {
+            Some(body) => {
+                loaded.damaged += usize::from(std::mem::take(&mut lost));
+                at += HEAD + body.len();
+                loaded.bodies.push(body.to_vec());
+            }
+            None => {
+                lost = true;
+                let next = bytes[at + 1..].windows(MAGIC.len()).position(|window| window == MAGIC);
+                at = next.map_or(bytes.len(), |next| at + 1 + next);
+            }
+        }
+    }
+    loaded.damaged += usize::from(lost);
+    loaded
+}
+
+fn body_at(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    let number = |from: usize| Some(u32::from_le_bytes(bytes.get(from..from + 4)?.try_into().ok()?));
+    if bytes.get(at..at + 4)? != MAGIC {
+        return None;
+    }
+    let length = number(at + 4)? as usize;
+    let body = bytes.get(at + HEAD..(at + HEAD).checked_add(length.min(MAX_BODY + 1))?)?;
+    (length <= MAX_BODY && crc32fast::hash(body) == number(at + 8)?).then_some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bodies(path: &Path) -> Loaded {
+        Journal::open(path).expect("opens").1
+    }
+
+    #[test]
+    fn what_is_appended_is_read_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("mail");
+        let (mut journal, loaded) = Journal::open(&path).expect("opens");
+        assert!(loaded.bodies.is_empty() && loaded.damaged == 0);
+        for body in [&b"one"[..], b"", b"three"] {
+            journal.append(body).expect("written");
+        }
+        let loaded = bodies(&path);
+        assert_eq!((loaded.bodies, loaded.damaged), (vec![b"one".to_vec(), vec![], b"three".to_vec()], 0));
+        journal.rewrite(&[b"kept".to_vec()]).expect("rewritten");
+        journal.append(b"more").expect("written");
+        assert_eq!(bodies(&path).bodies, [b"kept".to_vec(), b"more".to_vec()]);
+        assert!(!dir.path().join("mail.part").exists());
+    }
+
+    #[test]
+    fn damage_costs_the_damaged_record_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("mail");
+        let (mut journal, _) = Journal::open(&path).expect("opens");
+        for n in 0..10_u8 {
+            journal.append(&[n; 100]).expect("written");
+        }
+        let whole = std::fs::read(&path).expect("bytes");
+        for at in 0..whole.len() {
+            for damaged in [[&whole[..at], &[whole[at] ^ 0x40], &whole[at + 1..]].concat(), whole[..at].to_vec()] {
+                let cut = damaged.len() < whole.len();
+                let loaded = read(&damaged);
+                // The header's bytes are needed by nobody.
+                let least = if cut { at.saturating_sub(8) / 112 } else { 9 + usize::from(at < 8) };
+                assert!(loaded.bodies.len() >= least, "byte {at}: {} records", loaded.bodies.len());
+                assert!(loaded.bodies.iter().all(|body| body.len() == 100 && body.iter().all(|b| *b == body[0])));
+                assert_eq!(
+                    loaded.damaged,
+                    usize::from(!cut || (at > 0 && at < 8) || (at >= 8 && (at - 8) % 112 != 0)),
+                    "byte {at}, cut {cut}"
+                );
+            }
+        }
+        // A file that begins wrongly is written anew, with what was found.
+        std::fs::write(&path, &whole[3..]).expect("written");
+        assert_eq!(bodies(&path).bodies.len(), 10);
+        assert_eq!(bodies(&path).damaged, 0);
+    }
+
+    #[test]
+    fn a_record_that_does_not_fit_leaves_the_file_as_it_was() {
+        let path = Path::new("/dev/full");
+        let file = OpenOptions::new().write(true).open(path).expect("Linux has it");
+        let mut journal = Journal { path: path.to_owned(), file, length: 8 };
+        assert!(journal.append(b"no").is_err());
+        assert_eq!(journal.length(), 8);
+    }
+}

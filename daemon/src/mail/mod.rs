@@ -1,0 +1,660 @@
+//! Inbox and outbox: questions that were acknowledged and are not answered, answers that the broker has not acknowledged.
+//!
+//! One append-only file beside the database, and all of it in memory (a few hundred entries at most). It is not in sled: sled
+//! holds back what is written until it is flushed, so that a kill would lose it or every question would cost more syncs, and
+//! a database that does not open must not take the questions with it.
+//!
+//! A question costs one synced write when it is answered at once, two when it takes longer: [`Mail::receive`] and
+//! [`Mail::finish`] append, [`Mail::on_disk`] waits for one fdatasync that stands for all that was appended before it.
+//! What the file says besides is appended and never waited for.
+
+mod journal;
+
+use journal::Journal;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// File name in the data directory.
+const FILE: &str = "mail";
+/// The file is written anew when it is longer, and what it is about is not half of it.
+const COMPACT_ABOVE: u64 = 1 << 20;
+/// Crashes after which a question that was at work each time is given up.
+pub const MOST_CRASHES: u32 = 2;
+/// How long an answered question is known, so that its repetition is not answered again.
+const KNOWN_FOR: Duration = Duration::from_secs(600);
+/// Answered questions that are known at most.
+const MOST_KNOWN: usize = 1024;
+
+/// Number of an entry; never given again while the file lives.
+pub type Seq = u64;
+
+/// A digest of 16 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Mark([u8; 16]);
+
+impl Mark {
+    /// Of some fields, in their order.
+    pub fn of(fields: &[&[u8]]) -> Self {
+        let mut digest = Sha256::new();
+        for field in fields {
+            digest.update((field.len() as u64).to_le_bytes());
+            digest.update(field);
+        }
+        let mut mark = [0; 16];
+        mark.copy_from_slice(&digest.finalize()[..16]);
+        Self(mark)
+    }
+}
+
+/// A question as it came, to be read again after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// Who asks what under which name: reply topic and id.
+    pub name: Mark,
+    /// Everything that came.
+    pub content: Mark,
+    /// The id it was given.
+    pub id: String,
+    /// The topic it came on.
+    pub topic: String,
+    /// Its payload.
+    #[serde(with = "serde_bytes")]
+    pub payload: Vec<u8>,
+    /// Its response topic.
+    pub response_topic: Option<String>,
+    /// Its correlation data.
+    pub correlation_data: Option<serde_bytes::ByteBuf>,
+    /// Its content type.
+    pub content_type: Option<String>,
+    /// When it came, in milliseconds since 1970.
+    pub received_ms: u64,
+    /// When its answer is of no use any more, likewise.
+    pub expires_ms: u64,
+}
+
+/// A final reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Final {
+    /// Where it goes.
+    pub topic: String,
+    /// Its payload.
+    #[serde(with = "serde_bytes")]
+    pub payload: Vec<u8>,
+    /// The question's correlation data.
+    pub correlation_data: Option<serde_bytes::ByteBuf>,
+    /// Its content type.
+    pub content_type: String,
+}
+
+/// What the file says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Line {
+    Received(Seq, Received),
+    /// Work on it has begun.
+    Began(Seq),
+    /// It was laid aside in order, to be begun again.
+    Paused(Seq),
+    Finished(Seq, Final),
+    /// Its answer is on its way under a packet identifier.
+    Sent(Seq, u16),
+    /// The broker has the answer and was told to hand it on.
+    Released(Seq),
+    Delivered(Seq),
+    /// An answered question, by name and content, and when that was, so that it is not answered again.
+    Known(Mark, Mark, u64),
+    /// The number that is given next.
+    Next(Seq),
+}
+
+/// A question that was not answered.
+#[derive(Debug, Clone)]
+pub struct Unanswered {
+    /// Its number.
+    pub seq: Seq,
+    /// How often the daemon ended while it was worked on.
+    pub crashes: u32,
+    /// The question.
+    pub received: Received,
+}
+
+/// An answer that the broker has not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Its number.
+    pub seq: Seq,
+    /// The answer.
+    pub answer: Final,
+    /// The packet identifier that it was sent under.
+    pub pkid: Option<u16>,
+    /// Whether the broker had it, and was told to hand it on.
+    pub released: bool,
+}
+
+/// What earlier runs have left.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Questions to be answered, in their order.
+    pub unanswered: Vec<Unanswered>,
+    /// Answers to be sent, in their order.
+    pub undelivered: Vec<Undelivered>,
+    /// Places of the file that could not be read.
+    pub damaged: usize,
+}
+
+/// How a question stands to those before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is known of it.
+    New,
+    /// It is there, at work or with an answer on the way; or it was answered a moment ago.
+    Repeated,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: Mark,
+    content: Mark,
+    received: Option<Received>,
+    crashes: u32,
+    answer: Option<Final>,
+    pkid: Option<u16>,
+    released: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    content: Mark,
+    at_ms: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    journal: Journal,
+    entries: BTreeMap<Seq, Entry>,
+    known: HashMap<Mark, Known>,
+    next: Seq,
+    /// Lines appended so far, in this run.
+    appended: u64,
+    /// Lines that somebody waits for.
+    wanted: u64,
+    /// What to sync with; another file after a rewrite.
+    handle: File,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    state: Mutex<State>,
+    /// Somebody waits for more lines, or it is closed.
+    asked: Condvar,
+    synced: watch::Sender<Synced>,
+}
+
+/// How far the file is on disk, in lines of this run.
+#[derive(Debug, Clone, Copy, Default)]
+struct Synced {
+    upto: u64,
+    /// Lines that the disk has refused.
+    refused: u64,
+}
+
+/// Inbox and outbox; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Mail {
+    shared: Arc<Shared>,
+    _closer: Arc<Closer>,
+}
+
+/// Ends the thread that syncs with the last handle.
+#[derive(Debug)]
+struct Closer(Arc<Shared>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.asked.notify_all();
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Mail {
+    /// Opens the file in `dir`, or makes it; tells what earlier runs have left. The caller holds the directory's lock.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn open(dir: &Path) -> io::Result<(Self, Left)> {
+        let path = dir.join(FILE);
+        let (journal, loaded) = Journal::open(&path)?;
+        let handle = journal.handle()?;
+        let (synced, _) = watch::channel(Synced::default());
+        let state = State {
+            journal,
+            entries: BTreeMap::new(),
+            known: HashMap::new(),
+            next: 1,
+            appended: 0,
+            wanted: 0,
+            handle,
+            closed: false,
+        };
+        let shared = Arc::new(Shared { path, state: Mutex::new(state), asked: Condvar::new(), synced });
+        let left = {
+            let mut state = shared.state();
+            let mut unreadable = 0;
+            for body in &loaded.bodies {
+                match ciborium::from_reader(body.as_slice()) {
+                    Ok(line) => state.take(line),
+                    Err(_) => unreadable += 1,
+                }
+            }
+            let now = now_ms();
+            state.forget(now);
+            state.compact()?;
+            state.left(loaded.damaged + unreadable)
+        };
+        let of_thread = Arc::clone(&shared);
+        std::thread::Builder::new().name("mail".into()).spawn(move || of_thread.sync_when_asked())?;
+        Ok((Self { _closer: Arc::new(Closer(Arc::clone(&shared))), shared }, left))
+    }
+
+    /// How a question stands to those that are there. `redelivered`: the broker says that it has sent it before; only then can
+    /// one that had no name be known again, by its content.
+    pub fn standing(&self, name: Mark, content: Mark, redelivered: bool) -> Standing {
+        let state = self.shared.state();
+        let here = state.entries.values().any(|entry| entry.content == content && (entry.name == name || redelivered));
+        // Asked again a while later it is another question; sent again by the broker it never is.
+        let window = if redelivered { KNOWN_FOR } else { KNOWN_FOR / 20 };
+        let recent = |known: &Known| known.content == content && now_ms().saturating_sub(known.at_ms) < window.as_millis() as u64;
+        let known = state.known.get(&name).is_some_and(recent) || (redelivered && state.known.values().any(recent));
+        if here || known { Standing::Repeated } else { Standing::New }
+    }
+
+    /// Takes a question in.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing has changed.
+    pub fn receive(&self, received: Received) -> io::Result<Seq> {
+        let mut state = self.shared.state();
+        let seq = state.next;
+        let line = Line::Received(seq, received);
+        state.append(&line)?;
+        state.take(line);
+        Ok(seq)
+    }
+
+    /// Says that work on a question begins.
+    pub fn begin(&self, seq: Seq) {
+        self.note(Line::Began(seq));
+    }
+
+    /// Says that a question which was begun is laid aside until the next start.
+    pub fn pause(&self, seq: Seq) {
+        self.note(Line::Paused(seq));
+    }
+
+    /// Puts a question's final reply in its place.
+    ///
+    /// # Errors
+    /// It cannot be written; the question is still there.
+    pub fn finish(&self, seq: Seq, answer: Final) -> io::Result<()> {
+        let mut state = self.shared.state();
+        let line = Line::Finished(seq, answer);
+        state.append(&line)?;
+        state.take(line);
+        Ok(())
+    }
+
+    /// A final reply, until it is delivered.
+    pub fn answer(&self, seq: Seq) -> Option<Final> {
+        self.shared.state().entries.get(&seq)?.answer.clone()
+    }
+
+    /// Says under which packet identifier a final reply is on its way.
+    pub fn sent(&self, seq: Seq, pkid: u16) {
+        self.note(Line::Sent(seq, pkid));
+    }
+
+    /// Says that the broker has a final reply and was told to hand it on.
+    pub fn released(&self, seq: Seq) {
+        self.note(Line::Released(seq));
+    }
+
+    /// Forgets a final reply that the broker has acknowledged.
+    pub fn delivered(&self, seq: Seq) {
+        let mut state = self.shared.state();
+        let written = state.append(&Line::Delivered(seq));
+        state.deliver(seq, now_ms());
+        if let Err(error) = written.and_then(|()| state.compact_if_worth_it()) {
+            log::warn!("{}: {error}; after a crash an answer is sent again", self.shared.path.display());
+        }
+    }
+
+    /// Waits until all that was appended so far is on disk. It is given `patience` to get there with what others write.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub async fn on_disk(&self, patience: Duration) -> io::Result<()> {
+        let (upto, mut synced) = {
+            let state = self.shared.state();
+            (state.appended, self.shared.synced.subscribe())
+        };
+        let mut there = async || match synced.wait_for(|synced| synced.upto.max(synced.refused) >= upto).await.as_deref() {
+            Ok(synced) if synced.upto >= upto => Ok(()),
+            Ok(_) => Err(io::Error::other(format!("{} cannot be synced; see the log", self.shared.path.display()))),
+            Err(_) => Err(io::Error::other("the thread that syncs has ended")),
+        };
+        if let Ok(done) = tokio::time::timeout(patience, there()).await {
+            return done;
+        }
+        {
+            let mut state = self.shared.state();
+            state.wanted = state.wanted.max(upto);
+            self.shared.asked.notify_all();
+        }
+        there().await
+    }
+
+    /// Questions without an answer, and answers without an acknowledgement.
+    pub fn depth(&self) -> (usize, usize) {
+        let state = self.shared.state();
+        let unanswered = state.entries.values().filter(|entry| entry.answer.is_none()).count();
+        (unanswered, state.entries.len() - unanswered)
+    }
+
+    fn note(&self, line: Line) {
+        let mut state = self.shared.state();
+        if let Err(error) = state.append(&line) {
+            log::debug!("{}: {error}", self.shared.path.display());
+        }
+        state.take(line);
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is made whole before anything can fail.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sync_when_asked(&self) {
+        let mut state = self.state();
+        loop {
+            let synced = *self.synced.borrow();
+            if state.closed {
+                return;
+            }
+            if state.wanted <= synced.upto.max(synced.refused) {
+                state = self.asked.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let upto = state.appended;
+            let handle = state.handle.try_clone();
+            drop(state);
+            let done = handle.and_then(|file| file.sync_data());
+            state = self.state();
+            // After a failed sync the kernel may call pages clean that are not: only a new file is known to be whole.
+            match done.or_else(|_| state.compact()) {
+                Ok(()) => self.synced.send_modify(|synced| synced.upto = upto),
+                Err(error) => {
+                    log::error!("{}: {error}; questions are answered, but not kept over a crash", self.path.display());
+                    self.synced.send_modify(|synced| synced.refused = upto);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn append(&mut self, line: &Line) -> io::Result<()> {
+        let mut body = Vec::new();
+        ciborium::into_writer(line, &mut body).map_err(io::Error::other)?;
+        self.journal.append(&body)?;
+        self.appended += 1;
+        Ok(())
+    }
+
+    /// Changes what is in memory as a line says.
+    fn take(&mut self, line: Line) {
+        match line {
+            Line::Received(seq, received) => {
+                let (name, content) = (received.name, received.content);
+                self.next = self.next.max(seq + 1);
+                self.entries.insert(
+                    seq,
+                    Entry { name, content, received: Some(received), crashes: 0, answer: None, pkid: None, released: false },
+                );
+            }
+            Line::Began(seq) => {
+                if let Some(entry) = self.entries.get_mut(&seq) {
+                    entry.crashes += 1;
+                }
+            }
+            Line::Paused(seq) => {
+                if let Some(entry) = self.entries.get_mut(&seq) {
+                    entry.crashes = entry.crashes.saturating_sub(1);
+                }
+            }
+            Line::Finished(seq, answer) => {
+                if let Some(entry) = self.entries.get_mut(&seq) {
+                    (entry.received, entry.answer) = (None, Some(answer));
+                }
+            }
+            Line::Sent(seq, pkid) => {
+                if let Some(entry) = self.entries.get_mut(&seq) {
+                    (entry.pkid, entry.released) = (Some(pkid), false);
+                }
+            }
+            Line::Released(seq) => {
+                if let Some(entry) = self.entries.get_mut(&seq) {
+                    entry.released = true;
+                }
+            }
+            Line::Delivered(seq) => self.deliver(seq, now_ms()),
+            Line::Known(name, content, at_ms) => drop(self.known.insert(name, Known { content, at_ms })),
+            Line::Next(seq) => self.next = self.next.max(seq),
+        }
+    }
+
+    fn deliver(&mut self, seq: Seq, at_ms: u64) {
+        if let Some(entry) = self.entries.remove(&seq) {
+            self.forget(at_ms);
+            self.known.insert(entry.name, Known { content: entry.content, at_ms });
+        }
+    }
+
+    /// Forgets answered questions that nobody will repeat.
+    fn forget(&mut self, now: u64) {
+        let recent = |known: &Known| now.saturating_sub(known.at_ms) < KNOWN_FOR.as_millis() as u64;
+        self.known.retain(|_, known| recent(known));
+        if self.known.len() >= MOST_KNOWN {
+            let mut times: Vec<u64> = self.known.values().map(|known| known.at_ms).collect();
+            times.sort_unstable();
+            let middle = times[times.len() / 2];
+            self.known.retain(|_, known| known.at_ms > middle);
+        }
+    }
+
+    fn left(&self, damaged: usize) -> Left {
+        let mut left = Left { damaged, ..Left::default() };
+        for (seq, entry) in &self.entries {
+            if let Some(answer) = &entry.answer {
+                let (pkid, released) = (entry.pkid, entry.released);
+                left.undelivered.push(Undelivered { seq: *seq, answer: answer.clone(), pkid, released });
+            } else if let Some(received) = &entry.received {
+                left.unanswered.push(Unanswered { seq: *seq, crashes: entry.crashes, received: received.clone() });
+            }
+        }
+        left
+    }
+
+    fn compact_if_worth_it(&mut self) -> io::Result<()> {
+        let live: usize = self.entries.values().map(Entry::bytes).sum::<usize>() + self.known.len() * 100;
+        if self.journal.length() > COMPACT_ABOVE && (live as u64) < self.journal.length() / 2 { self.compact() } else { Ok(()) }
+    }
+
+    /// Writes the file anew with what it is still about.
+    fn compact(&mut self) -> io::Result<()> {
+        let mut lines = vec![Line::Next(self.next)];
+        lines.extend(self.known.iter().map(|(name, known)| Line::Known(*name, known.content, known.at_ms)));
+        for (seq, entry) in &self.entries {
+            let received = entry.received.clone().unwrap_or_else(|| Received::without_text(entry.name, entry.content));
+            lines.push(Line::Received(*seq, received));
+            lines.extend((0..entry.crashes).map(|_| Line::Began(*seq)));
+            lines.extend(entry.answer.clone().map(|answer| Line::Finished(*seq, answer)));
+            lines.extend(entry.pkid.map(|pkid| Line::Sent(*seq, pkid)));
+            lines.extend(entry.released.then_some(Line::Released(*seq)));
+        }
+        let encode = |line: &Line| {
+            let mut body = Vec::new();
+            ciborium::into_writer(line, &mut body).map_err(io::Error::other)?;
+            Ok(body)
+        };
+        let bodies: Vec<Vec<u8>> = lines.iter().map(encode).collect::<io::Result<_>>()?;
+        self.journal.rewrite(&bodies)?;
+        self.handle = self.journal.handle()?;
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        let received = self.received.as_ref().map_or(0, |received| received.payload.len());
+        400 + received + self.answer.as_ref().map_or(0, |answer| answer.payload.len())
+    }
+}
+
+impl Received {
+    /// What is left of a question that has its answer.
+    fn without_text(name: Mark, content: Mark) -> Self {
+        Self {
+            name,
+            content,
+            id: String::new(),
+            topic: String::new(),
+            payload: Vec::new(),
+            response_topic: None,
+            correlation_data: None,
+            content_type: None,
+            received_ms: 0,
+            expires_ms: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(n: u8) -> Received {
+        let mark = Mark::of(&[&[n]]);
+        Received {
+            id: format!("q{n}"),
+            payload: vec![n; 10],
+            received_ms: 5,
+            expires_ms: 9,
+            ..Received::without_text(mark, mark)
+        }
+    }
+
+    fn answer(n: u8) -> Final {
+        Final { topic: "answer/x".into(), payload: vec![n; 20], correlation_data: None, content_type: "application/json".into() }
+    }
+
+    #[tokio::test]
+    async fn what_was_acknowledged_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mail, left) = Mail::open(dir.path()).expect("opens");
+        assert!(left.unanswered.is_empty() && left.undelivered.is_empty());
+        let numbers: Vec<Seq> = (0..4).map(|n| mail.receive(received(n)).expect("written")).collect();
+        mail.begin(numbers[1]);
+        mail.finish(numbers[2], answer(2)).expect("written");
+        mail.finish(numbers[3], answer(3)).expect("written");
+        mail.sent(numbers[2], 7);
+        mail.released(numbers[2]);
+        mail.on_disk(Duration::ZERO).await.expect("synced");
+        mail.delivered(numbers[3]);
+        assert_eq!(mail.depth(), (2, 1));
+        drop(mail);
+
+        for _ in 0..2 {
+            let (mail, left) = Mail::open(dir.path()).expect("opens");
+            let unanswered: Vec<_> = left.unanswered.iter().map(|u| (u.seq, u.crashes, u.received.clone())).collect();
+            assert_eq!(unanswered, [(numbers[0], 0, received(0)), (numbers[1], 1, received(1))]);
+            let undelivered = Undelivered { seq: numbers[2], answer: answer(2), pkid: Some(7), released: true };
+            assert_eq!(left.undelivered, [undelivered]);
+            assert_eq!(left.damaged, 0);
+            let mark = |n: u8| Mark::of(&[&[n]]);
+            for n in 0..4 {
+                assert_eq!(mail.standing(mark(n), mark(n), false), Standing::Repeated, "{n}");
+                assert_eq!(mail.standing(mark(90), mark(n), true), Standing::Repeated, "{n}");
+                assert_eq!(mail.standing(mark(n), mark(91), true), Standing::New, "{n}");
+            }
+            assert_eq!(mail.standing(mark(9), mark(9), true), Standing::New);
+        }
+        let (mail, _) = Mail::open(dir.path()).expect("opens");
+        assert!(mail.receive(received(7)).expect("written") > numbers[3], "a number is not given again");
+    }
+
+    #[test]
+    fn crashes_are_counted_and_pauses_are_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let seq = {
+            let (mail, _) = Mail::open(dir.path()).expect("opens");
+            mail.receive(received(1)).expect("written")
+        };
+        for crashes in [0, 1, 1, 2] {
+            let (mail, left) = Mail::open(dir.path()).expect("opens");
+            assert_eq!(left.unanswered[0].crashes, crashes);
+            mail.begin(seq);
+            if crashes == 1 && left.unanswered[0].crashes == 1 && !dir.path().join("paused").exists() {
+                mail.pause(seq);
+                std::fs::write(dir.path().join("paused"), "").expect("written");
+            }
+        }
+    }
+
+    #[test]
+    fn the_file_does_not_grow_with_the_questions() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mail, _) = Mail::open(dir.path()).expect("opens");
+        for n in 0..20_000_u32 {
+            let mark = Mark::of(&[&n.to_le_bytes()]);
+            let seq = mail.receive(Received { payload: vec![0; 300], ..Received::without_text(mark, mark) }).expect("written");
+            mail.begin(seq);
+            mail.finish(seq, answer(0)).expect("written");
+            mail.delivered(seq);
+        }
+        let length = std::fs::metadata(dir.path().join(FILE)).expect("a file").len();
+        assert!(length < 2 << 20, "{length} bytes");
+        assert!(mail.shared.state().known.len() <= MOST_KNOWN);
+    }
+
+    #[tokio::test]
+    async fn one_sync_stands_for_many() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mail, _) = Mail::open(dir.path()).expect("opens");
+        let waiting: Vec<_> = (0..50)
+            .map(|n| {
+                mail.receive(received(n)).expect("written");
+                let mail = mail.clone();
+                tokio::spawn(async move { mail.on_disk(Duration::from_millis(20)).await })
+            })
+            .collect();
+        for one in waiting {
+            one.await.expect("no panic").expect("synced");
+        }
+        assert_eq!(mail.shared.synced.borrow().upto, 50);
+    }
+}

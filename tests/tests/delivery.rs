@@ -1,0 +1,239 @@
+//! A question that was acknowledged is answered once: over kills, restarts, repetitions, a full queue, a cancelled wait.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use vademecum_tests::{Broker, Daemon, MANUAL, Mqtt, Properties, QUESTION, Setup, temp_dir, wait_for};
+
+/// A question whose answer takes long, unless its deadline ends it.
+fn endless(id: &str, deadline_ms: u64) -> String {
+    let long = json!({ "max_tokens": 1000, "temperature": 5, "top_p": 1, "min_p": 0, "stream": true });
+    let mut question = json!({ "id": id, "question": QUESTION, "deadline_ms": deadline_ms });
+    question.as_object_mut().expect("an object").extend(long.as_object().expect("an object").clone());
+    question.to_string()
+}
+
+fn ask(mqtt: &Mqtt, daemon: &Daemon, payload: impl Into<Vec<u8>>) {
+    mqtt.publish(&daemon.topic("ask"), payload);
+}
+
+/// The replies that end the question `id`, so far.
+fn finals(mqtt: &Mqtt, daemon: &Daemon, id: &str) -> Vec<Value> {
+    let all = mqtt.on(&daemon.topic(&format!("answer/{id}")));
+    all.iter().map(vademecum_tests::Message::json).filter(|reply| reply.get("seq").is_none()).collect()
+}
+
+fn code(reply: &Value) -> &str {
+    reply["error"]["code"].as_str().unwrap_or_default()
+}
+
+fn delivery(daemon: &Daemon) -> Value {
+    daemon.status()["metrics"]["delivery"].clone()
+}
+
+fn house() -> (Broker, tempfile::TempDir) {
+    (Broker::start(), temp_dir())
+}
+
+fn start(broker: &Broker, data: &tempfile::TempDir) -> Daemon {
+    Setup::with(broker).data_dir(&data.path().join("data")).start()
+}
+
+#[test]
+fn a_killed_daemon_answers_once_when_it_is_back() {
+    let (broker, data) = house();
+    let mut daemon = start(&broker, &data);
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    ask(&mqtt, &daemon, endless("first", 60_000));
+    mqtt.first_delta(&daemon, "first");
+    ask(&mqtt, &daemon, json!({ "id": "second", "question": "When are the bearings greased?", "max_tokens": 8 }).to_string());
+    ask(&mqtt, &daemon, endless("late", 1_000));
+    wait_for("both to be in the inbox", || (delivery(&daemon)["inbox"].as_u64() >= Some(2)).then_some(()));
+    daemon.signal(Signal::KILL);
+    daemon.ends();
+    // While it is away.
+    ask(&mqtt, &daemon, json!({ "id": "away", "question": QUESTION, "mode": "evidence" }).to_string());
+    std::thread::sleep(Duration::from_secs(1));
+
+    let daemon = start(&broker, &data);
+    assert!(daemon.log().contains("is taken up again"), "{}", daemon.log());
+    for id in ["second", "away"] {
+        let reply = mqtt.reply(&daemon, id);
+        assert_eq!(reply["found"], true, "{reply}");
+    }
+    let late = mqtt.reply(&daemon, "late");
+    assert_eq!(code(&late), "deadline_exceeded", "{late}");
+    // The one that was at work is worked on again.
+    mqtt.publish(&daemon.topic("cancel"), r#"{"id":"first"}"#);
+    assert_eq!(code(&mqtt.reply(&daemon, "first")), "cancelled");
+    wait_for("the outbox to be empty", || (delivery(&daemon)["outbox"] == 0 && delivery(&daemon)["inbox"] == 0).then_some(()));
+    drop(daemon);
+
+    let daemon = start(&broker, &data);
+    mqtt.fence(&daemon);
+    for id in ["first", "second", "late", "away"] {
+        assert_eq!(finals(&mqtt, &daemon, id).len(), 1, "{id}");
+    }
+}
+
+#[test]
+fn a_question_that_is_there_in_two_crashes_is_given_up() {
+    let (broker, data) = house();
+    let mut daemon = start(&broker, &data);
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    ask(&mqtt, &daemon, endless("poison", 600_000));
+    let deltas = |daemon: &Daemon| mqtt.on(&daemon.topic("answer/poison")).len();
+    for _ in 0..2 {
+        let before = deltas(&daemon);
+        wait_for("it to be worked on", || (deltas(&daemon) > before + 1).then_some(()));
+        daemon.signal(Signal::KILL);
+        daemon.ends();
+        daemon = start(&broker, &data);
+    }
+    let reply = mqtt.reply(&daemon, "poison");
+    assert_eq!(code(&reply), "internal", "{reply}");
+    assert!(mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 })).get("answer").is_some());
+}
+
+#[test]
+fn an_orderly_restart_is_no_crash_and_loses_nothing() {
+    let (broker, data) = house();
+    let mqtt = Mqtt::to(&broker);
+    let start = || Setup::with(&broker).data_dir(&data.path().join("data")).set("service.shutdown_grace_s", "0").start();
+    let mut daemon = start();
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    ask(&mqtt, &daemon, endless("long", 600_000));
+    for _ in 0..3 {
+        let before = mqtt.on(&daemon.topic("answer/long")).len();
+        wait_for("it to be worked on", || (mqtt.on(&daemon.topic("answer/long")).len() > before + 1).then_some(()));
+        daemon.signal(Signal::TERM);
+        daemon.ends();
+        daemon = start();
+    }
+    mqtt.publish(&daemon.topic("cancel"), "long");
+    assert_eq!(code(&mqtt.reply(&daemon, "long")), "cancelled");
+    assert_eq!(finals(&mqtt, &daemon, "long").len(), 1);
+}
+
+#[test]
+fn repetitions_join_the_first() {
+    let (broker, data) = house();
+    let daemon = start(&broker, &data);
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    let question = json!({ "id": "again", "question": QUESTION, "max_tokens": 16 }).to_string();
+    for _ in 0..3 {
+        ask(&mqtt, &daemon, question.clone());
+    }
+    mqtt.reply(&daemon, "again");
+    ask(&mqtt, &daemon, question);
+    // The same from another client, told by its reply topic.
+    let other = Properties { response_topic: Some("reply/other".into()), ..Properties::default() };
+    mqtt.publish_with(&daemon.topic("ask"), json!({ "id": "again", "question": QUESTION, "max_tokens": 4 }).to_string(), other);
+    assert!(mqtt.first_on("reply/other").json().get("answer").is_some());
+    mqtt.fence(&daemon);
+    assert_eq!(finals(&mqtt, &daemon, "again").len(), 1);
+    assert_eq!(delivery(&daemon)["repeated"], 3);
+    // Two questions in the same words, without a name, are two.
+    let plain = || {
+        mqtt.publish_with(
+            &daemon.topic("ask"),
+            QUESTION,
+            Properties { response_topic: Some("reply/plain".into()), ..Properties::default() },
+        )
+    };
+    plain();
+    plain();
+    mqtt.wait("two answers", |messages| (messages.iter().filter(|m| m.topic == "reply/plain").count() == 2).then_some(()));
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back_and_leaves_room_for_others() {
+    let broker = Broker::start();
+    let daemon =
+        Setup::with(&broker).set("answer.queue", "4").set("model.slots", "1").set("mqtt.high_priority", "reply/alarm").start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    ask(&mqtt, &daemon, endless("at-work", 600_000));
+    mqtt.first_delta(&daemon, "at-work");
+    let begun = Instant::now();
+    for n in 0..5 {
+        ask(&mqtt, &daemon, endless(&format!("w{n}"), 600_000));
+    }
+    for refused in ["w3", "w4"] {
+        let reply = mqtt.reply(&daemon, refused);
+        assert_eq!(code(&reply), "queue_full", "{reply}");
+        assert!(reply["error"]["retry_after_ms"].as_u64() >= Some(100), "{reply}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "at once: {:?}", begun.elapsed());
+    // Another client still finds room, and goes first where it may.
+    let from = |topic: &str, id: &str, priority: &str| {
+        let question = json!({ "id": id, "question": QUESTION, "max_tokens": 4, "priority": priority }).to_string();
+        mqtt.publish_with(
+            &daemon.topic("ask"),
+            question,
+            Properties { response_topic: Some(topic.into()), ..Properties::default() },
+        );
+    };
+    from("reply/lamp", "lamp", "high");
+    assert_eq!(code(&mqtt.first_on("reply/lamp").json()), "bad_request", "not allowed there");
+    from("reply/alarm", "alarm", "high");
+    mqtt.fence(&daemon);
+    assert_eq!(delivery(&daemon)["waiting"], 4, "{:?} {}", mqtt.on("reply/alarm"), delivery(&daemon));
+    // Cancelled while they wait.
+    let begun = Instant::now();
+    mqtt.publish(&daemon.topic("cancel"), r#"{"id":"w1"}"#);
+    assert_eq!(code(&mqtt.reply(&daemon, "w1")), "cancelled");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    mqtt.publish(&daemon.topic("cancel"), r#"{"id":"at-work"}"#);
+    assert!(mqtt.first_on("reply/alarm").json().get("answer").is_some());
+    assert!(mqtt.on(&daemon.topic("answer/w2")).is_empty(), "the alarm went before those that waited longer");
+}
+
+#[test]
+fn what_waits_too_long_is_told_in_time() {
+    let broker = Broker::start();
+    let daemon = Setup::with(&broker).set("model.slots", "1").start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    ask(&mqtt, &daemon, endless("at-work", 600_000));
+    mqtt.first_delta(&daemon, "at-work");
+    let begun = Instant::now();
+    ask(&mqtt, &daemon, json!({ "id": "hasty", "question": QUESTION, "deadline_ms": 300 }).to_string());
+    let reply = mqtt.reply(&daemon, "hasty");
+    assert_eq!(code(&reply), "deadline_exceeded", "{reply}");
+    assert!(begun.elapsed() >= Duration::from_millis(290) && begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn without_durability_nothing_is_written() {
+    let (broker, data) = house();
+    let daemon = Setup::with(&broker).data_dir(&data.path().join("data")).set("mqtt.durable", "false").start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    assert!(mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 })).get("answer").is_some());
+    assert!(!data.path().join("data/mail").exists());
+    assert_eq!(delivery(&daemon)["durable"], false);
+}
+
+#[test]
+fn answers_reach_a_broker_that_was_away() {
+    let (mut broker, data) = house();
+    let port = broker.port;
+    let daemon = start(&broker, &data);
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    ask(&mqtt, &daemon, endless("during", 3_000));
+    mqtt.first_delta(&daemon, "during");
+    drop(broker);
+    wait_for("the loss to be noticed", || daemon.log().contains("no connection to the broker").then_some(()));
+    wait_for("the answer to be kept", || (delivery(&daemon)["outbox"] == 1).then_some(()));
+    broker = Broker::on(port);
+    let mqtt = Mqtt::to(&broker);
+    let reply = mqtt.reply(&daemon, "during");
+    assert_eq!(code(&reply), "deadline_exceeded", "{reply}");
+    wait_for("the outbox to be empty", || (delivery(&daemon)["outbox"] == 0).then_some(()));
+    assert_eq!(finals(&mqtt, &daemon, "during").len(), 1);
+}
