@@ -10,8 +10,8 @@ use std::time::Duration;
 const WIDTHS: [usize; 5] = [1, 2, 3, 5, 9];
 /// How often each is measured, in turn, as long as there is time.
 const ROUNDS: usize = 7;
-/// How often a guess is right where there is one, measured with small models (`benches/results/answers.md`).
-const RIGHT: f64 = 0.35;
+/// How often a guess is right whose predecessor was: the less favourable of two readers measured (`benches/results/answers.md`).
+const RIGHT: f64 = 0.6;
 /// What guessing must gain to be worth it, for the figures are rough.
 const WORTH: f64 = 1.05;
 
@@ -104,7 +104,7 @@ mod tests {
     fn guessing_gains_where_memory_is_waited_for() {
         // Eight more tokens take a tenth longer.
         let memory = Drafts::of(&passes(|tokens| 20.0 + 0.25 * (tokens - 1) as f64)).expect("measured");
-        assert!(memory.gains() && memory.tokens >= 2 && (1.3..1.54).contains(&memory.gain), "{memory}");
+        assert!(memory.gains() && memory.tokens >= 2 && (2.0..2.5).contains(&memory.gain), "{memory}");
         // Each token takes two thirds as long as the first.
         let arithmetic = Drafts::of(&passes(|tokens| 20.0 + 13.0 * (tokens - 1) as f64)).expect("measured");
         assert!(!arithmetic.gains() && arithmetic.tokens == 1, "{arithmetic}");
