@@ -104,6 +104,35 @@ fn passages_are_computed_while_nobody_asks() {
 }
 
 #[test]
+fn what_neighbours_join_is_found_by_its_best_chunk() {
+    let dir = temp_dir();
+    let settings = |setup: Setup| {
+        let setup = setup.data_dir(dir.path()).set("answer.reader", "best").set("model.precompute", "true");
+        setup.set("service.metrics_every_s", "1").set("model.threads", "1")
+    };
+    let (_broker, daemon, mqtt) = house(settings);
+    let part = |name: &str| {
+        let lines = (1..=14).map(|i| format!("The {name} of the pump is checked in step {i}, by hand and with gauge {i}. "));
+        lines.collect::<String>()
+    };
+    let text = ["valve", "filter", "seal"].map(part).join("\n\n");
+    mqtt.put(&daemon, "pump.txt", &text);
+    let whole = |told: &Value| told["precompute"]["to_do"] == 0 && told["passages"]["passages"].as_u64() >= Some(3);
+    metrics(&mqtt, &daemon, "all chunks", whole);
+    let questions = ["How is the filter of the pump checked?", "How is the seal of the pump checked in step 3?"];
+    for question in questions {
+        let found = mqtt.request(&daemon, "search", json!({ "query": question }));
+        let joined = found["passages"][0]["text"].as_str().map_or(0, str::len);
+        assert!(joined > text.len() / 4, "two chunks of a sixth each are joined: {found}");
+        let answer = mqtt.request(&daemon, "ask", json!({ "question": question, "max_tokens": 4 }));
+        let usage = |name: &str| answer["usage"][name].as_u64().expect("a count");
+        assert!(usage("prompt_tokens") - usage("reused_tokens") < 40, "the question alone was read: {answer}");
+    }
+    let told = metrics(&mqtt, &daemon, "the hits", |told| told["passages"]["hits"].as_u64() >= Some(1));
+    assert_eq!(told["passages"]["misses"], 0, "{told}");
+}
+
+#[test]
 fn precomputing_says_why_it_does_not() {
     let (_broker, daemon, mqtt) = house(|setup| setup.set("model.precompute", "true"));
     let info = mqtt.first_on(&daemon.topic("info")).json();

@@ -108,11 +108,13 @@ fn answer() -> impl Strategy<Value = Answer> {
         total_ms: t[6],
         tokens_per_s: t[7],
     });
-    let usage = vec(any::<usize>(), 4).prop_map(|u| Usage {
+    let usage = vec(any::<usize>(), 6).prop_map(|u| Usage {
         passages: u[0],
         prompt_tokens: u[1],
         reused_tokens: u[2],
         answer_tokens: u[3],
+        drafted_tokens: u[4],
+        accepted_tokens: u[5],
     });
     (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), timings, usage).prop_map(
         |(texts, found, confidence, citations, timings, usage)| {

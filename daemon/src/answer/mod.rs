@@ -128,6 +128,17 @@ pub struct Usage {
     pub reused_tokens: usize,
     /// Tokens of the answer.
     pub answer_tokens: usize,
+    /// Tokens guessed by looking them up in what was read, where that is done, and those of them that the answer has.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub drafted_tokens: usize,
+    /// See `drafted_tokens`.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub accepted_tokens: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A cited answer.
@@ -178,7 +189,7 @@ pub enum Reader {
     Quote,
     /// The best few sentences of all passages.
     Evidence,
-    /// The best passage alone.
+    /// The chunk that ranked highest, alone.
     Best,
     /// Each passage by itself; the likeliest answer is given.
     Each,
@@ -365,8 +376,8 @@ impl Answerer {
                     }
                     Reader::Evidence => vec![reading(sentences().collect())],
                     Reader::Joined => vec![reading(whole(&retrieval.passages).collect())],
-                    Reader::Best => whole(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
-                    Reader::Each => apart(whole(&retrieval.passages), &scores),
+                    Reader::Best => chunks(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
+                    Reader::Each => apart(chunks(&retrieval.passages), &scores),
                 };
             }
             Ok((found, evidence))
@@ -481,6 +492,8 @@ impl Answerer {
             prompt_tokens: completion.prompt_tokens,
             reused_tokens: completion.reused_tokens,
             answer_tokens: completion.answer_tokens,
+            drafted_tokens: completion.drafted_tokens,
+            accepted_tokens: completion.accepted_tokens,
         };
     }
 }
@@ -502,6 +515,12 @@ fn whole(passages: &[Passage]) -> impl Iterator<Item = PromptPassage> + '_ {
     passages.iter().enumerate().map(|(i, passage)| chunk_passage(i + 1, passage.number, &passage.text))
 }
 
+/// Of each passage the chunk that ranked highest. What joins it as a neighbour differs from question to question; the chunk is
+/// always the same words, so that its state is found again.
+fn chunks(passages: &[Passage]) -> impl Iterator<Item = PromptPassage> + '_ {
+    passages.iter().enumerate().map(|(i, passage)| chunk_passage(i + 1, passage.number, passage.best_chunk()))
+}
+
 /// What the model reads of a text that stands in a document just so: whether a question is about it or its state is computed
 /// in advance, the same words under the same document, so that the one finds what the other has kept.
 fn chunk_passage(n: usize, document: u64, text: &str) -> PromptPassage {
@@ -518,7 +537,7 @@ const PRIOR_WEIGHT: f64 = 1.0;
 /// A reading of its own for each passage.
 fn apart(passages: impl Iterator<Item = PromptPassage>, scores: &[f32]) -> Vec<Reading> {
     let prior = |score: &f32| PRIOR_WEIGHT * f64::from(score.max(1e-3)).ln();
-    passages.zip(scores).map(|(passage, score)| Reading { passages: vec![passage], prior: prior(score) }).collect()
+    passages.zip(scores).map(|(passage, score)| Reading { prior: prior(score), ..reading(vec![passage]) }).collect()
 }
 
 /// The page is that of the best sentence: a passage may go on over several.

@@ -4,7 +4,7 @@ use super::{Common, Failure, Outcome, print_json, print_line};
 use crate::config::Config;
 use crate::gguf::Gguf;
 use crate::llama;
-use crate::tune::{CALIBRATION, Kind, Origin, Plan, Saved, Topology, calibrate};
+use crate::tune::{CALIBRATION, Drafts, Kind, Origin, Plan, Saved, Topology, calibrate, verify};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,12 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
             let started = Instant::now();
             let limit = Duration::from_secs(args.seconds);
             let measured = llama::with_model(&path, |bench| {
-                calibrate(&topology.candidates(), limit, || started.elapsed(), |kind, threads| bench.measure(kind, threads))
+                let elapsed = || started.elapsed();
+                let mut found = calibrate(&topology.candidates(), limit, elapsed, |kind, threads| bench.measure(kind, threads))?;
+                if let Some(found) = &mut found {
+                    found.verify = verify(limit, elapsed, |tokens| bench.verify(tokens, found.best))?;
+                }
+                Ok(found)
             });
             calibration = measured.map_err(|error| Failure::Other(error.to_string()))?;
             if let Some(calibration) = &calibration {
@@ -53,16 +58,21 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         note = "nothing measured: no generator; name one with --generator FILE".into();
     }
     let plan = Plan::new(&topology, calibration, config.model.threads, config.model.batch_threads);
+    let drafts = plan.calibration.as_ref().and_then(|calibration| Drafts::of(&calibration.verify));
     if common.json {
         print_json(&serde_json::json!({
             "topology": topology, "usable": topology.usable(), "candidates": plan.candidates, "threads": plan.threads,
             "decode_origin": plan.decode_origin, "batch_origin": plan.batch_origin, "calibration": plan.calibration,
+            "lookup": drafts.map(|drafts| serde_json::json!({ "tokens": drafts.tokens, "gain": drafts.gain, "gains": drafts.gains() })),
             "embedder_threads": embedding, "note": note,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
     for line in cores(&topology).into_iter().chain(table(&plan)) {
         print_line(&line);
+    }
+    if let Some(drafts) = drafts {
+        print_line(&format!("lookup     {drafts}"));
     }
     print_line(&format!("embedder   {embedding} threads"));
     if !note.is_empty() {
@@ -111,6 +121,10 @@ fn table(plan: &Plan) -> Vec<String> {
                 let figures = format!("{:>9.1}{:>9.1}{:>9.1}", row.median, row.min, row.max);
                 lines.push(format!("{name:<9}{:>7}{figures}{mark}", row.threads));
             }
+        }
+        let passes = calibration.verify.iter().map(|pass| format!("{}: {:.1} ms", pass.tokens, pass.ms)).collect::<Vec<_>>();
+        if !passes.is_empty() {
+            lines.push(format!("{:<9}tokens in one pass {}", "verify", passes.join(", ")));
         }
         lines.push(String::new());
     }

@@ -152,6 +152,8 @@ pub struct Model {
     pub repack: Repack,
     /// Whether the weights' pages are kept from being thrown out of memory.
     pub mlock: bool,
+    /// Whether the next tokens are looked up in what was read, and several verified at once.
+    pub lookup: Lookup,
     /// Questions that are worked on at once.
     pub slots: usize,
     /// Megabytes of disk for the states of passages; 0: none are kept.
@@ -174,6 +176,18 @@ pub enum Repack {
     Off,
 }
 
+/// Whether the next tokens are looked up in what was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lookup {
+    /// Never.
+    Off,
+    /// Where `tune` measured that it gains.
+    Auto,
+    /// Always.
+    On,
+}
+
 /// What the model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -184,7 +198,7 @@ pub enum Reader {
     Quote,
     /// The best few sentences of all passages.
     Evidence,
-    /// The best passage alone.
+    /// The chunk that ranked highest, alone.
     Best,
     /// Each passage by itself; the likeliest answer is given.
     Each,
@@ -353,6 +367,7 @@ impl Default for Model {
             batch_threads: 0,
             repack: Repack::Auto,
             mlock: false,
+            lookup: Lookup::Auto,
             slots: 4,
             passages_mb: 512,
             passages_min_free_mb: 256,

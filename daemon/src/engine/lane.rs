@@ -111,6 +111,11 @@ impl Lane {
         }
     }
 
+    /// Whether the likeliest token is chosen every time.
+    pub(super) fn is_greedy(&self) -> bool {
+        matches!(self.chooser, Chooser::Greedy)
+    }
+
     /// Counts how likely the model finds what it says.
     pub(super) fn weighed(mut self) -> Self {
         self.log_probability = Some(0.0);

@@ -8,6 +8,7 @@
 //! arXiv 2005.11401).
 
 mod lane;
+mod lookup;
 mod passages;
 mod precompute;
 mod prompt;
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tuner::Tuner;
 
 /// What can go wrong with the generator.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +115,31 @@ pub struct Tuning {
     pub decode: usize,
     /// Threads that read prompts; 0: as measured.
     pub batch: usize,
+    /// Whether the next tokens are looked up in what was read.
+    pub lookup: Lookup,
+}
+
+/// Whether the next tokens of an answer are guessed from what was read, and several verified at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lookup {
+    /// Never.
+    Off,
+    /// Where it was measured that verifying several tokens takes so little longer than one that it gains.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+}
+
+/// What follows from measurements, as it stands now.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Tuned {
+    /// Threads that decode, to begin with, and that read prompts.
+    pub threads: crate::tune::Threads,
+    /// Tokens that are guessed at once; 0: none.
+    pub draft: usize,
+    /// Why.
+    pub lookup: String,
 }
 
 pub use crate::llama::Repack;
@@ -198,6 +225,10 @@ pub struct Completion {
     pub reused_tokens: usize,
     /// Tokens of the answer.
     pub answer_tokens: usize,
+    /// Tokens that were guessed, and of those, tokens that the model said.
+    pub drafted_tokens: usize,
+    /// See `drafted_tokens`.
+    pub accepted_tokens: usize,
     /// Time in the queue.
     pub waited: Duration,
     /// Time to read the prompt.
@@ -221,8 +252,6 @@ pub struct EngineInfo {
     pub context: u32,
     /// Whether the chat template is the model's own; else a plain instruct prompt is used.
     pub own_template: bool,
-    /// Threads that decode and that read prompts.
-    pub threads: crate::tune::Threads,
     /// Whether weights were copied into memory in the order that is quickest to compute with, and why.
     pub repack: String,
     /// Requests that are worked on at once.
@@ -315,6 +344,7 @@ pub struct Engine {
     permits: Arc<Semaphore>,
     queue: usize,
     info: Arc<EngineInfo>,
+    tuned: Arc<Mutex<Tuned>>,
     passages: Option<PassageCache>,
 }
 
@@ -366,17 +396,21 @@ impl Engine {
         let (ready_tx, ready_rx) = std_mpsc::sync_channel(1);
         let (jobs, inbox) = std_mpsc::channel::<Work>();
         let stopping = Arc::new(AtomicBool::new(false));
-        let (path, thread_options, told) = (path.to_owned(), options.clone(), Arc::clone(&stopping));
-        let cache = passages.clone();
+        let told = Arc::clone(&stopping);
+        let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path);
+        let tuned = tuner.told();
+        let (path, options, cache) = (path.to_owned(), options.clone(), passages.clone());
+        let queue = options.queue;
+        let start = scheduler::Start { path, gguf, options, tuner, passages: cache };
         let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || scheduler::run(&path, &gguf, &thread_options, cache, &ready_tx, &inbox, &told))
+            .spawn(move || scheduler::run(start, &ready_tx, &inbox, &told))
             .map_err(|e| EngineError::Compute(format!("cannot start its thread: {e}")))?;
         let owner = Arc::new(Owner { jobs: Mutex::new(Some(jobs)), stopping, thread: Mutex::new(Some(thread)) });
         let info = ready_rx.recv().map_err(|_| EngineError::Stopped)??;
         let passages = if info.passages_off.is_some() { None } else { passages };
-        let permits = Arc::new(Semaphore::new(options.queue));
-        Ok(Self { owner, permits, queue: options.queue, info: Arc::new(info), passages })
+        let permits = Arc::new(Semaphore::new(queue));
+        Ok(Self { owner, permits, queue, info: Arc::new(info), tuned, passages })
     }
 
     /// Ends what is being computed and the thread; later requests get [`EngineError::Stopped`]. Blocks for a token's time.
@@ -387,6 +421,11 @@ impl Engine {
     /// What is loaded.
     pub fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    /// What follows from the measurements made so far.
+    pub fn tuned(&self) -> Tuned {
+        self.tuned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The states of passages that are kept, where they are.

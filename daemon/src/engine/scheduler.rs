@@ -4,6 +4,7 @@
 //! is room; the request that came first goes first.
 
 use super::lane::Lane;
+use super::lookup;
 use super::passages::{HEAD, Keys, PassageCache, Reason};
 use super::precompute::Wish;
 use super::prompt::{self, Prompt, STEP, Template};
@@ -13,8 +14,9 @@ use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, J
 use crate::gguf::{Gguf, Kind};
 use crate::llama::{Context, ContextOptions, DecodeFailure, Entry};
 use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
@@ -41,16 +43,24 @@ pub(super) fn check(gguf: &Gguf, path: &Path, options: &EngineOptions) -> Result
     Ok(())
 }
 
+/// What the owner thread begins with.
+pub(super) struct Start {
+    pub(super) path: PathBuf,
+    pub(super) gguf: Gguf,
+    pub(super) options: EngineOptions,
+    pub(super) tuner: Tuner,
+    pub(super) passages: Option<PassageCache>,
+}
+
 /// Runs the owner thread until the last handle is gone.
 pub(super) fn run(
-    path: &Path,
-    gguf: &Gguf,
-    options: &EngineOptions,
-    passages: Option<PassageCache>,
+    start: Start,
     ready: &SyncSender<Result<EngineInfo, EngineError>>,
     jobs: &Receiver<Work>,
     stopping: &AtomicBool,
 ) {
+    let Start { path, gguf, options, tuner, passages } = start;
+    let (path, gguf, options) = (path.as_path(), &gguf, &options);
     let failed = |reason: String| Err(EngineError::Load { path: path.to_owned(), reason });
     let backend = match crate::llama::backend() {
         Ok(backend) => backend,
@@ -62,7 +72,6 @@ pub(super) fn run(
         Ok(model) => model,
         Err(error) => return ready.send(failed(error.to_string())).unwrap_or(()),
     };
-    let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path);
     let threads = tuner.plan.threads;
     let cells = options.context.min(model.n_ctx_train()).max(BATCH as u32);
     let slots = options.slots.max(1);
@@ -75,6 +84,11 @@ pub(super) fn run(
     let passages_off = (passages.is_some() && !divisible)
         .then(|| "the model keeps a running state instead of keys and values, which cannot be cut".to_owned());
     let longest_state = crate::llama::longest_state(&model);
+    let tuner = match longest_state {
+        _ if !divisible => tuner.without_lookup("the model keeps a running state, which cannot go back"),
+        Some(_) => tuner.without_lookup("it is not done with models that have a sliding window"),
+        None => tuner,
+    };
     let info = EngineInfo {
         model: gguf.name(),
         architecture: gguf.architecture().to_owned(),
@@ -82,7 +96,6 @@ pub(super) fn run(
         parameters: gguf.parameters(),
         context: cells,
         own_template: template.is_own(),
-        threads,
         repack: why,
         slots,
         passages_off,
@@ -114,6 +127,7 @@ pub(super) fn run(
         keys: Keys::new(&gguf.fingerprint()),
         cells: cells as usize,
         slots,
+        outputs: sequences,
         waiting: VecDeque::new(),
         running: vec![],
         wish: None,
@@ -137,6 +151,8 @@ pub(super) struct Scheduler<'model> {
     /// Cells of the KV cache.
     pub(super) cells: usize,
     slots: usize,
+    /// Most entries of a batch that ask for logits.
+    outputs: usize,
     waiting: VecDeque<Job>,
     /// In the order in which they came.
     running: Vec<Running>,
@@ -159,14 +175,19 @@ struct Running {
     read: Option<Instant>,
     prompt_tokens: usize,
     passages_used: usize,
+    /// Tokens guessed, and guessed right.
+    drafted: usize,
+    accepted: usize,
 }
 
-/// Where the results of a batch go: request, lane, index of the logits; `None` without logits.
+/// Where the results of a batch go: request, lane, index of the first logits; `None` without logits.
 struct Route {
     running: usize,
     lane: usize,
     logits: Option<usize>,
     tokens: usize,
+    /// Of the tokens, those at the end that are only guessed; the logits after each and after the one before them are wanted.
+    drafted: usize,
 }
 
 impl Running {
@@ -181,6 +202,8 @@ impl Running {
             prompt_tokens: self.prompt_tokens,
             reused_tokens: self.lanes.iter().map(|lane| lane.reused).sum(),
             answer_tokens: lane.said.len(),
+            drafted_tokens: self.drafted,
+            accepted_tokens: self.accepted,
             waited: self.started - self.job.queued,
             prefill: read - self.started,
             decode: now - read,
@@ -358,7 +381,18 @@ impl Scheduler<'_> {
         if lanes.is_empty() {
             return Err(Refusal::NoRoomNow(Box::new(job)));
         }
-        let mut running = Running { job, lanes, chosen: None, reserved: own, started, read: None, prompt_tokens, passages_used };
+        let mut running = Running {
+            job,
+            lanes,
+            chosen: None,
+            reserved: own,
+            started,
+            read: None,
+            prompt_tokens,
+            passages_used,
+            drafted: 0,
+            accepted: 0,
+        };
         if !competing {
             running.choose(0);
         }
@@ -390,34 +424,7 @@ impl Scheduler<'_> {
     fn step(&mut self) {
         let mut entries = std::mem::take(&mut self.entries);
         entries.clear();
-        let mut routes = Vec::new();
-        let writing = self.running.iter().flat_map(|running| &running.lanes).filter(|lane| lane.next.is_some()).count();
-        for (r, running) in self.running.iter().enumerate() {
-            for (l, lane) in running.lanes.iter().enumerate() {
-                let held = self.sequences.tokens(lane.sequence).len();
-                let from = entries.len();
-                if let Some(token) = lane.next {
-                    entries.push(Entry { token, position: held as u32, sequence: lane.sequence, logits: true });
-                } else if lane.finish.is_none() && held < lane.prompt.tokens.len() {
-                    let upto = lane.prompt.next_cut(held);
-                    // Those that write go first; a step that does not fit waits for the next batch.
-                    if from + (upto - held) + writing > BATCH && !(from == 0 && writing == 0) {
-                        continue;
-                    }
-                    entries.extend((held..upto).map(|position| Entry {
-                        token: lane.prompt.tokens[position],
-                        position: position as u32,
-                        sequence: lane.sequence,
-                        logits: position + 1 == lane.prompt.tokens.len(),
-                    }));
-                } else {
-                    continue;
-                }
-                let last = entries.len() - 1;
-                let logits = entries[last].logits.then_some(last);
-                routes.push(Route { running: r, lane: l, logits, tokens: entries.len() - from });
-            }
-        }
+        let routes = self.fill(&mut entries);
         self.context.set_threads(self.tuner.threads());
         let started = Instant::now();
         let mut result = self.context.decode(&entries);
@@ -435,6 +442,66 @@ impl Scheduler<'_> {
         self.entries = entries;
     }
 
+    /// Chooses what the next batch computes.
+    fn fill(&self, entries: &mut Vec<Entry>) -> Vec<Route> {
+        let lanes = || {
+            let running = self.running.iter().enumerate();
+            running.flat_map(|(r, running)| running.lanes.iter().enumerate().map(move |(l, lane)| (r, l, lane)))
+        };
+        let mut routes = Vec::new();
+        // Those that write and have not been seen yet: each gets its token, whatever the others want.
+        let mut writing = lanes().filter(|(_, _, lane)| lane.next.is_some()).count();
+        // Every lane may want logits; what is left of them is for guesses.
+        let mut spare = self.outputs.saturating_sub(lanes().filter(|(_, _, lane)| lane.finish.is_none()).count());
+        for (r, l, lane) in lanes() {
+            let held = self.sequences.tokens(lane.sequence);
+            let from = entries.len();
+            if let Some(token) = lane.next {
+                let most = spare.min(BATCH.saturating_sub(from + writing));
+                let drafted = self.guess(&self.running[r], lane, held, token, most);
+                writing -= 1;
+                spare -= drafted.len();
+                entries.extend(std::iter::once(&token).chain(&drafted).enumerate().map(|(i, token)| Entry {
+                    token: *token,
+                    position: (held.len() + i) as u32,
+                    sequence: lane.sequence,
+                    logits: true,
+                }));
+                routes.push(Route { running: r, lane: l, logits: Some(from), tokens: 1 + drafted.len(), drafted: drafted.len() });
+            } else if lane.finish.is_none() && held.len() < lane.prompt.tokens.len() {
+                let step = held.len()..lane.prompt.next_cut(held.len());
+                // Those that write go first; a step that does not fit waits for the next batch.
+                if from + step.len() + writing > BATCH && !(from == 0 && writing == 0) {
+                    continue;
+                }
+                let whole = step.end == lane.prompt.tokens.len();
+                routes.push(Route {
+                    running: r,
+                    lane: l,
+                    logits: whole.then_some(from + step.len() - 1),
+                    tokens: step.len(),
+                    drafted: 0,
+                });
+                entries.extend(step.clone().map(|position| Entry {
+                    token: lane.prompt.tokens[position],
+                    position: position as u32,
+                    sequence: lane.sequence,
+                    logits: whole && position + 1 == step.end,
+                }));
+            }
+        }
+        routes
+    }
+
+    /// At most `most` tokens that a lane may say after `next`. While readings compete, only some of what they say is wanted.
+    fn guess(&self, running: &Running, lane: &Lane, held: &[LlamaToken], next: LlamaToken, most: usize) -> Vec<LlamaToken> {
+        if running.chosen.is_none() || !lane.is_greedy() {
+            return vec![];
+        }
+        let left = running.job.request.max_tokens.saturating_sub(lane.said.len());
+        lookup::draft(held, next, self.tuner.draft().min(most).min(left))
+    }
+
     /// Hands the results of a batch to the lanes.
     fn distribute(&mut self, entries: &[Entry], routes: &[Route]) {
         let vocab = self.model.vocab();
@@ -445,7 +512,6 @@ impl Scheduler<'_> {
             let running = &mut self.running[route.running];
             let max_tokens = running.job.request.max_tokens;
             let lane = &mut running.lanes[route.lane];
-            lane.next = None;
             self.sequences.extend(lane.sequence, &computed);
             let held = self.sequences.tokens(lane.sequence).len();
             if let (Some(cache), Some((upto, document))) = (&self.passages, lane.prompt.keep)
@@ -457,9 +523,23 @@ impl Scheduler<'_> {
                     cache.keep(document, &key, bytes, Reason::Asked);
                 }
             }
-            if let Some(index) = route.logits {
-                lane.advance(self.context.logits(index), &vocab, max_tokens, held + 1 < self.cells);
-                running.read.get_or_insert_with(Instant::now);
+            let Some(index) = route.logits else { continue };
+            running.read.get_or_insert_with(Instant::now);
+            let (sure, guessed) = (held - route.drafted, &computed[route.tokens - route.drafted..]);
+            // What was guessed counts as long as it is what the model says.
+            let mut accepted = 0;
+            loop {
+                lane.next = None;
+                lane.advance(self.context.logits(index + accepted), &vocab, max_tokens, sure + accepted + 1 < self.cells);
+                match guessed.get(accepted) {
+                    Some(guess) if lane.next == Some(*guess) => accepted += 1,
+                    _ => break,
+                }
+            }
+            running.drafted += route.drafted;
+            running.accepted += accepted;
+            if accepted < route.drafted && !self.sequences.truncate(&mut self.context, lane.sequence, sure + accepted) {
+                return self.fail(DecodeFailure::NotCut);
             }
         }
         for i in (0..self.running.len()).rev() {
@@ -524,6 +604,8 @@ impl Completion {
             prompt_tokens: 0,
             reused_tokens: 0,
             answer_tokens: 0,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             waited,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,

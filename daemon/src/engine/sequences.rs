@@ -116,6 +116,12 @@ impl Sequences {
         whole
     }
 
+    /// Cuts a sequence at work off after `upto` tokens; `false` where llama.cpp cannot.
+    pub(super) fn truncate(&mut self, context: &mut Context<'_>, sequence: u32, upto: usize) -> bool {
+        self.held[sequence as usize].tokens.truncate(upto);
+        context.truncate(sequence, upto)
+    }
+
     /// Gives a sequence back; its contents stay while there is room.
     pub(super) fn release(&mut self, context: &mut Context<'_>, sequence: u32) {
         self.uses += 1;

@@ -1,13 +1,14 @@
 //! The threads of the owner thread's work: measured when there is time, followed from token to token, measured again when the
 //! machine has changed.
 
-use super::{Tuning, Work};
+use super::{Lookup, Tuned, Tuning, Work};
 use crate::llama::{Bench, LlamaError};
-use crate::tune::{Busy, CALIBRATION, Governor, Plan, Saved, Threads, Topology, calibrate};
+use crate::tune::{Busy, CALIBRATION, Drafts, Governor, Plan, Saved, Threads, Topology, calibrate, verify};
 use llama_cpp_2::model::LlamaModel;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Nobody has asked for this long, and nothing else was computed: time to measure.
@@ -27,7 +28,17 @@ pub(super) struct Tuner {
     path: PathBuf,
     configured: (usize, usize),
     measured: Option<Instant>,
+    lookup: Lookup,
+    /// Why there is no lookup whatever is measured.
+    no_lookup: Option<&'static str>,
+    /// Tokens guessed at once.
+    draft: usize,
+    /// For those who ask from outside.
+    told: Arc<Mutex<Tuned>>,
 }
+
+/// Tokens guessed at once where nothing was measured and it is asked for all the same.
+const DRAFT: usize = 4;
 
 /// Why a measurement ended early.
 enum Ended {
@@ -41,7 +52,8 @@ impl Tuner {
         let key = tuning.topology.key(fingerprint, crate::llama::build());
         let found = tuning.saved.as_ref().and_then(|saved| saved.find(&key));
         let plan = Plan::new(&tuning.topology, found, tuning.decode, tuning.batch);
-        Self {
+        let told = Tuned { threads: plan.threads, draft: 0, lookup: String::new() };
+        let mut tuner = Self {
             governor: plan.governor(),
             plan,
             topology: tuning.topology.clone(),
@@ -50,7 +62,46 @@ impl Tuner {
             path: path.to_owned(),
             configured: (tuning.decode, tuning.batch),
             measured: None,
-        }
+            lookup: tuning.lookup,
+            no_lookup: None,
+            draft: 0,
+            told: Arc::new(Mutex::new(told)),
+        };
+        tuner.tell();
+        tuner
+    }
+
+    /// One for a model whose sequences cannot be cut back to what was said.
+    pub(super) fn without_lookup(mut self, why: &'static str) -> Self {
+        self.no_lookup = Some(why);
+        self.tell();
+        self
+    }
+
+    /// Where it is told what follows from the measurements.
+    pub(super) fn told(&self) -> Arc<Mutex<Tuned>> {
+        Arc::clone(&self.told)
+    }
+
+    /// Tokens to guess at once.
+    pub(super) fn draft(&self) -> usize {
+        self.draft
+    }
+
+    /// Draws the conclusions from what was measured.
+    fn tell(&mut self) {
+        let drafts = self.plan.calibration.as_ref().and_then(|calibration| Drafts::of(&calibration.verify));
+        let (draft, lookup) = match (self.no_lookup, self.lookup, drafts) {
+            (Some(why), _, _) => (0, format!("off: {why}")),
+            (None, Lookup::Off, _) => (0, "off: model.lookup".to_owned()),
+            (None, Lookup::On, drafts) => (drafts.map_or(DRAFT, |drafts| drafts.tokens), "on: model.lookup".to_owned()),
+            (None, Lookup::Auto, None) => {
+                (0, "off: not measured; `vademecum tune` does it, and the daemon when it is idle".to_owned())
+            }
+            (None, Lookup::Auto, Some(drafts)) => (if drafts.gains() { drafts.tokens } else { 0 }, drafts.to_string()),
+        };
+        self.draft = draft;
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Tuned { threads: self.plan.threads, draft, lookup };
     }
 
     /// For the next batch.
@@ -116,20 +167,31 @@ impl Tuner {
         let topology = Topology::detect();
         let mut bench = Bench::of(model, &self.path).map_err(Ended::Failed)?;
         let started = Instant::now();
-        let found = calibrate(
+        let undisturbed = || {
+            if stopping.load(Ordering::Relaxed) {
+                return Err(Ended::Stopping);
+            }
+            jobs.try_recv().map_or(Ok(()), |work| Err(Ended::Asked(Box::new(work))))
+        };
+        let mut found = calibrate(
             &topology.candidates(),
             CALIBRATION,
             || started.elapsed(),
             |kind, threads| {
-                if stopping.load(Ordering::Relaxed) {
-                    return Err(Ended::Stopping);
-                }
-                match jobs.try_recv() {
-                    Ok(work) => Err(Ended::Asked(Box::new(work))),
-                    Err(_) => bench.measure(kind, threads).map_err(Ended::Failed),
-                }
+                undisturbed()?;
+                bench.measure(kind, threads).map_err(Ended::Failed)
             },
         )?;
+        if let Some(calibration) = &mut found {
+            calibration.verify = verify(
+                CALIBRATION,
+                || started.elapsed(),
+                |tokens| {
+                    undisturbed()?;
+                    bench.verify(tokens, calibration.best).map_err(Ended::Failed)
+                },
+            )?;
+        }
         self.measured = Some(Instant::now());
         if let (Some(calibration), Some(saved)) = (&found, &self.saved)
             && let Err(error) = saved.keep(&topology.key(&self.fingerprint, crate::llama::build()), calibration)
@@ -139,6 +201,7 @@ impl Tuner {
         self.topology = topology;
         self.plan = Plan::new(&self.topology, found, self.configured.0, self.configured.1);
         self.governor = self.plan.governor();
+        self.tell();
         log::info!("measured: {} threads decode, {} read prompts", self.plan.threads.decode, self.plan.threads.batch);
         Ok(())
     }

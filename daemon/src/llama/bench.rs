@@ -20,6 +20,8 @@ const CONTEXT: usize = 256;
 /// One measurement of decoding ends after this many tokens, or after [`LONGEST`] and at least two tokens.
 const TOKENS: usize = 12;
 const LONGEST: Duration = Duration::from_millis(250);
+/// Most tokens of one pass whose logits are all wanted.
+const MOST_VERIFIED: usize = 9;
 
 /// Loads the generator at `path` with a small context of its own and hands `body` the means to measure it. The context needs
 /// a few megabytes; the weights are mapped, and shared with whoever has them mapped already.
@@ -63,7 +65,7 @@ impl<'model> Bench<'model> {
             cells: CONTEXT as u32,
             batch: BATCH as u32,
             sequences: 1,
-            outputs: 1,
+            outputs: MOST_VERIFIED as u32,
             threads: Threads { decode: 1, batch: 1 },
         };
         let reason = "it makes no context; the log says why".to_owned();
@@ -80,7 +82,7 @@ impl<'model> Bench<'model> {
                 if self.position + BATCH > CONTEXT {
                     self.begin_anew();
                 }
-                elapsed = self.compute(BATCH, threads)?;
+                elapsed = self.compute(BATCH, 1, both(threads))?;
                 done = BATCH;
             }
             Kind::Decode => {
@@ -100,10 +102,22 @@ impl<'model> Bench<'model> {
         if self.position < PROMPT || self.position >= CONTEXT {
             self.begin_anew();
             while self.position < PROMPT {
-                self.compute(BATCH, threads)?;
+                self.compute(BATCH, 1, both(threads))?;
             }
         }
-        self.compute(1, threads)
+        self.compute(1, 1, both(threads))
+    }
+
+    /// Computes `tokens` (9 at most) in one pass with the logits after each, as guesses are verified; the time it took.
+    pub fn verify(&mut self, tokens: usize, threads: Threads) -> Result<Duration, LlamaError> {
+        let tokens = tokens.clamp(1, MOST_VERIFIED);
+        if self.position < PROMPT || self.position + tokens > CONTEXT {
+            self.begin_anew();
+            while self.position < PROMPT {
+                self.compute(BATCH, 1, threads)?;
+            }
+        }
+        self.compute(tokens, tokens, threads)
     }
 
     fn begin_anew(&mut self) {
@@ -111,13 +125,14 @@ impl<'model> Bench<'model> {
         self.position = 0;
     }
 
-    fn compute(&mut self, n: usize, threads: usize) -> Result<Duration, LlamaError> {
-        self.context.set_threads(Threads { decode: threads, batch: threads });
+    /// `wanted`: of how many tokens at the end the logits are wanted.
+    fn compute(&mut self, n: usize, wanted: usize, threads: Threads) -> Result<Duration, LlamaError> {
+        self.context.set_threads(threads);
         self.entries.clear();
         for i in 0..n {
             self.next = (self.next + 101) % self.tokens;
             let position = (self.position + i) as u32;
-            self.entries.push(Entry { token: LlamaToken(self.next), position, sequence: 0, logits: i + 1 == n });
+            self.entries.push(Entry { token: LlamaToken(self.next), position, sequence: 0, logits: i + wanted >= n });
         }
         let started = Instant::now();
         let computed = self.context.decode(&self.entries);
@@ -129,6 +144,10 @@ impl<'model> Bench<'model> {
     }
 }
 
+fn both(threads: usize) -> Threads {
+    Threads { decode: threads, batch: threads }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +156,8 @@ mod tests {
     #[test]
     fn both_kinds_are_measured_and_encoders_are_refused() {
         let speeds = with_model(&model("generator.gguf"), |bench| {
+            let verified = bench.verify(4, both(1))?;
+            assert!(verified > Duration::ZERO && bench.verify(1000, both(1))? > Duration::ZERO);
             Ok([bench.measure(Kind::Decode, 1)?, bench.measure(Kind::Batch, 2)?, bench.measure(Kind::Decode, 2)?])
         });
         assert!(speeds.expect("measured").iter().all(|speed| (0.05..1e6).contains(speed)));

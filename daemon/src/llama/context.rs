@@ -49,6 +49,9 @@ pub enum DecodeFailure {
     /// No cells are free; nothing has changed.
     #[error("no room in the KV cache")]
     NoRoom,
+    /// A sequence cannot be cut back, which only models do that are not asked to.
+    #[error("llama.cpp cannot cut a sequence back")]
+    NotCut,
     /// Anything else, with llama.cpp's number.
     #[error("llama_decode returned {0}")]
     Failed(i32),

@@ -12,6 +12,7 @@ mod sentences;
 mod statements;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Instant;
@@ -67,6 +68,8 @@ pub struct Passage {
     pub lexical: f32,
     /// The text, of one chunk or of neighbours joined.
     pub text: String,
+    /// Where in the text, in bytes, that chunk stands: the same words for every question, whatever joins it.
+    pub best: Range<usize>,
     /// Which page begins where in the text, in bytes, ascending; empty where the source has no pages.
     pub pages: Vec<(usize, u32)>,
     /// What it says, in reading order.
@@ -87,6 +90,11 @@ pub struct Statement {
 }
 
 impl Passage {
+    /// The words of the chunk that ranked highest.
+    pub fn best_chunk(&self) -> &str {
+        self.text.get(self.best.clone()).unwrap_or(&self.text)
+    }
+
     /// The page that a place in the text, in bytes, stands on.
     pub fn page_at(&self, at: usize) -> Option<u32> {
         page_at(&self.pages, at)
@@ -450,6 +458,7 @@ impl Retriever {
             let coverage =
                 |said: &str| ranking.question.coverage(candidate.language, &terms::analyze(said, candidate.language).terms);
             let statements = joined.statements(&run, kept.collect::<Result<_, _>>()?, &coverage);
+            let at = joined.place_of(&run, run.best);
             let passages::Joined { text, pages, .. } = joined;
             passages.push(Passage {
                 document: best.document.clone(),
@@ -466,6 +475,7 @@ impl Retriever {
                 dense: candidate.dense,
                 lexical: candidate.lexical,
                 text,
+                best: at,
                 pages,
                 statements,
             });

@@ -1,6 +1,7 @@
 //! From ranked chunks to passages: neighbours of one document become one passage, and the same words are shown once.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use super::Statement;
 use super::statements::{self, statements_of_chunk};
@@ -102,6 +103,12 @@ pub(super) struct Joined {
 }
 
 impl Joined {
+    /// Where a chunk of the run stands in the text, in bytes, with what the chunks before it say of it already.
+    pub(super) fn place_of(&self, run: &Run, chunk: usize) -> Range<usize> {
+        let (begins, shared) = self.chunks[chunk];
+        begins - shared..begins - shared + run.chunks[chunk].text.len()
+    }
+
     /// The statements of the run in reading order. `kept` gives the vectors that are kept of its chunks, in their order,
     /// `coverage` how much of the question a statement holds.
     pub(super) fn statements(
@@ -169,6 +176,10 @@ mod tests {
         assert_eq!(runs[0].joined().text, "Before you begin:\nOpen the valve slowly. Wait ten minutes. Close it again.");
         assert_eq!((runs[0].chunks[runs[0].best].ordinal, runs[0].rank), (4, 0));
         assert_eq!(runs[2].joined().text, "far away");
+        let joined = runs[0].joined();
+        for (i, chunk) in runs[0].chunks.iter().enumerate() {
+            assert_eq!(joined.text[joined.place_of(&runs[0], i)], chunk.text, "whole, its overlap included");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{Engine, EngineOptions, PassageCacheOptions, Repack, Sampling, Tuning};
+use crate::engine::{Engine, EngineOptions, Lookup, PassageCacheOptions, Repack, Sampling, Tuning};
 use crate::ingest::watch::{Folder, WatchOptions, Watched};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};
@@ -193,6 +193,11 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
             saved: Some(Saved::in_dir(&config.data_dir())),
             decode: config.model.threads,
             batch: config.model.batch_threads,
+            lookup: match config.model.lookup {
+                crate::config::Lookup::Off => Lookup::Off,
+                crate::config::Lookup::Auto => Lookup::Auto,
+                crate::config::Lookup::On => Lookup::On,
+            },
         },
         repack: match config.model.repack {
             crate::config::Repack::Auto => Repack::Auto,
@@ -325,13 +330,14 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     // The index is brought up to date now rather than at the first question.
     tokio::task::spawn_blocking(move || store.search(&collection, |_| ())).await.map_err(ended)??;
     let info = engine.info().clone();
+    let tuned = engine.tuned();
     log::info!(
         "generator {} ({}), context {}, {} decode and {} batch threads",
         info.model,
         info.architecture,
         info.context,
-        info.threads.decode,
-        info.threads.batch
+        tuned.threads.decode,
+        tuned.threads.batch
     );
     log::info!("embedder {}, {} dimensions", rooms.embedder.name(), rooms.embedder.dimensions());
 
@@ -544,6 +550,7 @@ impl Report {
             .iter()
             .map(|c| serde_json::json!({ "name": c.name, "documents": c.documents, "chunks": c.chunks }))
             .collect();
+        let tuned = self.api.answerer().engine().tuned();
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "node": self.config.node_name(),
@@ -562,8 +569,9 @@ impl Report {
                 "deadline_ms": limits.deadline.as_millis() as u64,
                 "documents": limits.documents,
             },
-            "threads": self.info.threads,
             "recovery": self.api.recovery(),
+            "threads": tuned.threads,
+            "lookup": tuned.lookup,
         })
     }
 

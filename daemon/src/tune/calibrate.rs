@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::drafts::{self, Pass};
 use super::{Kind, Threads};
 
 /// Rounds after which a clear result ends the measurement, and rounds at most.
@@ -34,6 +35,8 @@ pub struct Calibration {
     pub decode: Vec<Row>,
     /// Batches, likewise.
     pub batch: Vec<Row>,
+    /// Passes over several tokens whose guesses are verified, with the best threads, by tokens ascending.
+    pub verify: Vec<Pass>,
     /// How long it took, in seconds.
     pub seconds: f64,
 }
@@ -56,7 +59,7 @@ impl Calibration {
                 && rows.windows(2).all(|pair| pair[0].threads < pair[1].threads)
                 && rows.iter().any(|row| row.threads == best && best > 0)
         };
-        sound(&self.decode, self.best.decode) && sound(&self.batch, self.best.batch)
+        sound(&self.decode, self.best.decode) && sound(&self.batch, self.best.batch) && drafts::are_sound(&self.verify)
     }
 }
 
@@ -105,7 +108,13 @@ pub fn calibrate<E>(
     }
     let [decode, batch] = series.map(|series| rows(candidates, &series));
     let (Some(d), Some(b)) = (best(&decode), best(&batch)) else { return Ok(None) };
-    Ok(Some(Calibration { best: Threads { decode: d, batch: b }, decode, batch, seconds: elapsed().as_secs_f64() }))
+    Ok(Some(Calibration {
+        best: Threads { decode: d, batch: b },
+        decode,
+        batch,
+        verify: vec![],
+        seconds: elapsed().as_secs_f64(),
+    }))
 }
 
 fn rows(candidates: &[usize], series: &[Vec<f64>]) -> Vec<Row> {

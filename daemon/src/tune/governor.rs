@@ -343,6 +343,7 @@ mod tests {
                 .map(|n| crate::tune::Row { threads: n, median: 1.0 / quiet(n), min: 1.0, max: 999.0, samples: 3 })
                 .collect(),
             batch: vec![],
+            verify: vec![],
             seconds: 1.0,
         };
         let cost = |threads: usize, time: f64| quiet(threads) * if time > 1.0 { 2.6 } else { 1.0 };

@@ -27,12 +27,14 @@
 
 mod calibrate;
 pub mod cgroup;
+mod drafts;
 mod governor;
 mod quiet;
 mod saved;
 mod topology;
 
 pub use calibrate::{Calibration, Row, calibrate};
+pub use drafts::{Drafts, Pass, verify};
 pub use governor::Governor;
 pub use quiet::Busy;
 pub use saved::{Key, Saved};
@@ -137,8 +139,13 @@ mod tests {
         assert_eq!(cores.governor().decode_threads(), 4);
 
         let row = |threads| Row { threads, median: 2.0, min: 1.0, max: 3.0, samples: 3 };
-        let calibration =
-            Calibration { best: Threads { decode: 2, batch: 3 }, decode: vec![row(2)], batch: vec![row(3)], seconds: 1.0 };
+        let calibration = Calibration {
+            best: Threads { decode: 2, batch: 3 },
+            decode: vec![row(2)],
+            batch: vec![row(3)],
+            verify: vec![],
+            seconds: 1.0,
+        };
         let measured = Plan::new(&topology, Some(calibration.clone()), 0, 0);
         assert_eq!((measured.threads, measured.batch_origin), (calibration.best, Origin::Measured));
         assert!(!measured.wants_calibration());

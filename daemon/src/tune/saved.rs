@@ -8,7 +8,7 @@ use super::Calibration;
 /// File name in the data directory.
 const FILE: &str = "threads.json";
 /// The form of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Measurements that are kept, the latest first; bytes that are read.
 const MOST: usize = 16;
 const MOST_BYTES: u64 = 256 * 1024;
@@ -98,6 +98,7 @@ mod tests {
             best: Threads { decode: threads, batch: threads },
             decode: vec![row.clone()],
             batch: vec![row],
+            verify: vec![],
             seconds: 1.5,
         }
     }
@@ -140,7 +141,7 @@ mod tests {
         let good = std::fs::read_to_string(&saved.path).expect("text");
         let bad = [
             good[..good.len() / 2].to_owned(),
-            good.replace("\"version\": 1", "\"version\": 2"),
+            good.replace("\"version\": 2", "\"version\": 1"),
             good.replace("\"median\": 2.0", "\"median\": -2.0"),
             good.replace("\"decode\": 2", "\"decode\": 0"),
             "\u{0}\u{1}".to_owned(),

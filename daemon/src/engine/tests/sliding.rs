@@ -190,6 +190,20 @@ fn states_of_a_model_with_a_sliding_window_are_exact() {
 }
 
 #[test]
+fn nothing_is_looked_up_with_a_sliding_window() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let drafts = |window| {
+        let path = dir.path().join(format!("{window}.gguf"));
+        tiny_gemma(&path, window);
+        let tuning = Tuning { lookup: Lookup::On, ..options(2048).tuning };
+        Engine::load(&path, &EngineOptions { tuning, ..options(2048) }).expect("loads").tuned()
+    };
+    let (sliding, full) = (drafts(WINDOW), drafts(0));
+    assert!(sliding.draft == 0 && sliding.lookup.contains("sliding window"), "{sliding:?}");
+    assert_eq!((full.draft, full.lookup.as_str()), (4, "on: model.lookup"));
+}
+
+#[test]
 fn what_does_not_fit_into_the_window_is_computed() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = valves(40);
