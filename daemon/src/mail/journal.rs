@@ -1,22 +1,27 @@
 //! A file that only grows: records with a checksum each, appended with one write, synced when somebody needs it.
 //!
 //! ```text
-//! file     "VADMAIL1" record*
+//! file     "VADMAIL2" record*
 //! record   magic u32 | length u32 | CRC-32 of the body u32 | body          little-endian
+//! body     a zero, and what is kept with a zero behind each byte F5
 //! ```
 //!
 //! What a write(2) has taken survives the process; what fdatasync(2) has returned for survives the power. A record that was
-//! cut off or damaged is skipped: the next one is found by its magic number.
+//! cut off or damaged is skipped: the next one is found by its magic number. Bodies hold what strangers have sent; the zeros see
+//! to it that the magic number never stands in one. Otherwise a question could carry a record of its sender's making, such as an
+//! answer for any topic, which would count once the question's own record is damaged.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-const HEADER: &[u8; 8] = b"VADMAIL1";
+const HEADER: &[u8; 8] = b"VADMAIL2";
+/// Bodies as they are, without zeros; rewritten when it is opened.
+const PLAIN: &[u8; 8] = b"VADMAIL1";
 const MAGIC: [u8; 4] = *b"\xF5rec";
 const HEAD: usize = 12;
-/// Longest body.
+/// Longest body, zeros included.
 pub(super) const MAX_BODY: usize = 16 << 20;
 /// Largest file that is read: far above what is ever written.
 const MAX_FILE: u64 = 256 << 20;
@@ -64,6 +69,10 @@ impl Journal {
     /// Adds a record; after an error the file is as before.
     pub(super) fn append(&mut self, body: &[u8]) -> io::Result<()> {
         let record = record(body);
+        if record.len() > HEAD + MAX_BODY {
+            // It would not be read again: better not to take it than to lose it.
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is too long to be kept"));
+        }
         if let Err(error) = self.file.write_all_at(&record, self.length) {
             // A part of it would hide nothing, but it would take the space that is missing.
             let _ = self.file.set_len(self.length);
@@ -94,27 +103,49 @@ impl Journal {
     }
 }
 
-fn record(body: &[u8]) -> Vec<u8> {
+pub(super) fn record(body: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(HEAD + body.len());
-    record.extend_from_slice(&MAGIC);
-    record.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    record.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
-    record.extend_from_slice(body);
+    // The first zero parts the checksum, whose last byte may be F5, from what follows.
+    record.extend_from_slice(&[0; HEAD + 1]);
+    for byte in body {
+        record.push(*byte);
+        if *byte == MAGIC[0] {
+            record.push(0);
+        }
+    }
+    let (length, checksum) = ((record.len() - HEAD) as u32, crc32fast::hash(&record[HEAD..]));
+    record[..4].copy_from_slice(&MAGIC);
+    record[4..8].copy_from_slice(&length.to_le_bytes());
+    record[8..HEAD].copy_from_slice(&checksum.to_le_bytes());
     record
 }
 
+/// A body without the zeros.
+fn contents(body: &[u8]) -> Vec<u8> {
+    let mut contents = Vec::with_capacity(body.len());
+    let mut bytes = body.iter().skip(1);
+    while let Some(byte) = bytes.next() {
+        contents.push(*byte);
+        if *byte == MAGIC[0] {
+            bytes.next();
+        }
+    }
+    contents
+}
+
 /// The records in a file's bytes, whatever has happened to them.
-fn read(bytes: &[u8]) -> Loaded {
+pub(super) fn read(bytes: &[u8]) -> Loaded {
     let mut loaded = Loaded::default();
-    let begins_well = bytes.starts_with(HEADER);
-    let mut at = if begins_well { HEADER.len() } else { 0 };
-    let mut lost = !bytes.is_empty() && !begins_well;
+    let plain = bytes.starts_with(PLAIN);
+    let mut lost = !bytes.is_empty() && !bytes.starts_with(HEADER) && !plain;
+    // Where the beginning is missing, the first record may stand anywhere.
+    let mut at = if lost { 0 } else { HEADER.len().min(bytes.len()) };
     while at < bytes.len() {
         match body_at(bytes, at) {
             Some(body) => {
                 loaded.damaged += usize::from(std::mem::take(&mut lost));
                 at += HEAD + body.len();
-                loaded.bodies.push(body.to_vec());
+                loaded.bodies.push(if plain { body.to_vec() } else { contents(body) });
             }
             None => {
                 lost = true;
@@ -176,12 +207,12 @@ mod tests {
                 let cut = damaged.len() < whole.len();
                 let loaded = read(&damaged);
                 // The header's bytes are needed by nobody.
-                let least = if cut { at.saturating_sub(8) / 112 } else { 9 + usize::from(at < 8) };
+                let least = if cut { at.saturating_sub(8) / 113 } else { 9 + usize::from(at < 8) };
                 assert!(loaded.bodies.len() >= least, "byte {at}: {} records", loaded.bodies.len());
                 assert!(loaded.bodies.iter().all(|body| body.len() == 100 && body.iter().all(|b| *b == body[0])));
                 assert_eq!(
                     loaded.damaged,
-                    usize::from(!cut || (at > 0 && at < 8) || (at >= 8 && (at - 8) % 112 != 0)),
+                    usize::from(!cut || (at > 0 && at < 8) || (at >= 8 && (at - 8) % 113 != 0)),
                     "byte {at}, cut {cut}"
                 );
             }
@@ -190,6 +221,49 @@ mod tests {
         std::fs::write(&path, &whole[3..]).expect("written");
         assert_eq!(bodies(&path).bodies.len(), 10);
         assert_eq!(bodies(&path).damaged, 0);
+    }
+
+    #[test]
+    fn a_record_inside_a_record_is_never_one() {
+        let forged = record(b"an answer for anywhere");
+        for outer in [forged.clone(), [&b"\xF5"[..], &forged, b"\xF5\xF5"].concat(), [&forged[..], &forged].concat()] {
+            let whole = [&HEADER[..], &record(&outer), &record(b"next")].concat();
+            assert_eq!(read(&whole).bodies, [outer.clone(), b"next".to_vec()], "what goes in comes out");
+            for at in HEADER.len()..HEADER.len() + record(&outer).len() {
+                let changed = [&whole[..at], &[whole[at] ^ 0x40], &whole[at + 1..]].concat();
+                assert_eq!(read(&changed).bodies, [b"next".to_vec()], "byte {at} changed");
+                assert!(read(&whole[..at]).bodies.is_empty(), "cut at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_the_first_form_are_read_and_written_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("mail");
+        let body = b"\xF5 with \xF5\x00 in it";
+        let mut old = PLAIN.to_vec();
+        old.extend_from_slice(&MAGIC);
+        old.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        old.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+        old.extend_from_slice(body);
+        std::fs::write(&path, old).expect("written");
+        for _ in 0..2 {
+            let loaded = bodies(&path);
+            assert_eq!((loaded.bodies, loaded.damaged), (vec![body.to_vec()], 0));
+            assert!(std::fs::read(&path).expect("bytes").starts_with(HEADER));
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_taken() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("mail");
+        let (mut journal, _) = Journal::open(&path).expect("opens");
+        assert!(journal.append(&vec![0; MAX_BODY + 1]).is_err());
+        assert!(journal.append(&vec![MAGIC[0]; MAX_BODY / 2]).is_err());
+        journal.append(&vec![MAGIC[0]; MAX_BODY / 2 - 1]).expect("it just fits");
+        assert_eq!(bodies(&path).bodies.len(), 1);
     }
 
     #[test]

@@ -427,7 +427,7 @@ impl State {
         match line {
             Line::Received(seq, received) => {
                 let (name, content) = (received.name, received.content);
-                self.next = self.next.max(seq + 1);
+                self.next = self.next.max(seq.saturating_add(1));
                 self.entries.insert(seq, Entry { name, content, received: Some(received), crashes: 0, answer: None });
             }
             Line::Began(seq) => {
