@@ -189,7 +189,7 @@ impl Sample {
 }
 
 #[test]
-fn with_the_sample_rules_no_client_hears_anothers_answers_or_speaks_for_the_node() {
+fn with_the_sample_rules_no_client_hears_the_answers_of_another_or_speaks_for_the_node() {
     let sample = Sample::start();
     let dir = temp_dir();
     let manual = dir.path().join("pump.md");

@@ -26,6 +26,9 @@ const REQUESTS: usize = 256;
 /// Messages that the broker may not have acknowledged yet; it may set a smaller limit.
 const IN_FLIGHT: u16 = 1024;
 
+/// The same on MQTT 3.1.1, where the broker does not tell.
+const IN_FLIGHT_V4: u16 = 20;
+
 /// How long a message waits for room that is of no use later.
 const OFFER_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -316,15 +319,19 @@ pub struct Connection {
     failures: u32,
     /// When the broker has last accepted us.
     accepted: Option<Instant>,
-    /// Publishes that were not acknowledged when the connection was lost.
+    /// Publishes that were not acknowledged when the connection was lost, in their order.
     carried: Carried,
+    /// Receipts to be sent over the connection that stands.
+    receipts: VecDeque<Outgoing>,
+    /// Messages that the broker takes without having acknowledged one.
+    window: u16,
     /// Numbers of those that may have arrived.
     uncertain: Vec<u64>,
 }
 
 enum Carried {
-    V5(Vec<(p5::Publish, Tracking)>),
-    V4(Vec<(rumqttc::Publish, Tracking)>),
+    V5(VecDeque<(p5::Publish, Tracking)>),
+    V4(VecDeque<(rumqttc::Publish, Tracking)>),
 }
 
 impl Carried {
@@ -361,8 +368,11 @@ enum Sent {
 
 /// What polling the event loop gives.
 enum Polled {
-    /// Whether the broker has kept our session.
-    Accepted(bool),
+    /// Whether the broker has kept our session, and how many messages it takes ahead.
+    Accepted {
+        remembered: bool,
+        window: u16,
+    },
     Subscribed(bool),
     Message(Message),
     /// A publish was written to the network, under this packet identifier.
@@ -409,6 +419,8 @@ impl Connection {
             failures: 0,
             accepted: None,
             carried,
+            receipts: VecDeque::new(),
+            window: 1,
             uncertain: Vec::new(),
         };
         Ok((connection, sender))
@@ -417,13 +429,14 @@ impl Connection {
     /// The next notice. Connects and reconnects on the way; never ends.
     pub async fn next(&mut self) -> Notice {
         loop {
+            self.feed();
             let connection = self.shared.connection.load(Ordering::Acquire);
             match poll(&mut self.event_loop, connection).await {
                 Ok(Some(Polled::Sent(pkid))) => {
                     let tracking = self.shared.queued().pop_front();
                     let sent = match tracking {
                         Some(Tracking::Number(number, receipt)) => {
-                            self.send_next(receipt);
+                            self.receipts.push_back(receipt);
                             Sent::Number(number)
                         }
                         Some(Tracking::Receipt) => Sent::Receipt,
@@ -439,11 +452,12 @@ impl Connection {
                         return Notice::Delivered(number);
                     }
                 }
-                Ok(Some(Polled::Accepted(remembered))) => {
+                Ok(Some(Polled::Accepted { remembered, window })) => {
+                    self.window = window;
                     self.settled = true;
                     self.accepted = Some(Instant::now());
                     self.shared.connected.store(true, Ordering::Relaxed);
-                    self.resume();
+                    self.subscribe();
                     let (version, uncertain) = (if self.v5 { "5" } else { "3.1.1" }, std::mem::take(&mut self.uncertain));
                     return Notice::Connected { version, remembered, uncertain };
                 }
@@ -513,51 +527,60 @@ impl Connection {
         let _ = tokio::time::timeout(patience, goodbye).await;
     }
 
-    /// Sends a receipt next, over the connection that stands or not at all: what is pending goes before what is queued, and is
-    /// dropped with the connection.
-    fn send_next(&mut self, receipt: Outgoing) {
+    fn subscribe(&mut self) {
+        if self.topics.is_empty() {
+            return;
+        }
         match &mut self.event_loop {
             EventLoop::V5(event_loop) => {
-                let publish = p5::Publish::new(receipt.topic, v5::mqttbytes::QoS::AtLeastOnce, receipt.payload, None);
-                event_loop.pending.push_front(v5::Request::Publish(publish));
+                let filters = self.topics.iter().map(|t| p5::Filter::new(t.clone(), v5::mqttbytes::QoS::AtLeastOnce));
+                event_loop.pending.push_back(v5::Request::Subscribe(p5::Subscribe::new_many(filters, None)));
             }
             EventLoop::V4(event_loop) => {
-                let publish = rumqttc::Publish::from_bytes(receipt.topic, QoS::AtLeastOnce, receipt.payload);
-                event_loop.pending.push_front(rumqttc::Request::Publish(publish));
+                let filters = self.topics.iter().map(|t| rumqttc::SubscribeFilter::new(t.clone(), QoS::AtLeastOnce));
+                event_loop.pending.push_back(rumqttc::Request::Subscribe(rumqttc::Subscribe::new_many(filters)));
             }
         }
-        self.shared.queued().push_front(Tracking::Receipt);
     }
 
-    /// Subscribes, and sends again what was not acknowledged and nobody else knows of.
-    fn resume(&mut self) {
-        let mut tracking = Vec::new();
-        match (&mut self.event_loop, &mut self.carried) {
+    /// Puts the next receipt, or the next message of the last connection, before what is queued, when the broker takes one more.
+    /// One at a time: rumqttc sends what is pending whether or not the broker takes it, and of two messages that wait for a packet
+    /// identifier it forgets one.
+    fn feed(&mut self) {
+        if !self.shared.connected.load(Ordering::Relaxed) {
+            return;
+        }
+        let tracking = match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
-                let filters = self.topics.iter().map(|t| p5::Filter::new(t.clone(), v5::mqttbytes::QoS::AtLeastOnce));
-                if !self.topics.is_empty() {
-                    event_loop.pending.push_back(v5::Request::Subscribe(p5::Subscribe::new_many(filters, None)));
+                let state = &event_loop.state;
+                if !event_loop.pending.is_empty() || state.collision.is_some() || state.inflight() >= self.window {
+                    return;
                 }
-                for (publish, its) in carried.drain(..) {
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                let receipt =
+                    self.receipts.pop_front().map(|r| (p5::Publish::new(r.topic, qos, r.payload, None), Tracking::Receipt));
+                receipt.or_else(|| carried.pop_front()).map(|(publish, tracking)| {
                     event_loop.pending.push_back(v5::Request::Publish(publish));
-                    tracking.push(its);
-                }
+                    tracking
+                })
             }
             (EventLoop::V4(event_loop), Carried::V4(carried)) => {
-                let filters = self.topics.iter().map(|t| rumqttc::SubscribeFilter::new(t.clone(), QoS::AtLeastOnce));
-                if !self.topics.is_empty() {
-                    event_loop.pending.push_back(rumqttc::Request::Subscribe(rumqttc::Subscribe::new_many(filters)));
+                let state = &event_loop.state;
+                if !event_loop.pending.is_empty() || state.collision.is_some() || state.inflight() >= self.window {
+                    return;
                 }
-                for (publish, its) in carried.drain(..) {
+                let publish = |r: Outgoing| rumqttc::Publish::from_bytes(r.topic, QoS::AtLeastOnce, r.payload);
+                let receipt = self.receipts.pop_front().map(|r| (publish(r), Tracking::Receipt));
+                receipt.or_else(|| carried.pop_front()).map(|(publish, tracking)| {
                     event_loop.pending.push_back(rumqttc::Request::Publish(publish));
-                    tracking.push(its);
-                }
+                    tracking
+                })
             }
-            _ => {}
+            _ => None,
+        };
+        if let Some(tracking) = tracking {
+            self.shared.queued().push_front(tracking);
         }
-        // They go before everything that is queued.
-        let mut queued = self.shared.queued();
-        tracking.into_iter().rev().for_each(|its| queued.push_front(its));
     }
 
     /// Takes unacknowledged publishes out of rumqttc's hands before it forgets them.
@@ -567,6 +590,7 @@ impl Connection {
             EventLoop::V5(event_loop) => event_loop.state.events.clear(),
             EventLoop::V4(event_loop) => event_loop.state.events.clear(),
         }
+        self.receipts.clear();
         let mut queued = self.shared.queued();
         let inflight = std::mem::take(&mut self.inflight);
         // What was sent and has a number may have arrived: its sender decides. What was not sent stands in the queue's mirror, in
@@ -578,27 +602,43 @@ impl Connection {
         };
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
+                let later = std::mem::take(carried);
                 let waiting = event_loop.state.collision.take().map(|publish| p5::Publish { pkid: 0, ..publish });
                 let pending = std::mem::take(&mut event_loop.pending).into_iter().filter_map(|request| match request {
                     v5::Request::Publish(publish) => Some(publish),
                     _ => None,
                 });
                 let (sent, unsent): (Vec<_>, Vec<_>) = pending.partition(|publish| publish.pkid != 0);
-                for publish in sent.into_iter().chain(waiting).chain(unsent) {
+                let mut take = |publish: p5::Publish, carried: &mut VecDeque<_>| {
                     let its = tracking(publish.pkid);
                     carried.extend(its.map(|its| (p5::Publish { pkid: 0, ..publish }, its)));
+                };
+                for publish in sent.into_iter().chain(waiting) {
+                    take(publish, carried);
+                }
+                carried.extend(later);
+                for publish in unsent {
+                    take(publish, carried);
                 }
             }
             (EventLoop::V4(event_loop), Carried::V4(carried)) => {
+                let later = std::mem::take(carried);
                 let waiting = event_loop.state.collision.take().map(|publish| rumqttc::Publish { pkid: 0, ..publish });
                 let pending = std::mem::take(&mut event_loop.pending).into_iter().filter_map(|request| match request {
                     rumqttc::Request::Publish(publish) => Some(publish),
                     _ => None,
                 });
                 let (sent, unsent): (Vec<_>, Vec<_>) = pending.partition(|publish| publish.pkid != 0);
-                for publish in sent.into_iter().chain(waiting).chain(unsent) {
+                let mut take = |publish: rumqttc::Publish, carried: &mut VecDeque<_>| {
                     let its = tracking(publish.pkid);
                     carried.extend(its.map(|its| (rumqttc::Publish { pkid: 0, ..publish }, its)));
+                };
+                for publish in sent.into_iter().chain(waiting) {
+                    take(publish, carried);
+                }
+                carried.extend(later);
+                for publish in unsent {
+                    take(publish, carried);
                 }
             }
             _ => {}
@@ -617,7 +657,7 @@ impl Connection {
         if self.options.version == "auto" && !self.settled && failure.handshake {
             self.v5 = !self.v5;
             let (client, event_loop, _) = make(&self.options, self.tls.clone(), self.v5);
-            self.carried = std::mem::replace(&mut self.carried, Carried::V5(vec![])).recast();
+            self.carried = std::mem::replace(&mut self.carried, Carried::V5(VecDeque::new())).recast();
             *self.shared.client.write().unwrap_or_else(PoisonError::into_inner) = client;
             self.event_loop = event_loop;
         }
@@ -653,7 +693,7 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         }
         o.set_network_options(without_delay());
         let (client, event_loop) = v5::AsyncClient::new(o, REQUESTS);
-        (Client::V5(client), EventLoop::V5(Box::new(event_loop)), Carried::V5(vec![]))
+        (Client::V5(client), EventLoop::V5(Box::new(event_loop)), Carried::V5(VecDeque::new()))
     } else {
         let mut o = rumqttc::MqttOptions::new(&options.client_id, host, *port);
         o.set_keep_alive(options.keep_alive).set_clean_session(!options.persistent).set_transport(transport);
@@ -667,7 +707,7 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         }
         let (client, mut event_loop) = rumqttc::AsyncClient::new(o, REQUESTS);
         event_loop.set_network_options(without_delay());
-        (Client::V4(client), EventLoop::V4(Box::new(event_loop)), Carried::V4(vec![]))
+        (Client::V4(client), EventLoop::V4(Box::new(event_loop)), Carried::V4(VecDeque::new()))
     }
 }
 
@@ -725,7 +765,10 @@ fn is_unreachable(error: &std::io::Error) -> bool {
 
 fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        p5::Packet::ConnAck(ack) => Some(Polled::Accepted(ack.session_present)),
+        p5::Packet::ConnAck(ack) => {
+            let most = ack.properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX);
+            Some(Polled::Accepted { remembered: ack.session_present, window: most.min(IN_FLIGHT) })
+        }
         p5::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, p5::SubscribeReasonCode::Success(_)))))
         }
@@ -755,7 +798,7 @@ fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
 
 fn from_v4(packet: rumqttc::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        rumqttc::Packet::ConnAck(ack) => Some(Polled::Accepted(ack.session_present)),
+        rumqttc::Packet::ConnAck(ack) => Some(Polled::Accepted { remembered: ack.session_present, window: IN_FLIGHT_V4 }),
         rumqttc::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, rumqttc::SubscribeReasonCode::Success(_)))))
         }
