@@ -6,6 +6,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
 use rumqttc::v5::{Client, Connection, Event, MqttOptions};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A connected client of one node.
@@ -16,7 +17,6 @@ pub struct Asker {
     /// The node's last word about its state.
     state: String,
     replies: String,
-    asked: u64,
 }
 
 /// A question, and how it is asked beyond what the node does of itself.
@@ -69,7 +69,7 @@ impl Asker {
         options.set_network_options(network);
         let (client, connection) = Client::new(options, 64);
         let replies = format!("reply/{name}");
-        let mut asker = Self { client, connection, base, state: String::new(), replies, asked: 0 };
+        let mut asker = Self { client, connection, base, state: String::new(), replies };
         for topic in [format!("{}/state", asker.base), asker.replies.clone()] {
             asker.client.subscribe(topic, QoS::AtLeastOnce)?;
             let deadline = Instant::now() + Duration::from_secs(5);
@@ -95,9 +95,9 @@ impl Asker {
     /// # Errors
     /// The node answers with an error, or not within two minutes.
     pub fn ask(&mut self, question: Question<'_>, cpu: &dyn Fn() -> Result<f64>) -> Result<Asked> {
-        self.asked += 1;
-        // No other client's: the node tells questions apart by it.
-        let id = format!("{}/{}", self.replies, self.asked);
+        static ASKED: AtomicU64 = AtomicU64::new(0);
+        // No other question's, also not one's that a node was asked before it was started anew: it would be taken for that one.
+        let id = format!("{}/{}", self.replies, ASKED.fetch_add(1, Ordering::Relaxed));
         let Question { text, top_k, max_tokens } = question;
         let payload = json!({
             "id": id, "question": text, "top_k": top_k, "max_tokens": max_tokens, "stream": true, "reply_to": self.replies,
