@@ -431,6 +431,14 @@ impl Default for Setup {
     }
 }
 
+/// A broker, a daemon on it that `setup` has changed, and a client.
+pub fn house(setup: impl FnOnce(Setup) -> Setup) -> (Broker, Daemon, Mqtt) {
+    let broker = Broker::start();
+    let daemon = setup(Setup::with(&broker)).start();
+    let mqtt = Mqtt::to(&broker);
+    (broker, daemon, mqtt)
+}
+
 /// A running daemon. A test that fails shows its log.
 pub struct Daemon {
     child: Killed,

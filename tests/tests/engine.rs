@@ -5,14 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vademecum_tests::{Broker, Daemon, MANUAL, Message, Mqtt, QUESTION, Setup, anonymous, embedder, generator, smaps, temp_dir};
-
-fn house(setup: impl FnOnce(Setup) -> Setup) -> (Broker, Daemon, Mqtt) {
-    let broker = Broker::start();
-    let daemon = setup(Setup::with(&broker)).start();
-    let mqtt = Mqtt::to(&broker);
-    (broker, daemon, mqtt)
-}
+use vademecum_tests::{Broker, MANUAL, Message, QUESTION, Setup, anonymous, embedder, generator, house, smaps, temp_dir};
 
 #[test]
 fn the_weights_are_pages_of_the_file() {

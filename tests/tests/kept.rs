@@ -3,15 +3,8 @@
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use vademecum_tests::{
-    Broker, Daemon, MANUAL, Mqtt, QUESTION, Setup, anonymous, generator, run, smaps, temp_dir, vademecum, wait_for,
+    Daemon, MANUAL, Mqtt, QUESTION, Setup, anonymous, generator, house, run, smaps, temp_dir, vademecum, wait_for,
 };
-
-fn house(setup: impl FnOnce(Setup) -> Setup) -> (Broker, Daemon, Mqtt) {
-    let broker = Broker::start();
-    let daemon = setup(Setup::with(&broker)).start();
-    let mqtt = Mqtt::to(&broker);
-    (broker, daemon, mqtt)
-}
 
 #[test]
 fn a_second_process_shares_the_pages_of_the_weights() {

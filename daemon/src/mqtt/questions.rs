@@ -288,9 +288,8 @@ impl Questions {
         // Where it could not be written, the final reply stands for it.
         let unacknowledged = message.receipt.filter(|_| self.mail.is_some() && seq.is_none());
         self.enter(name, content, reply, question, &ask, seq, unacknowledged, false);
-        if let Some(receipt) = message.receipt.filter(|_| unacknowledged.is_none()) {
-            let questions = Arc::clone(self);
-            tokio::spawn(async move { questions.acknowledge(receipt, SYNC_PATIENCE).await });
+        if unacknowledged.is_none() {
+            self.acknowledge_soon(message.receipt);
         }
         None
     }
@@ -389,9 +388,9 @@ impl Questions {
         self.changed.notify_waiters();
     }
 
-    async fn acknowledge(&self, receipt: Receipt, patience: Duration) {
+    async fn acknowledge(&self, receipt: Receipt) {
         if let Some(mail) = &self.mail
-            && let Err(error) = mail.on_disk(patience).await
+            && let Err(error) = mail.on_disk(SYNC_PATIENCE).await
         {
             // The broker keeps it: it comes again when we reconnect.
             return log::error!("a question is not acknowledged: {error}");
@@ -402,7 +401,7 @@ impl Questions {
     fn acknowledge_soon(self: &Arc<Self>, receipt: Option<Receipt>) {
         if let Some(receipt) = receipt {
             let questions = Arc::clone(self);
-            tokio::spawn(async move { questions.acknowledge(receipt, SYNC_PATIENCE).await });
+            tokio::spawn(async move { questions.acknowledge(receipt).await });
         }
     }
 
