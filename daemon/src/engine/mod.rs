@@ -352,6 +352,8 @@ pub struct Engine {
 /// the memory they work on.
 struct Owner {
     jobs: Mutex<Option<std_mpsc::Sender<Work>>>,
+    /// Set for the thread to see that there is new work.
+    asked: Arc<AtomicBool>,
     stopping: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -359,11 +361,14 @@ struct Owner {
 impl Owner {
     fn ask(&self, work: Work) -> Result<(), EngineError> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.as_ref().ok_or(EngineError::Stopped)?.send(work).map_err(|_| EngineError::Stopped)
+        jobs.as_ref().ok_or(EngineError::Stopped)?.send(work).map_err(|_| EngineError::Stopped)?;
+        self.asked.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn end(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
             && thread.join().is_err()
@@ -397,16 +402,17 @@ impl Engine {
         let (jobs, inbox) = std_mpsc::channel::<Work>();
         let stopping = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stopping);
+        let asked = Arc::new(AtomicBool::new(false));
         let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path);
         let tuned = tuner.told();
         let (path, options, cache) = (path.to_owned(), options.clone(), passages.clone());
         let queue = options.queue;
-        let start = scheduler::Start { path, gguf, options, tuner, passages: cache };
+        let start = scheduler::Start { path, gguf, options, tuner, passages: cache, asked: Arc::clone(&asked) };
         let thread = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || scheduler::run(start, &ready_tx, &inbox, &told))
             .map_err(|e| EngineError::Compute(format!("cannot start its thread: {e}")))?;
-        let owner = Arc::new(Owner { jobs: Mutex::new(Some(jobs)), stopping, thread: Mutex::new(Some(thread)) });
+        let owner = Arc::new(Owner { jobs: Mutex::new(Some(jobs)), asked, stopping, thread: Mutex::new(Some(thread)) });
         let info = ready_rx.recv().map_err(|_| EngineError::Stopped)??;
         let passages = if info.passages_off.is_some() { None } else { passages };
         let permits = Arc::new(Semaphore::new(queue));

@@ -1,10 +1,11 @@
-//! States of passages, computed before anybody asks about them: step by step while no request waits or runs, and laid aside
-//! between two steps when one comes.
+//! States of passages, computed before anybody asks about them: step by step while no request waits or runs; a step is given up when
+//! one comes.
 
 use super::passages::{HEAD, Key, Reason};
 use super::prompt::{Prompt, Reading};
 use super::scheduler::{CONTEXT_MARGIN, Scheduler};
 use crate::llama::{DecodeFailure, Entry};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 
 /// What became of a passage's state.
@@ -114,10 +115,14 @@ impl Scheduler<'_> {
             let entry = |(token, position)| Entry { token, position: position as u32, sequence, logits: false };
             let entries: Vec<Entry> = tokens.iter().copied().zip(step).map(entry).collect();
             self.context.set_threads(self.tuner.threads());
-            let mut result = self.context.decode(&entries);
+            let given_up = || self.asked.load(Ordering::Relaxed);
+            let mut result = self.context.decode_unless(&entries, &given_up);
             if result == Err(DecodeFailure::NoRoom) {
                 self.sequences.drop_idle(&mut self.context);
-                result = self.context.decode(&entries);
+                result = self.context.decode_unless(&entries, &given_up);
+            }
+            if result == Err(DecodeFailure::GivenUp) {
+                return None;
             }
             if let Err(error) = result {
                 log::warn!("computing a passage in advance failed: {error}");

@@ -3,7 +3,8 @@
 //!
 //! Sequences are numbered from 0. All of them share one pool of cells, so that a copied prefix takes no memory.
 
-use std::ffi::c_int;
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -52,13 +53,27 @@ pub enum DecodeFailure {
     /// A sequence cannot be cut back, which only models do that are not asked to.
     #[error("llama.cpp cannot cut a sequence back")]
     NotCut,
+    /// It was given up on the way; nothing has changed.
+    #[error("given up")]
+    GivenUp,
     /// Anything else, with llama.cpp's number.
     #[error("llama_decode returned {0}")]
     Failed(i32),
 }
 
+/// What is computed to the end.
+const NEVER: *const dyn Fn() -> bool = &|| false;
+
+/// llama.cpp's question between two nodes of a graph, put by the thread that computes the batch.
+///
+/// # Safety
+/// `data` is a context's `given_up`.
+unsafe extern "C" fn is_given_up(data: *mut c_void) -> bool {
+    // SAFETY: see above; what it points to lives while the batch is computed, and is called by the thread that computes it.
+    unsafe { (*(*data.cast::<Cell<*const dyn Fn() -> bool>>()).get())() }
+}
+
 /// A llama.cpp context. It is used by the thread that made it.
-#[derive(Debug)]
 pub struct Context<'model> {
     raw: NonNull<sys::llama_context>,
     memory: sys::llama_memory_t,
@@ -70,6 +85,8 @@ pub struct Context<'model> {
     wanted: Vec<i8>,
     /// llama.cpp holds a pointer to it.
     fresh: Box<Fresh>,
+    /// Whether to give up what is being computed; llama.cpp holds a pointer to it.
+    given_up: Box<Cell<*const dyn Fn() -> bool>>,
     _model: PhantomData<&'model LlamaModel>,
 }
 
@@ -101,6 +118,9 @@ impl<'model> Context<'model> {
         let mut fresh = Box::new(Fresh::new());
         params.cb_eval = Some(give_back_zeros);
         params.cb_eval_user_data = std::ptr::from_mut(&mut *fresh).cast();
+        let given_up: Box<Cell<*const dyn Fn() -> bool>> = Box::new(Cell::new(NEVER));
+        params.abort_callback = Some(is_given_up);
+        params.abort_callback_data = std::ptr::from_ref(&*given_up).cast_mut().cast();
         // SAFETY: the model outlives the context, by the lifetime; making a context does not change it.
         let raw = NonNull::new(unsafe { sys::llama_init_from_model(raw_model(model), params) })?;
         // SAFETY: the context lives.
@@ -116,8 +136,21 @@ impl<'model> Context<'model> {
             sequences: vec![],
             wanted: vec![],
             fresh,
+            given_up,
             _model: PhantomData,
         })
+    }
+
+    /// Computes a batch of at most `options.batch` entries. `given_up` is asked all along, some thousand times a second.
+    ///
+    /// # Errors
+    /// There is no room, or it was given up; or llama.cpp failed, then sequences in the batch may hold part of it.
+    pub fn decode_unless(&mut self, entries: &[Entry], given_up: &dyn Fn() -> bool) -> Result<(), DecodeFailure> {
+        // SAFETY: only the lifetime changes, and the pointer is taken back before it ends.
+        self.given_up.set(unsafe { std::mem::transmute::<*const dyn Fn() -> bool, *const (dyn Fn() -> bool + 'static)>(given_up) });
+        let result = self.decode(entries);
+        self.given_up.set(NEVER);
+        result
     }
 
     /// Computes a batch of at most `options.batch` entries.
@@ -151,6 +184,7 @@ impl<'model> Context<'model> {
         match result {
             0 => Ok(()),
             1 => Err(DecodeFailure::NoRoom),
+            2 => Err(DecodeFailure::GivenUp),
             other => Err(DecodeFailure::Failed(other)),
         }
     }
