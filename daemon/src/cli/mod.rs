@@ -46,7 +46,7 @@ struct Common {
     /// Where documents, vectors and copies of the sources are kept
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<String>,
-    /// The broker, mqtt://host:port or mqtts://host:port
+    /// The broker, mqtt://host:port or mqtts://host:port (or ws://, wss://)
     #[arg(long, global = true, value_name = "URL")]
     broker: Option<String>,
     /// The node's name, second part of every topic

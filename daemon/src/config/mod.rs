@@ -92,7 +92,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mqtt {
-    /// `mqtt://host:port` or `mqtts://host:port`; empty: the embedded broker.
+    /// `mqtt://host:port`, `mqtts://host:port`, `ws://host:port/path` or `wss://host:port/path`; empty: the embedded broker.
     pub broker: String,
     /// First part of every topic.
     pub base: String,
@@ -436,32 +436,36 @@ pub struct BrokerUrl {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Whether the connection is encrypted (`mqtts`).
+    /// Whether the connection is encrypted (`mqtts`, `wss`).
     pub tls: bool,
+    /// Path of the WebSocket that MQTT goes through (`ws`, `wss`).
+    pub web_socket: Option<String>,
 }
 
 impl BrokerUrl {
-    /// Parses `mqtt[s]://host[:port]`; the ports default to 1883 and 8883.
+    /// Parses `mqtt[s]://host[:port]`, with the ports 1883 and 8883 left open, or `ws[s]://host[:port][/path]`, with 80, 443 and `/mqtt`.
     ///
     /// # Errors
     /// What is wrong with the text, as a clause that follows the key's name.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (tls, rest) = if let Some(rest) = text.strip_prefix("mqtt://") {
-            (false, rest)
-        } else if let Some(rest) = text.strip_prefix("mqtts://") {
-            (true, rest)
-        } else {
-            return Err(format!("is `{text}`; write mqtt://host:port or mqtts://host:port"));
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        let (tls, web, default_port) = match scheme {
+            "mqtt" => (false, false, 1883),
+            "mqtts" => (true, false, 8883),
+            "ws" => (false, true, 80),
+            "wss" => (true, true, 443),
+            _ => return Err(format!("is `{text}`; write mqtt://host:port or mqtts://host:port (or ws://, wss://)")),
         };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        if rest.contains(['/', '@', '?', '#', ' ']) {
+        let (rest, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let path = path.strip_suffix('/').unwrap_or(path);
+        if text.contains(['@', '?', '#', ' ']) || text.chars().any(char::is_control) || (!web && !path.is_empty()) {
+            let what = if web { "host, port and path" } else { "host and port" };
             return Err(format!(
-                "is `{text}`; only host and port may follow the scheme (user name and password have keys of their own)"
+                "is `{text}`; only {what} may follow the scheme (user name and password have keys of their own)"
             ));
         }
         let bad_port = |port: &str| format!("has the port `{port}`; write a number from 1 to 65535");
         let parse_port = |port: &str| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| bad_port(port));
-        let default_port = if tls { 8883 } else { 1883 };
         let (host, port) = if let Some(v6) = rest.strip_prefix('[') {
             let (host, tail) =
                 v6.split_once(']').ok_or_else(|| format!("is `{text}`; the bracket of the IPv6 address is not closed"))?;
@@ -475,7 +479,8 @@ impl BrokerUrl {
         if host.is_empty() {
             return Err(format!("is `{text}`; the host is missing"));
         }
-        Ok(Self { host: host.to_owned(), port: port.unwrap_or(default_port), tls })
+        let web_socket = web.then(|| if path.is_empty() { "/mqtt" } else { path }.to_owned());
+        Ok(Self { host: host.to_owned(), port: port.unwrap_or(default_port), tls, web_socket })
     }
 }
 
@@ -498,7 +503,7 @@ impl Config {
         if self.mqtt.broker.is_empty() {
             let listen: SocketAddr =
                 self.broker.listen.parse().map_err(|_| format!("`{}` is not address:port", self.broker.listen))?;
-            return Ok(BrokerUrl { host: listen.ip().to_string(), port: listen.port(), tls: false });
+            return Ok(BrokerUrl { host: listen.ip().to_string(), port: listen.port(), tls: false, web_socket: None });
         }
         BrokerUrl::parse(&self.mqtt.broker)
     }

@@ -83,7 +83,21 @@ fn broker_addresses() {
     let parse = |text| BrokerUrl::parse(text).map(|u| (u.host, u.port, u.tls));
     assert_eq!(parse("mqtt://pi.local"), Ok(("pi.local".into(), 1883, false)));
     assert_eq!(parse("mqtts://[::1]:8884"), Ok(("::1".into(), 8884, true)));
-    for bad in ["http://x", "mqtt://", "mqtt://u:p@h", "mqtt://h:0", "mqtt://h:99999", "mqtt://[::1"] {
+    let path = |text| BrokerUrl::parse(text).map(|u| (u.host, u.port, u.tls, u.web_socket));
+    assert_eq!(path("mqtt://pi.local/"), Ok(("pi.local".into(), 1883, false, None)));
+    assert_eq!(path("ws://pi.local"), Ok(("pi.local".into(), 80, false, Some("/mqtt".into()))));
+    assert_eq!(path("wss://[::1]:9001/a/b"), Ok(("::1".into(), 9001, true, Some("/a/b".into()))));
+    for bad in [
+        "http://x",
+        "mqtt://",
+        "mqtt://u:p@h",
+        "mqtt://h:0",
+        "mqtt://h:99999",
+        "mqtt://[::1",
+        "mqtt://h/p",
+        "ws://h/p?q",
+        "ws://h/a b",
+    ] {
         assert!(parse(bad).is_err(), "{bad}");
     }
 }

@@ -34,8 +34,9 @@ const MAX_READINGS: usize = 4;
 /// Positions kept free at the end of the context.
 pub(super) const CONTEXT_MARGIN: usize = 4;
 
-/// Tokens after which competing readings are compared, unless all have ended before. Most short answers have.
-const COMPARE_AFTER: usize = 8;
+/// Tokens after which competing readings are compared, unless all have ended before. Of 60 questions of xquad-en-a (SmolLM2) 4 and 8 answer
+/// 0.42 with the gold answer, 2 and 1 0.35 and 0.37.
+const COMPARE_AFTER: usize = 4;
 
 /// Checks what llama.cpp would abort on or fail late on, before it is called.
 pub(super) fn check(gguf: &Gguf, path: &Path, options: &EngineOptions) -> Result<(), EngineError> {

@@ -80,7 +80,7 @@ fn ask(engine: &Engine, request: Request) -> (String, Result<Completion, EngineE
 fn a_greedy_answer_does_not_depend_on_what_was_asked_before() {
     let engine = engine(1024);
     let text =
-        "The fuse F3 of the controller is a slow-blow fuse of 2 A. It measures 5 x 20 mm and sits below the cover. ".repeat(4);
+        "The fuse F3 of the controller is a slow-blow fuse of 2 A. It measures 5 x 20 mm and sits below the cover. ".repeat(12);
     let question = || request("Which fuse is F3?", &[&text], 16);
     let (deltas, first) = ask(&engine, question());
     let first = first.expect("answers");

@@ -147,7 +147,8 @@ impl<'model> Context<'model> {
     /// There is no room, or it was given up; or llama.cpp failed, then sequences in the batch may hold part of it.
     pub fn decode_unless(&mut self, entries: &[Entry], given_up: &dyn Fn() -> bool) -> Result<(), DecodeFailure> {
         // SAFETY: only the lifetime changes, and the pointer is taken back before it ends.
-        self.given_up.set(unsafe { std::mem::transmute::<*const dyn Fn() -> bool, *const (dyn Fn() -> bool + 'static)>(given_up) });
+        self.given_up
+            .set(unsafe { std::mem::transmute::<*const dyn Fn() -> bool, *const (dyn Fn() -> bool + 'static)>(given_up) });
         let result = self.decode(entries);
         self.given_up.set(NEVER);
         result

@@ -29,6 +29,8 @@ const COMPACT_ABOVE: u64 = 1 << 20;
 pub const MOST_CRASHES: u32 = 2;
 /// How long an answered question is known, so that its repetition is not answered again.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
+/// How far ahead of the clock, once it was set back, an answered question may be to be known still.
+const MOST_AHEAD: Duration = Duration::from_secs(86_400);
 /// Answered questions that are known at most.
 const MOST_KNOWN: usize = 1024;
 
@@ -102,7 +104,8 @@ enum Line {
     /// It was laid aside in order, to be begun again.
     Paused(Seq),
     Finished(Seq, Final),
-    Delivered(Seq),
+    /// The broker has its answer, and since when (milliseconds since 1970).
+    Delivered(Seq, u64),
     /// An answered question, by name and content, and when that was, so that it is not answered again.
     Known(Mark, Mark, u64),
     /// The number that is given next.
@@ -261,7 +264,11 @@ impl Mail {
         let here = state.entries.values().any(|entry| entry.content == content && (entry.name == name || redelivered));
         // Asked again a while later it is another question; sent again by the broker it never is.
         let window = if redelivered { KNOWN_FOR } else { KNOWN_FOR / 20 };
-        let recent = |known: &Known| known.content == content && now_ms().saturating_sub(known.at_ms) < window.as_millis() as u64;
+        let now = now_ms();
+        // The clock may have been set back, as on a device that has none of its own and was not told the time yet. What the broker sends
+        // again is known all the same; what a client asks is not to stay unanswered until that time has come.
+        let age = |known: &Known| if redelivered { now.saturating_sub(known.at_ms) } else { now.abs_diff(known.at_ms) };
+        let recent = |known: &Known| known.content == content && age(known) < window.as_millis() as u64;
         let known = state.known.get(&name).is_some_and(recent) || (redelivered && state.known.values().any(recent));
         if here || known { Standing::Repeated } else { Standing::New }
     }
@@ -331,8 +338,9 @@ impl Mail {
         if state.entries.get(&seq).is_none_or(|entry| entry.answer.is_none()) {
             return;
         }
-        let written = state.append(&Line::Delivered(seq));
-        state.deliver(seq, now_ms());
+        let now = now_ms();
+        let written = state.append(&Line::Delivered(seq, now));
+        state.deliver(seq, now);
         if let Err(error) = written.and_then(|()| state.compact_if_worth_it()) {
             log::warn!("{}: {error}; after a crash an answer is sent again", self.shared.path.display());
         }
@@ -445,7 +453,7 @@ impl State {
                     (entry.received, entry.answer) = (None, Some(answer));
                 }
             }
-            Line::Delivered(seq) => self.deliver(seq, now_ms()),
+            Line::Delivered(seq, at_ms) => self.deliver(seq, at_ms),
             Line::Known(name, content, at_ms) => drop(self.known.insert(name, Known { content, at_ms })),
             Line::Next(seq) => self.next = self.next.max(seq),
             Line::Secret(secret) => self.secret = secret,
@@ -461,7 +469,10 @@ impl State {
 
     /// Forgets answered questions that nobody will repeat.
     fn forget(&mut self, now: u64) {
-        let recent = |known: &Known| now.saturating_sub(known.at_ms) < KNOWN_FOR.as_millis() as u64;
+        let recent = |known: &Known| {
+            let ahead = Duration::from_millis(known.at_ms.saturating_sub(now));
+            now.saturating_sub(known.at_ms) < KNOWN_FOR.as_millis() as u64 && ahead < MOST_AHEAD
+        };
         self.known.retain(|_, known| recent(known));
         if self.known.len() >= MOST_KNOWN {
             let mut times: Vec<u64> = self.known.values().map(|known| known.at_ms).collect();
@@ -591,6 +602,38 @@ mod tests {
         }
         let (mail, _) = Mail::open(dir.path()).expect("opens");
         assert!(mail.receive(received(7)).expect("written") > numbers[3], "a number is not given again");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_hides_no_question() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mark = |n: u8| Mark::of(&[&[n]]);
+        let hour = 3_600_000;
+        let (mail, _) = Mail::open(dir.path()).expect("opens");
+        for (n, at) in [(1, now_ms() + hour), (2, now_ms() - hour), (3, now_ms() + 48 * hour)] {
+            mail.shared.state().take(Line::Known(mark(n), mark(n), at));
+            assert_eq!(mail.standing(mark(n), mark(n), false), Standing::New, "a client asks again: {n}");
+        }
+        assert_eq!(mail.standing(mark(1), mark(1), true), Standing::Repeated, "the broker sends again what was answered later");
+        assert_eq!(mail.standing(mark(2), mark(2), true), Standing::New);
+        mail.shared.state().forget(now_ms());
+        assert_eq!(mail.standing(mark(3), mark(3), true), Standing::New, "of no clock of ours");
+    }
+
+    #[test]
+    fn a_restart_makes_no_answer_younger() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mark = Mark::of(&[&[1]]);
+        {
+            let (mail, _) = Mail::open(dir.path()).expect("opens");
+            let seq = mail.receive(received(1)).expect("written");
+            mail.finish(seq, answer(1)).expect("written");
+            mail.shared.state().append(&Line::Delivered(seq, now_ms() - 60_000)).expect("written");
+        }
+        let (mail, left) = Mail::open(dir.path()).expect("opens");
+        assert!(left.undelivered.is_empty());
+        assert_eq!(mail.standing(mark, mark, false), Standing::New, "answered a minute ago, asked again");
+        assert_eq!(mail.standing(mark, mark, true), Standing::Repeated, "sent again by the broker");
     }
 
     #[test]

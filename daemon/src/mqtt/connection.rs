@@ -16,7 +16,7 @@ use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5 as p5;
 use rumqttc::{QoS, TlsConfiguration, Transport, v5};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,13 @@ pub struct Receipt {
     connection: u64,
 }
 
+impl Receipt {
+    /// Whether `earlier` may be of the same message, which the broker has sent again: it does so with the same number.
+    pub fn repeats(self, earlier: Self) -> bool {
+        self.pkid == earlier.pkid && self.connection != earlier.connection
+    }
+}
+
 /// A message to send.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
@@ -131,6 +138,25 @@ pub struct Outgoing {
     pub retain: bool,
     /// Its properties; left out on MQTT 3.1.1.
     pub properties: Properties,
+}
+
+impl Outgoing {
+    /// Bytes of its packet, at most.
+    fn size(&self) -> usize {
+        size_of_packet(self.topic.len(), self.payload.len()) + self.properties.size()
+    }
+}
+
+impl Properties {
+    fn size(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        length(&self.response_topic) + length(&self.content_type) + self.correlation_data.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+/// Bytes of a publish without what its properties hold, at most: lengths, packet identifier and the names of four properties.
+const fn size_of_packet(topic: usize, payload: usize) -> usize {
+    topic + payload + 32
 }
 
 /// What the connection tells.
@@ -183,6 +209,10 @@ struct Shared {
     /// Number of the connection that stands.
     connection: AtomicU64,
     connected: AtomicBool,
+    /// Nothing has left since a message was waited for in vain.
+    stalled: AtomicBool,
+    /// Largest packet that the broker takes, in bytes.
+    largest: AtomicUsize,
 }
 
 /// What is known of a publish besides itself.
@@ -194,6 +224,8 @@ enum Tracking {
     Number(u64, Outgoing),
     /// It says that the one before it has arrived, which holds for the same connection only.
     Receipt,
+    /// It refuses the request that this acknowledges.
+    Refusal(self::Receipt),
 }
 
 impl Shared {
@@ -244,29 +276,60 @@ impl Sender {
         self.queue(message, Tracking::Number(number, receipt)).await
     }
 
+    /// Like [`Self::send`], of a message that says that there was no room for a request. `receipt` of the request goes right behind it,
+    /// on MQTT 5 as "quota exceeded": who has that has the message, and until then the broker keeps the request.
+    ///
+    /// # Errors
+    /// See [`Self::send`].
+    pub async fn send_refusal(&self, message: Outgoing, receipt: Receipt) -> Result<(), ConnectionError> {
+        let _order = self.0.order.lock().await;
+        self.queue(message, Tracking::Refusal(receipt)).await
+    }
+
+    /// Whether a message is larger than the broker says that it takes: then the limit, in bytes. To send it would end the connection.
+    pub fn is_too_large(&self, message: &Outgoing) -> Option<usize> {
+        let largest = self.0.largest.load(Ordering::Relaxed);
+        (message.size() > largest).then_some(largest)
+    }
+
     /// Queues a message at QoS 1, waiting for room. [`Connection::next`] must be polled meanwhile, by another task.
     ///
     /// # Errors
-    /// The topic cannot be published to, or the connection has ended.
+    /// The topic cannot be published to, the message is larger than the broker takes, or the connection has ended.
     pub async fn send(&self, message: Outgoing) -> Result<(), ConnectionError> {
         let _order = self.0.order.lock().await;
         self.queue(message, Tracking::None).await
     }
 
-    /// Sends a message that is of no use later: `false` where the broker is away, or takes none within [`OFFER_PATIENCE`].
+    /// Sends a message that is of no use later: `false` where the broker is away, or takes none for [`OFFER_PATIENCE`].
     pub async fn offer(&self, message: Outgoing) -> bool {
-        self.0.connected.load(Ordering::Relaxed)
-            && tokio::time::timeout(OFFER_PATIENCE, self.send(message)).await.is_ok_and(|sent| sent.is_ok())
+        if !self.0.connected.load(Ordering::Relaxed) || self.0.stalled.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Not given up half-way: of a message that rumqttc's queue takes in that moment nobody would know that it was sent, and
+        // what is known of those behind it would be taken for theirs.
+        let sender = self.clone();
+        let sending = tokio::spawn(async move { sender.send(message).await.is_ok() });
+        let Ok(sent) = tokio::time::timeout(OFFER_PATIENCE, sending).await else {
+            self.0.stalled.store(true, Ordering::Relaxed);
+            return false;
+        };
+        sent.unwrap_or(false)
     }
 
+    /// Not to be dropped before it ends; see [`Self::offer`].
     async fn queue(&self, message: Outgoing, tracking: Tracking) -> Result<(), ConnectionError> {
-        // First, for the connection may take the message as soon as it is queued. Should this future be dropped meanwhile,
-        // nothing is queued.
+        if let Some(largest) = self.is_too_large(&message) {
+            let (topic, size) = (&message.topic, message.size());
+            return Err(ConnectionError(format!("a message of {size} bytes for `{topic}`: the broker takes {largest} at most")));
+        }
+        // First, for the connection may take the message as soon as it is queued.
         self.0.queued().push_back(tracking);
-        let undo = Undo(&self.0);
-        self.publish(message).await?;
-        std::mem::forget(undo);
-        Ok(())
+        let queued = self.publish(message).await;
+        if queued.is_err() {
+            self.0.queued().pop_back();
+        }
+        queued
     }
 
     async fn publish(&self, message: Outgoing) -> Result<(), ConnectionError> {
@@ -295,15 +358,6 @@ impl Sender {
     }
 }
 
-/// Takes back the last entry of the queue's mirror.
-struct Undo<'a>(&'a Shared);
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        self.0.queued().pop_back();
-    }
-}
-
 /// A connection; poll it without pause, publish through its [`Sender`].
 pub struct Connection {
     options: ConnectionOptions,
@@ -311,8 +365,11 @@ pub struct Connection {
     topics: Vec<String>,
     shared: Arc<Shared>,
     event_loop: EventLoop,
-    /// Publishes that wait for their acknowledgement, by packet identifier: what a lost connection means for them.
-    inflight: HashMap<u16, Sent>,
+    /// Publishes that wait for their acknowledgement, in the order of sending, by packet identifier: what a lost connection means
+    /// for them.
+    inflight: VecDeque<(u16, Sent)>,
+    /// Numbers of those that were acknowledged just before the connection was lost.
+    delivered: VecDeque<u64>,
     v5: bool,
     /// Whether any attempt was ever accepted: then the version is settled.
     settled: bool,
@@ -321,6 +378,8 @@ pub struct Connection {
     accepted: Option<Instant>,
     /// Publishes that were not acknowledged when the connection was lost, in their order.
     carried: Carried,
+    /// Whether the next message to leave is one that [`Self::feed`] has put there.
+    fed: bool,
     /// Receipts to be sent over the connection that stands.
     receipts: VecDeque<Outgoing>,
     /// Messages that the broker takes without having acknowledged one.
@@ -368,10 +427,11 @@ enum Sent {
 
 /// What polling the event loop gives.
 enum Polled {
-    /// Whether the broker has kept our session, and how many messages it takes ahead.
+    /// Whether the broker has kept our session, how many messages it takes ahead, and how large ones.
     Accepted {
         remembered: bool,
         window: u16,
+        largest: usize,
     },
     Subscribed(bool),
     Message(Message),
@@ -405,6 +465,8 @@ impl Connection {
             queued: Mutex::default(),
             connection: AtomicU64::new(0),
             connected: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
+            largest: AtomicUsize::new(usize::MAX),
         });
         let sender = Sender(Arc::clone(&shared));
         let connection = Self {
@@ -413,12 +475,14 @@ impl Connection {
             topics,
             shared,
             event_loop,
-            inflight: HashMap::new(),
+            inflight: VecDeque::new(),
+            delivered: VecDeque::new(),
             v5,
             settled: false,
             failures: 0,
             accepted: None,
             carried,
+            fed: false,
             receipts: VecDeque::new(),
             window: 1,
             uncertain: Vec::new(),
@@ -429,31 +493,18 @@ impl Connection {
     /// The next notice. Connects and reconnects on the way; never ends.
     pub async fn next(&mut self) -> Notice {
         loop {
+            if let Some(number) = self.delivered.pop_front() {
+                return Notice::Delivered(number);
+            }
             self.feed();
             let connection = self.shared.connection.load(Ordering::Acquire);
             match poll(&mut self.event_loop, connection).await {
-                Ok(Some(Polled::Sent(pkid))) => {
-                    let tracking = self.shared.queued().pop_front();
-                    let sent = match tracking {
-                        Some(Tracking::Number(number, receipt)) => {
-                            self.receipts.push_back(receipt);
-                            Sent::Number(number)
-                        }
-                        Some(Tracking::Receipt) => Sent::Receipt,
-                        Some(Tracking::None) | None => Sent::Plain,
-                    };
-                    self.inflight.insert(pkid, sent);
-                }
-                Ok(Some(Polled::Acknowledged(pkid, refused))) => {
-                    if let Some(reason) = refused {
-                        log::error!("the broker refuses a message for good: {reason}; see what this client may publish to");
-                    }
-                    if let Some(Sent::Number(number)) = self.inflight.remove(&pkid) {
-                        return Notice::Delivered(number);
-                    }
-                }
-                Ok(Some(Polled::Accepted { remembered, window })) => {
+                Ok(Some(Polled::Sent(pkid))) => self.sent(pkid),
+                Ok(Some(Polled::Acknowledged(pkid, refused))) => self.acknowledged(pkid, refused),
+                Ok(Some(Polled::Accepted { remembered, window, largest })) => {
                     self.window = window;
+                    self.shared.largest.store(largest, Ordering::Relaxed);
+                    self.drop_what_is_larger(largest);
                     self.settled = true;
                     self.accepted = Some(Instant::now());
                     self.shared.connected.store(true, Ordering::Relaxed);
@@ -490,8 +541,38 @@ impl Connection {
         }
     }
 
+    /// Notes that the next of the queue's messages was sent.
+    fn sent(&mut self, pkid: u16) {
+        self.shared.stalled.store(false, Ordering::Relaxed);
+        self.fed = false;
+        let tracking = self.shared.queued().pop_front();
+        let sent = match tracking {
+            Some(Tracking::Number(number, receipt)) => {
+                self.receipts.push_back(receipt);
+                Sent::Number(number)
+            }
+            Some(Tracking::Receipt) => Sent::Receipt,
+            Some(Tracking::Refusal(receipt)) => {
+                self.refuse(receipt);
+                Sent::Plain
+            }
+            Some(Tracking::None) | None => Sent::Plain,
+        };
+        self.inflight.push_back((pkid, sent));
+    }
+
+    fn acknowledged(&mut self, pkid: u16, refused: Option<String>) {
+        if let Some(reason) = refused {
+            log::error!("the broker refuses a message for good: {reason}; see what this client may publish to");
+        }
+        let at = self.inflight.iter().position(|(its, _)| *its == pkid);
+        if let Some((_, Sent::Number(number))) = at.and_then(|at| self.inflight.remove(at)) {
+            self.delivered.push_back(number);
+        }
+    }
+
     /// Acknowledges a message as one that found no room (MQTT 5: quota exceeded).
-    pub fn refuse(&mut self, receipt: Receipt) {
+    fn refuse(&mut self, receipt: Receipt) {
         if receipt.connection != self.shared.connection.load(Ordering::Acquire) {
             return;
         }
@@ -580,76 +661,73 @@ impl Connection {
         };
         if let Some(tracking) = tracking {
             self.shared.queued().push_front(tracking);
+            self.fed = true;
+        }
+    }
+
+    /// Drops what the last connection has left and this broker does not take: sending it would end every connection.
+    fn drop_what_is_larger(&mut self, largest: usize) {
+        let told = |topic: &str, size| {
+            log::error!("a message of {size} bytes for `{topic}` is lost: the broker takes {largest} at most")
+        };
+        match &mut self.carried {
+            Carried::V5(carried) => carried.retain(|(publish, _)| {
+                let its = publish.properties.as_ref().map_or(0, |its| {
+                    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+                    length(&its.response_topic) + length(&its.content_type) + its.correlation_data.as_ref().map_or(0, Bytes::len)
+                });
+                let size = size_of_packet(publish.topic.len(), publish.payload.len()) + its;
+                if size > largest {
+                    told(&String::from_utf8_lossy(&publish.topic), size);
+                }
+                size <= largest
+            }),
+            // The broker does not tell.
+            Carried::V4(_) => {}
         }
     }
 
     /// Takes unacknowledged publishes out of rumqttc's hands before it forgets them.
     fn carry(&mut self) {
-        // Events of the lost connection would otherwise be told of the next one, whose packet identifiers mean something else.
-        match &mut self.event_loop {
-            EventLoop::V5(event_loop) => event_loop.state.events.clear(),
-            EventLoop::V4(event_loop) => event_loop.state.events.clear(),
+        // What the lost connection has still done is told now: to the next one its packet identifiers mean something else.
+        for told in left_events(&mut self.event_loop) {
+            match told {
+                Polled::Sent(pkid) => self.sent(pkid),
+                Polled::Acknowledged(pkid, refused) => self.acknowledged(pkid, refused),
+                _ => {}
+            }
         }
         self.receipts.clear();
+        // What was sent and has a number may have arrived: its sender decides. Receipts go with their connection.
+        let sent = std::mem::take(&mut self.inflight);
+        self.uncertain
+            .extend(sent.iter().filter_map(|(_, its)| if let Sent::Number(number) = its { Some(number) } else { None }));
+        // In the order in which they were given.
+        self.uncertain.sort_unstable();
+        let fed = std::mem::take(&mut self.fed);
+        let again: Vec<u16> = sent.into_iter().filter(|(_, its)| *its == Sent::Plain).map(|(pkid, _)| pkid).collect();
         let mut queued = self.shared.queued();
-        let inflight = std::mem::take(&mut self.inflight);
-        // What was sent and has a number may have arrived: its sender decides. What was not sent stands in the queue's mirror, in
-        // its order. Receipts go with their connection.
-        let mut tracking = |pkid: u16| match inflight.get(&pkid) {
-            Some(Sent::Number(_) | Sent::Receipt) => None,
-            Some(Sent::Plain) => Some(Tracking::None),
-            None => queued.pop_front().filter(|its| !matches!(its, Tracking::Receipt)),
-        };
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
-                let later = std::mem::take(carried);
-                let waiting = event_loop.state.collision.take().map(|publish| p5::Publish { pkid: 0, ..publish });
+                let waiting = event_loop.state.collision.take();
                 let pending = std::mem::take(&mut event_loop.pending).into_iter().filter_map(|request| match request {
                     v5::Request::Publish(publish) => Some(publish),
                     _ => None,
                 });
-                let (sent, unsent): (Vec<_>, Vec<_>) = pending.partition(|publish| publish.pkid != 0);
-                let mut take = |publish: p5::Publish, carried: &mut VecDeque<_>| {
-                    let its = tracking(publish.pkid);
-                    carried.extend(its.map(|its| (p5::Publish { pkid: 0, ..publish }, its)));
-                };
-                for publish in sent.into_iter().chain(waiting) {
-                    take(publish, carried);
-                }
-                carried.extend(later);
-                for publish in unsent {
-                    take(publish, carried);
-                }
+                let new = |publish: p5::Publish| p5::Publish { pkid: 0, dup: false, ..publish };
+                *carried = in_order(pending, waiting, fed, std::mem::take(carried), &again, &mut queued, |p| p.pkid, new);
             }
             (EventLoop::V4(event_loop), Carried::V4(carried)) => {
-                let later = std::mem::take(carried);
-                let waiting = event_loop.state.collision.take().map(|publish| rumqttc::Publish { pkid: 0, ..publish });
+                let waiting = event_loop.state.collision.take();
                 let pending = std::mem::take(&mut event_loop.pending).into_iter().filter_map(|request| match request {
                     rumqttc::Request::Publish(publish) => Some(publish),
                     _ => None,
                 });
-                let (sent, unsent): (Vec<_>, Vec<_>) = pending.partition(|publish| publish.pkid != 0);
-                let mut take = |publish: rumqttc::Publish, carried: &mut VecDeque<_>| {
-                    let its = tracking(publish.pkid);
-                    carried.extend(its.map(|its| (rumqttc::Publish { pkid: 0, ..publish }, its)));
-                };
-                for publish in sent.into_iter().chain(waiting) {
-                    take(publish, carried);
-                }
-                carried.extend(later);
-                for publish in unsent {
-                    take(publish, carried);
-                }
+                let new = |publish: rumqttc::Publish| rumqttc::Publish { pkid: 0, dup: false, ..publish };
+                *carried = in_order(pending, waiting, fed, std::mem::take(carried), &again, &mut queued, |p| p.pkid, new);
             }
             _ => {}
         }
-        let numbers = inflight.into_values().filter_map(|its| match its {
-            Sent::Number(number) => Some(number),
-            Sent::Plain | Sent::Receipt => None,
-        });
-        self.uncertain.extend(numbers);
-        // In the order in which they were given.
-        self.uncertain.sort_unstable();
     }
 
     /// Tries the other protocol version next time, where the configuration leaves it open and none has worked yet.
@@ -664,6 +742,33 @@ impl Connection {
     }
 }
 
+/// What is to be sent over the next connection: what was sent in vain (`again`), what was `waiting` for a packet identifier or was
+/// `fed`, what an earlier connection has left (`later`), and what was never taken up. Of what was not sent, `queued` tells what it is.
+#[allow(clippy::too_many_arguments, reason = "the same for both versions of the protocol")]
+fn in_order<P>(
+    pending: impl Iterator<Item = P>,
+    waiting: Option<P>,
+    fed: bool,
+    later: VecDeque<(P, Tracking)>,
+    again: &[u16],
+    queued: &mut VecDeque<Tracking>,
+    pkid_of: impl Fn(&P) -> u16,
+    new: impl Fn(P) -> P,
+) -> VecDeque<(P, Tracking)> {
+    let (sent, unsent): (Vec<P>, Vec<P>) = pending.partition(|publish| pkid_of(publish) != 0);
+    let mut sent: HashMap<u16, P> = sent.into_iter().map(|publish| (pkid_of(&publish), publish)).collect();
+    let mut all: VecDeque<_> = again.iter().filter_map(|pkid| Some((new(sent.remove(pkid)?), Tracking::None))).collect();
+    let first = usize::from(fed || waiting.is_some());
+    // Those of `later` have it with them already.
+    let tracked = |publish| (new(publish), queued.pop_front().unwrap_or(Tracking::None));
+    let mut rest: VecDeque<_> = waiting.into_iter().chain(unsent).map(tracked).collect();
+    all.extend(rest.drain(..first.min(rest.len())));
+    all.extend(later);
+    all.extend(rest);
+    all.retain(|(_, its)| !matches!(its, Tracking::Receipt));
+    all
+}
+
 /// Pause before attempt `failures + 1`: doubling from a quarter of a second, halved to whole at random so that a fleet
 /// does not come back at once.
 fn backoff(failures: u32) -> Duration {
@@ -671,11 +776,21 @@ fn backoff(failures: u32) -> Duration {
     full.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
+fn address(scheme: &str, host: &str, port: u16, path: &str) -> String {
+    if host.contains(':') { format!("{scheme}://[{host}]:{port}{path}") } else { format!("{scheme}://{host}:{port}{path}") }
+}
+
 fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) -> (Client, EventLoop, Carried) {
-    let BrokerUrl { host, port, .. } = &options.broker;
-    let transport = tls.map_or(Transport::Tcp, Transport::Tls);
+    let BrokerUrl { host, port, web_socket, .. } = &options.broker;
+    let (transport, host) = match (web_socket, tls) {
+        (None, None) => (Transport::Tcp, host.clone()),
+        (None, Some(tls)) => (Transport::Tls(tls), host.clone()),
+        // Here rumqttc takes host and port from an address.
+        (Some(path), None) => (Transport::Ws, address("ws", host, *port, path)),
+        (Some(path), Some(tls)) => (Transport::Wss(tls), address("wss", host, *port, path)),
+    };
     if v5 {
-        let mut o = v5::MqttOptions::new(&options.client_id, host, *port);
+        let mut o = v5::MqttOptions::new(&options.client_id, &host, *port);
         o.set_keep_alive(options.keep_alive).set_clean_start(!options.persistent).set_transport(transport);
         o.set_max_packet_size(Some(options.max_packet as u32));
         o.set_receive_maximum(Some(options.receive_maximum));
@@ -695,7 +810,7 @@ fn make(options: &ConnectionOptions, tls: Option<TlsConfiguration>, v5: bool) ->
         let (client, event_loop) = v5::AsyncClient::new(o, REQUESTS);
         (Client::V5(client), EventLoop::V5(Box::new(event_loop)), Carried::V5(VecDeque::new()))
     } else {
-        let mut o = rumqttc::MqttOptions::new(&options.client_id, host, *port);
+        let mut o = rumqttc::MqttOptions::new(&options.client_id, &host, *port);
         o.set_keep_alive(options.keep_alive).set_clean_session(!options.persistent).set_transport(transport);
         o.set_max_packet_size(options.max_packet, options.max_packet);
         o.set_manual_acks(options.persistent);
@@ -719,14 +834,37 @@ fn without_delay() -> rumqttc::NetworkOptions {
     options
 }
 
+/// What has happened on a connection that is lost, and was not told yet.
+fn left_events(event_loop: &mut EventLoop) -> Vec<Polled> {
+    match event_loop {
+        EventLoop::V5(event_loop) => event_loop.state.events.drain(..).filter_map(|event| event_of_v5(event, 0)).collect(),
+        EventLoop::V4(event_loop) => event_loop.state.events.drain(..).filter_map(|event| event_of_v4(event, 0)).collect(),
+    }
+}
+
+fn event_of_v5(event: v5::Event, connection: u64) -> Option<Polled> {
+    match event {
+        v5::Event::Incoming(packet) => from_v5(packet, connection),
+        v5::Event::Outgoing(rumqttc::Outgoing::Disconnect) => Some(Polled::Closed),
+        v5::Event::Outgoing(rumqttc::Outgoing::Publish(pkid)) => Some(Polled::Sent(pkid)),
+        v5::Event::Outgoing(_) => None,
+    }
+}
+
+fn event_of_v4(event: rumqttc::Event, connection: u64) -> Option<Polled> {
+    match event {
+        rumqttc::Event::Incoming(packet) => from_v4(packet, connection),
+        rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect) => Some(Polled::Closed),
+        rumqttc::Event::Outgoing(rumqttc::Outgoing::Publish(pkid)) => Some(Polled::Sent(pkid)),
+        rumqttc::Event::Outgoing(_) => None,
+    }
+}
+
 /// The next event; `connection` is written into receipts.
 async fn poll(event_loop: &mut EventLoop, connection: u64) -> Result<Option<Polled>, Failure> {
     match event_loop {
         EventLoop::V5(event_loop) => match event_loop.poll().await {
-            Ok(v5::Event::Incoming(packet)) => Ok(from_v5(packet, connection)),
-            Ok(v5::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => Ok(Some(Polled::Closed)),
-            Ok(v5::Event::Outgoing(rumqttc::Outgoing::Publish(pkid))) => Ok(Some(Polled::Sent(pkid))),
-            Ok(v5::Event::Outgoing(_)) => Ok(None),
+            Ok(event) => Ok(event_of_v5(event, connection)),
             Err(error) => {
                 use v5::ConnectionError as E;
                 let refused =
@@ -736,10 +874,7 @@ async fn poll(event_loop: &mut EventLoop, connection: u64) -> Result<Option<Poll
             }
         },
         EventLoop::V4(event_loop) => match event_loop.poll().await {
-            Ok(rumqttc::Event::Incoming(packet)) => Ok(from_v4(packet, connection)),
-            Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => Ok(Some(Polled::Closed)),
-            Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Publish(pkid))) => Ok(Some(Polled::Sent(pkid))),
-            Ok(rumqttc::Event::Outgoing(_)) => Ok(None),
+            Ok(event) => Ok(event_of_v4(event, connection)),
             Err(error) => {
                 use rumqttc::ConnectionError as E;
                 let handshake =
@@ -766,8 +901,10 @@ fn is_unreachable(error: &std::io::Error) -> bool {
 fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
     match packet {
         p5::Packet::ConnAck(ack) => {
-            let most = ack.properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX);
-            Some(Polled::Accepted { remembered: ack.session_present, window: most.min(IN_FLIGHT) })
+            let properties = ack.properties.as_ref();
+            let window = properties.and_then(|its| its.receive_max).unwrap_or(u16::MAX).min(IN_FLIGHT);
+            let largest = properties.and_then(|its| its.max_packet_size).map_or(usize::MAX, |bytes| bytes as usize);
+            Some(Polled::Accepted { remembered: ack.session_present, window, largest })
         }
         p5::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, p5::SubscribeReasonCode::Success(_)))))
@@ -798,7 +935,9 @@ fn from_v5(packet: p5::Packet, connection: u64) -> Option<Polled> {
 
 fn from_v4(packet: rumqttc::Packet, connection: u64) -> Option<Polled> {
     match packet {
-        rumqttc::Packet::ConnAck(ack) => Some(Polled::Accepted { remembered: ack.session_present, window: IN_FLIGHT_V4 }),
+        rumqttc::Packet::ConnAck(ack) => {
+            Some(Polled::Accepted { remembered: ack.session_present, window: IN_FLIGHT_V4, largest: usize::MAX })
+        }
         rumqttc::Packet::SubAck(ack) => {
             Some(Polled::Subscribed(ack.return_codes.iter().all(|code| matches!(code, rumqttc::SubscribeReasonCode::Success(_)))))
         }
@@ -813,5 +952,87 @@ fn from_v4(packet: rumqttc::Packet, connection: u64) -> Option<Polled> {
             expiry: None,
         })),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(name: &str) -> Outgoing {
+        Outgoing { topic: name.into(), payload: Bytes::new(), retain: false, properties: Properties::default() }
+    }
+
+    fn publish(pkid: u16, topic: &str) -> p5::Publish {
+        let mut publish = p5::Publish::new(topic.to_owned(), v5::mqttbytes::QoS::AtLeastOnce, Bytes::new(), None);
+        publish.pkid = pkid;
+        publish
+    }
+
+    fn options() -> ConnectionOptions {
+        ConnectionOptions {
+            broker: BrokerUrl::parse("mqtt://127.0.0.1:1").expect("an address"),
+            client_id: "c".into(),
+            version: "5".into(),
+            credentials: None,
+            tls: TlsOptions::default(),
+            keep_alive: Duration::from_secs(30),
+            max_packet: 1 << 20,
+            will: None,
+            persistent: true,
+            receive_maximum: 10,
+        }
+    }
+
+    /// What rumqttc holds when a connection is lost: three messages sent (the second acknowledged, the third as yet untold), one that waits for
+    /// a packet identifier, two that were never taken up; and one that an earlier connection has left.
+    #[tokio::test]
+    async fn what_a_lost_connection_leaves_goes_on_in_order_and_nothing_twice() {
+        let (mut connection, sender) = Connection::new(options(), vec![]).expect("made");
+        for name in ["queued 1", "queued 2"] {
+            sender.send(plain(name)).await.expect("queued");
+        }
+        {
+            let mut queued = connection.shared.queued();
+            queued.push_front(Tracking::None); // waits
+            queued.push_front(Tracking::Number(7, plain("receipt"))); // the third
+        }
+        connection.inflight = [(9, Sent::Plain), (2, Sent::Number(5))].into();
+        let EventLoop::V5(event_loop) = &mut connection.event_loop else { unreachable!("MQTT 5 was asked for") };
+        event_loop.state.events.push_back(v5::Event::Incoming(p5::Packet::PubAck(p5::PubAck::new(2, None))));
+        event_loop.state.events.push_back(v5::Event::Outgoing(rumqttc::Outgoing::Publish(3)));
+        event_loop.state.collision = Some(publish(4, "waits"));
+        for sent in [publish(3, "third"), publish(9, "first")] {
+            event_loop.pending.push_back(v5::Request::Publish(sent));
+        }
+        event_loop.clean();
+        let Carried::V5(carried) = &mut connection.carried else { unreachable!("MQTT 5 was asked for") };
+        carried.push_back((publish(0, "earlier"), Tracking::None));
+
+        connection.carry();
+        let Carried::V5(carried) = &connection.carried else { unreachable!("MQTT 5 was asked for") };
+        let topics: Vec<_> = carried.iter().map(|(publish, _)| String::from_utf8_lossy(&publish.topic).into_owned()).collect();
+        assert_eq!(topics, ["first", "waits", "earlier", "queued 1", "queued 2"]);
+        assert!(carried.iter().all(|(publish, _)| publish.pkid == 0));
+        assert_eq!(connection.delivered, [5], "acknowledged before the connection was lost");
+        assert_eq!(connection.uncertain, [7], "sent; whether it has arrived is not known");
+        assert!(connection.inflight.is_empty() && connection.shared.queued().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_the_broker_does_not_take_is_not_sent() {
+        let (mut connection, sender) = Connection::new(options(), vec![]).expect("made");
+        connection.shared.largest.store(100, Ordering::Relaxed);
+        let large = Outgoing { payload: vec![b'x'; 100].into(), ..plain("t") };
+        let error = sender.send(large.clone()).await.expect_err("too large").to_string();
+        assert!(error.contains("takes 100 at most"), "{error}");
+        assert_eq!((sender.is_too_large(&large), sender.is_too_large(&plain("t"))), (Some(100), None));
+        assert!(connection.shared.queued().is_empty());
+        let Carried::V5(carried) = &mut connection.carried else { unreachable!("MQTT 5 was asked for") };
+        carried.push_back((publish(0, &"t".repeat(100)), Tracking::None));
+        carried.push_back((publish(0, "small"), Tracking::None));
+        connection.drop_what_is_larger(100);
+        let Carried::V5(carried) = &connection.carried else { unreachable!("MQTT 5 was asked for") };
+        assert_eq!(carried.len(), 1);
     }
 }

@@ -17,7 +17,7 @@ use crate::api::wire::{self, ErrorCode};
 use crate::api::{Api, Problem, ReportFn, change_word};
 use crate::mail::{Left, Mail};
 use connection::{Connection, Message, Notice, Outgoing, Properties, Sender};
-use questions::{Questions, Refused};
+use questions::Questions;
 use reply::{Addressed, Reply};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,11 +95,7 @@ impl Server {
                         self.topics.subscriptions().join(", ")
                     );
                 }
-                Notice::Message(message) => {
-                    if let Some(Refused(receipt)) = Arc::clone(&self).dispatch(message) {
-                        connection.refuse(receipt);
-                    }
-                }
+                Notice::Message(message) => Arc::clone(&self).dispatch(message),
                 Notice::Delivered(number) => self.questions.delivered(number),
                 Notice::Disconnected(reason) => {
                     if lost_before {
@@ -153,19 +149,17 @@ impl Server {
         self.questions.report()
     }
 
-    fn dispatch(self: Arc<Self>, message: Message) -> Option<Refused> {
+    fn dispatch(self: Arc<Self>, message: Message) {
         let receipt = message.receipt;
         let Some(kind) = self.topics.kind(&message.topic) else {
-            self.acknowledge(receipt);
-            return None;
+            return self.acknowledge(receipt);
         };
         if message.retained {
             log::warn!("a retained request on {} is left alone: it would be worked on at every reconnect", message.topic);
-            self.acknowledge(receipt);
-            return None;
+            return self.acknowledge(receipt);
         }
         match kind {
-            Kind::Ask => return self.questions.ask(&message),
+            Kind::Ask => self.questions.ask(&message),
             Kind::Receipt => {
                 self.questions.receipt(&message.payload);
                 self.acknowledge(receipt);
@@ -178,7 +172,6 @@ impl Server {
             Kind::Put | Kind::Delete => drop(self.changes.send((kind, message))),
             Kind::Search | Kind::List => drop(tokio::spawn(async move { self.serve(kind, message).await })),
         }
-        None
     }
 
     /// Changes the library as it is asked to, one after another: a document that is put and then deleted is gone, also when the

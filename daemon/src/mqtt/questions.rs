@@ -18,7 +18,7 @@ use crate::api::wire::{self, ErrorCode, Priority};
 use crate::api::{Api, Problem, code_of};
 use crate::engine::Cancel;
 use crate::mail::{Final, Left, MOST_CRASHES, Mail, Mark, Received, Seq, Standing, Unanswered, now_ms};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +26,9 @@ use tokio::sync::{Notify, watch};
 
 /// How long a question's entry waits for the sync of its own answer, or of others, before it asks for one.
 const SYNC_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Refused questions that are known at most.
+const MOST_REFUSED: usize = 1024;
 
 /// How long the receipts of an earlier connection are waited for.
 const RECEIPTS_PATIENCE: Duration = Duration::from_secs(30);
@@ -65,6 +68,9 @@ struct State {
     waiting: Queue<Job>,
     /// Waiting or at work, by name.
     active: HashMap<Mark, Active>,
+    /// Questions that were refused, by content: what the broker sends again of them, because the connection was lost before it had our
+    /// acknowledgement, is not refused again.
+    refused: VecDeque<(Mark, Receipt)>,
 }
 
 struct Active {
@@ -94,9 +100,6 @@ impl Job {
     }
 }
 
-/// What becomes of a question that was refused for want of room.
-pub(super) struct Refused(pub(super) Receipt);
-
 impl Questions {
     pub(super) fn new(topics: Topics, api: Api, sender: Sender, mail: Option<Mail>) -> Arc<Self> {
         let limits = api.limits();
@@ -105,7 +108,7 @@ impl Questions {
             topics,
             sender,
             mail,
-            state: Mutex::new(State { waiting: Queue::new(most), active: HashMap::new() }),
+            state: Mutex::new(State { waiting: Queue::new(most), active: HashMap::new(), refused: VecDeque::new() }),
             changed: Notify::new(),
             gone: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -204,7 +207,9 @@ impl Questions {
 
     async fn resume_one(self: &Arc<Self>, Unanswered { seq, crashes, received }: Unanswered) {
         let (name, content) = (received.name, received.content);
-        let left = Duration::from_millis(received.expires_ms.saturating_sub(now_ms()));
+        // Never more than it was given, should the clock have been set back.
+        let given = received.expires_ms.saturating_sub(received.received_ms);
+        let left = Duration::from_millis(received.expires_ms.saturating_sub(now_ms()).min(given));
         let since = now_ms().saturating_sub(received.received_ms);
         let id = received.id.clone();
         let message = Message {
@@ -254,35 +259,39 @@ impl Questions {
     }
 
     /// Takes a question up, or says why not. Called in the order of arrival.
-    pub(super) fn ask(self: &Arc<Self>, message: &Message) -> Option<Refused> {
+    pub(super) fn ask(self: &Arc<Self>, message: &Message) {
         let stopping = self.stopping.load(Ordering::Relaxed);
         if stopping && self.mail.is_some() && message.receipt.is_some() {
             // Not acknowledged, it stays with the broker until we are back.
-            return None;
+            return;
+        }
+        let content = content_of(message);
+        if self.was_refused(content, message) {
+            self.counts.repeated.fetch_add(1, Ordering::Relaxed);
+            return self.acknowledge_soon(message.receipt);
         }
         let (reply, ask) = self.open(message, None);
         let question = ask.and_then(|ask| Ok((self.question(&ask, &reply, message)?, ask)));
         let (question, ask) = match question {
             Ok(_) if stopping => {
                 let problem = "the daemon is stopping; ask again when it is online".to_owned();
-                return self.refuse(reply, message.receipt, (ErrorCode::NotReady, problem));
+                return self.refuse(content, reply, message.receipt, (ErrorCode::NotReady, problem));
             }
             Ok(question) => question,
-            Err(problem) => return self.refuse(reply, message.receipt, problem),
+            Err(problem) => return self.refuse(content, reply, message.receipt, problem),
         };
         let name = Mark::of(&[reply.topic.as_bytes(), reply.id.as_bytes()]);
-        let content = content_of(message);
         match self.repeats(name, content, &question.text, message) {
             Repeat::No => {}
-            Repeat::Yes => return None,
+            Repeat::Yes => return,
             Repeat::OtherQuestion => {
                 let problem =
                     format!("another question with the id {:?} is at work; choose another id or correlation data", reply.id);
-                return self.refuse(reply, message.receipt, (ErrorCode::BadRequest, problem));
+                return self.refuse(content, reply, message.receipt, (ErrorCode::BadRequest, problem));
             }
         }
         if !self.state().waiting.has_room(client_of(&reply, &self.topics)) {
-            return self.refuse_for_want_of_room(reply, message.receipt);
+            return self.refuse_for_want_of_room(content, reply, message.receipt);
         }
         let seq = self.keep(name, content, &reply, &question, message);
         // Where it could not be written, the final reply stands for it.
@@ -291,7 +300,18 @@ impl Questions {
         if unacknowledged.is_none() {
             self.acknowledge_soon(message.receipt);
         }
-        None
+    }
+
+    fn was_refused(&self, content: Mark, message: &Message) -> bool {
+        let Some(receipt) = message.receipt.filter(|_| message.redelivered) else { return false };
+        self.state().refused.iter().any(|(its, earlier)| *its == content && receipt.repeats(*earlier))
+    }
+
+    fn note_refused(&self, content: Mark, receipt: Option<Receipt>) {
+        let Some(receipt) = receipt else { return };
+        let mut state = self.state();
+        state.refused.truncate(MOST_REFUSED - 1);
+        state.refused.push_front((content, receipt));
     }
 
     /// Checks a question's bounds, and whether it may go first.
@@ -405,8 +425,9 @@ impl Questions {
         }
     }
 
-    fn refuse(self: &Arc<Self>, reply: Reply, receipt: Option<Receipt>, (code, problem): Problem) -> Option<Refused> {
+    fn refuse(self: &Arc<Self>, content: Mark, reply: Reply, receipt: Option<Receipt>, (code, problem): Problem) {
         self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
+        self.note_refused(content, receipt);
         let questions = Arc::clone(self);
         tokio::spawn(async move {
             reply.error(&questions.sender, code, problem).await;
@@ -415,12 +436,12 @@ impl Questions {
                 questions.sender.acknowledge(receipt).await;
             }
         });
-        None
     }
 
-    fn refuse_for_want_of_room(self: &Arc<Self>, reply: Reply, receipt: Option<Receipt>) -> Option<Refused> {
+    fn refuse_for_want_of_room(self: &Arc<Self>, content: Mark, reply: Reply, receipt: Option<Receipt>) {
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
         self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
+        self.note_refused(content, receipt);
         let ahead = self.state().active.len() as u64 + 1;
         let after = (self.service_us.load(Ordering::Relaxed) * ahead / self.workers as u64 / 1000).clamp(100, 600_000);
         let problem =
@@ -428,8 +449,16 @@ impl Questions {
         let mut failure = reply.failure(ErrorCode::QueueFull, problem);
         failure.error.retry_after_ms = Some(after);
         let questions = Arc::clone(self);
-        tokio::spawn(async move { reply.send(&questions.sender, &failure).await });
-        receipt.map(Refused)
+        tokio::spawn(async move {
+            let message = reply.message(&failure);
+            let sent = match receipt {
+                Some(receipt) => questions.sender.send_refusal(message, receipt).await,
+                None => questions.sender.send(message).await,
+            };
+            if let Err(error) = sent {
+                log::error!("reply {:?} is lost: {error}", reply.id);
+            }
+        });
     }
 
     /// Cancels the questions with an id, waiting or at work.
@@ -594,7 +623,13 @@ impl Questions {
     }
 
     async fn keep_answer<T: serde::Serialize>(&self, reply: &Reply, seq: Option<Seq>, value: &T) -> Outgoing {
-        let message = reply.message(value);
+        let mut message = reply.message(value);
+        if let Some(largest) = self.sender.is_too_large(&message) {
+            let problem = format!(
+                "the answer is larger than the {largest} bytes that the broker takes; ask with a smaller top_k, or raise the broker's max_packet_size"
+            );
+            message = reply.message(&reply.failure(ErrorCode::TooLarge, problem));
+        }
         if let (Some(mail), Some(seq)) = (&self.mail, seq) {
             let kept = match mail.finish(seq, final_of(&message)) {
                 Ok(()) => mail.on_disk(Duration::ZERO).await,
@@ -621,6 +656,8 @@ impl Questions {
         };
         if let Err(error) = sent {
             log::error!("a reply is lost: {error}");
+            // It cannot be sent later either.
+            seq.into_iter().for_each(|seq| self.delivered(seq));
         }
     }
 
