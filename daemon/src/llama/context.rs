@@ -146,9 +146,11 @@ impl<'model> Context<'model> {
     /// # Errors
     /// There is no room, or it was given up; or llama.cpp failed, then sequences in the batch may hold part of it.
     pub fn decode_unless(&mut self, entries: &[Entry], given_up: &dyn Fn() -> bool) -> Result<(), DecodeFailure> {
-        // SAFETY: only the lifetime changes, and the pointer is taken back before it ends.
-        self.given_up
-            .set(unsafe { std::mem::transmute::<*const dyn Fn() -> bool, *const (dyn Fn() -> bool + 'static)>(given_up) });
+        // The pointer is taken back before what it points to goes; a pointer's type says that it could live for ever.
+        #[allow(clippy::transmute_ptr_to_ptr, reason = "a cast does not change the lifetime")]
+        // SAFETY: only the lifetime changes.
+        let forever = unsafe { std::mem::transmute::<*const dyn Fn() -> bool, *const (dyn Fn() -> bool + 'static)>(given_up) };
+        self.given_up.set(forever);
         let result = self.decode(entries);
         self.given_up.set(NEVER);
         result

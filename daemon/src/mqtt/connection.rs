@@ -668,7 +668,7 @@ impl Connection {
     /// Drops what the last connection has left and this broker does not take: sending it would end every connection.
     fn drop_what_is_larger(&mut self, largest: usize) {
         let told = |topic: &str, size| {
-            log::error!("a message of {size} bytes for `{topic}` is lost: the broker takes {largest} at most")
+            log::error!("a message of {size} bytes for `{topic}` is lost: the broker takes {largest} at most");
         };
         match &mut self.carried {
             Carried::V5(carried) => carried.retain(|(publish, _)| {

@@ -657,7 +657,9 @@ impl Questions {
         if let Err(error) = sent {
             log::error!("a reply is lost: {error}");
             // It cannot be sent later either.
-            seq.into_iter().for_each(|seq| self.delivered(seq));
+            if let Some(seq) = seq {
+                self.delivered(seq);
+            }
         }
     }
 
