@@ -242,11 +242,10 @@ fn answers_reach_a_broker_that_was_away() {
 #[test]
 fn an_answer_that_the_broker_does_not_take_is_an_error_and_not_the_end() {
     let port = vademecum_tests::free_port();
-    let broker = Broker::configured(port, "allow_anonymous true\npersistence false\nmax_packet_size 1500\n");
+    let broker = Broker::configured(port, "allow_anonymous true\npersistence false\nmax_packet_size 600\n");
     let daemon = Setup::with(&broker).set("mqtt.documents", "true").start();
     let mqtt = Mqtt::to(&broker);
-    mqtt.put(&daemon, "pump.md", MANUAL);
-    let filler = "The pump house stands by the river, and its door is green. ".repeat(10);
+    let filler = "The pump house stands by the river, and its door is green. ".repeat(6);
     mqtt.put(&daemon, "house.md", &filler);
     let reply = mqtt.request(
         &daemon,
@@ -254,7 +253,7 @@ fn an_answer_that_the_broker_does_not_take_is_an_error_and_not_the_end() {
         json!({ "id": "large", "question": "What colour is the door of the pump house?", "top_k": 3, "mode": "evidence" }),
     );
     assert_eq!(code(&reply), "too_large", "{reply}");
-    assert!(reply["error"]["message"].as_str().expect("words").contains("1500"), "{reply}");
+    assert!(reply["error"]["message"].as_str().expect("words").contains("600"), "{reply}");
     mqtt.fence(&daemon);
     assert_eq!(delivery(&daemon)["outbox"], 0);
     assert!(!daemon.log().contains("no connection"), "{}", daemon.log());

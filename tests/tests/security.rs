@@ -525,9 +525,9 @@ fn hostile_text_stays_text(reader: &str) {
         assert_sound(&answer, &HOSTILE_DOCUMENTS);
         let (text, cited) = (answer["answer"].as_str().expect("text"), answer["citations"].as_array().map_or(0, Vec::len));
         found += cited;
-        // A quoted sentence keeps the brackets that are its own; our mark is the last of its line.
+        // Quoted sentences keep the brackets that are their own; our mark ends what is quoted of a passage.
         let ours: Vec<usize> = match reader {
-            "quote" if cited > 0 => text.lines().filter_map(|line| marks(line).last().copied()).collect(),
+            "quote" if cited > 0 => marks(text).last().copied().into_iter().collect(),
             _ => marks(text),
         };
         assert!(ours.iter().all(|n| (1..=cited).contains(n)), "a citation to nowhere: {answer}");
