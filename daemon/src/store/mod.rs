@@ -52,6 +52,7 @@ pub use statements::StatementVectors;
 use database::Database;
 use index::Origin;
 use recovery::Ledger;
+use row::Row;
 use sections::Unusable;
 use sources::Sources;
 use terms::Language;
@@ -213,6 +214,9 @@ struct DocumentRecord {
     /// The language its terms are stemmed in; documents of older versions were all taken for English.
     #[serde(default)]
     language: Language,
+    /// The [`terms::VERSION`] that the terms in its rows are of; those of another one are made anew with each index.
+    #[serde(default)]
+    terms: u32,
 }
 
 /// A step from one schema to the next.
@@ -686,11 +690,25 @@ impl Store {
         index.add_document(indexed(record));
         let mut rows = 0;
         self.scan(&keys::rows_of(record.number), &mut |key, value| {
-            row::decode(value).and_then(|row| index.append(&row)).ok_or_else(|| self.damaged(key))?;
+            let row = row::decode(value).ok_or_else(|| self.damaged(key))?;
+            let appended = if record.terms == terms::VERSION {
+                index.append(&row)
+            } else {
+                let anew = self.with_terms(record, &row, rows)?;
+                row::decode(&anew).and_then(|row| index.append(&row))
+            };
+            appended.ok_or_else(|| self.damaged(key))?;
             rows += 1;
             Ok(())
         })?;
         if rows == record.document.chunks { Ok(()) } else { Err(self.damaged(&keys::rows_of(record.number))) }
+    }
+
+    /// A row of a document that an older version has put, with the terms that this one finds in its chunk.
+    fn with_terms(&self, record: &DocumentRecord, row: &Row<'_>, ordinal: u32) -> Result<Vec<u8>, StoreError> {
+        let chunk = self.chunk(record.number, ordinal)?.ok_or_else(|| self.damaged(&keys::chunk(record.number, ordinal)))?;
+        let head = head_of(&record.document.title, &chunk.heading);
+        Ok(row::encode_anew(row, &head, &chunk.text, record.language))
     }
 
     /// Applies a change that has been committed to the collection's index, if it is open. An index that the change does
@@ -757,7 +775,7 @@ impl Store {
     fn origin(&self, collection: &str) -> Result<Option<Origin>, StoreError> {
         let Some(record) = self.get::<CollectionRecord>(&keys::collection(collection))? else { return Ok(None) };
         let embedder = self.embedder()?.map(|embedder| embedder.fingerprint).unwrap_or_default();
-        Ok(Some(Origin { store: self.identity(), embedder, version: record.version }))
+        Ok(Some(Origin { store: self.identity(), embedder, terms: terms::VERSION, version: record.version }))
     }
 
     /// Adds to the batch the collection's new counts and version, and the sequence both are drawn from.
@@ -966,7 +984,7 @@ pub(crate) fn head_of(title: &str, heading: &[String]) -> String {
 }
 
 fn indexed(record: &DocumentRecord) -> IndexedDocument {
-    let DocumentRecord { number, document, language } = record;
+    let DocumentRecord { number, document, language, .. } = record;
     IndexedDocument { id: document.id.clone(), number: *number, tags: document.tags.clone(), language: *language }
 }
 
