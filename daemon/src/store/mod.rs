@@ -21,6 +21,7 @@ pub mod backup;
 pub(crate) mod database;
 pub mod dense;
 mod error;
+mod failed;
 mod incoming;
 mod index;
 mod keys;
@@ -43,6 +44,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use error::StoreError;
+pub use failed::FailedDocument;
 pub use incoming::Incoming;
 pub use index::{Index, IndexedDocument, Place, Posting};
 pub use recovery::{Recovery, SetAside};
@@ -472,8 +474,8 @@ impl Store {
         self.inner.identity.load(Ordering::Relaxed)
     }
 
-    /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one.
-    /// Returns whether it was there. Durable when this returns.
+    /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one, and
+    /// forgets that one of this id could not be taken in. Returns whether there was either. Durable when this returns.
     pub fn delete(&self, collection: &str, id: &str) -> Result<bool, StoreError> {
         check_collection(collection)?;
         check_id(id)?;
@@ -484,9 +486,10 @@ impl Store {
             self.inner.sources.drop_record(missing)?;
             self.forget_source(missing, true);
         }
+        let failed = self.drop_failed(collection, id)?;
         let key = keys::document(collection, id);
         let Some(old) = self.get::<DocumentRecord>(&key)? else {
-            return Ok(missing.is_some());
+            return Ok(missing.is_some() || failed);
         };
         // The record beside the source goes first: the other way round, a rebuild after a crash in between would bring
         // back what the owner deleted.
