@@ -87,7 +87,12 @@ fn one_bad_file_does_not_stop_the_rest() {
         assert_eq!(counts(&summary), [1, 0, 0, 3], "{summary}");
         let failed = summary["failed"].to_string();
         assert!(failed.contains("it is not a PDF") && failed.contains("skip.bin") && failed.contains("nowhere.md"), "{failed}");
-        assert_eq!(listed(&data).len(), 1);
+        let reasons = summary["failed"].as_array().expect("a list").iter().map(|entry| entry[1].as_str().expect("words"));
+        assert!(reasons.into_iter().all(|reason| !reason.contains("skip.bin") && !reason.contains("manual.pdf")), "{failed}");
+        let states: Vec<(Value, Value)> =
+            listed(&data).into_iter().map(|row| (row["id"].clone(), row["state"].clone())).collect();
+        let expected = [("manual.pdf", "failed"), ("pump.md", "ok"), ("skip.bin", "failed")];
+        assert_eq!(states, expected.map(|(id, state)| (json!(id), json!(state))));
     }
     let nothing = run(on(&dir.path().join("direct"), &["ingest"]).arg(source.join("nowhere"))).exits(1);
     assert!((nothing.stdout + &nothing.stderr).contains("nowhere"));
@@ -204,10 +209,115 @@ fn wrong_usage_of_ingest_names_the_remedy() {
     assert!(bogus.stderr.contains("application/docbook+xml"), "{bogus:?}");
     let missing = run(&mut on(&data, &["ingest", "no-such-file.md"])).exits(1);
     assert!(missing.stdout.contains("check that it exists"), "{missing:?}");
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).expect("made");
+    let nothing = run(on(&data, &["ingest"]).arg(&empty)).exits(1);
+    assert!(["DocBook", "man1 to man9", "--include"].iter().all(|word| nothing.stderr.contains(word)), "{nothing:?}");
     let page = dir.path().join("pump.1");
     std::fs::write(&page, ".TH PUMP 1\n.SH NAME\npump \\- moves water\n").expect("written");
     let _ = ingest(&data, &[&page]).exits(0);
     assert_eq!(listed(&data)[0]["title"], json!("pump(1)"));
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_touches_nothing() {
+    let dir = temp_dir();
+    let (data, file) = (dir.path().join("data"), dir.path().join("pump.md"));
+    fs::write(&file, MANUAL).expect("written");
+    let (folder, file) = (dir.path().display().to_string(), file.display().to_string());
+    let long = "x".repeat(513);
+    let wrong: [&[&str]; 31] = [
+        &["search", ""],
+        &["search", " \t"],
+        &["search", "pump", "-k", "0"],
+        &["search", "pump", "-k", "21"],
+        &["search", "pump", "-k", "many"],
+        &["search", "pump", "--filter", "site"],
+        &["search", "pump", "--filter", "=north"],
+        &["search", "pump", "--collection", "No Such"],
+        &["ask", ""],
+        &["ask", "pump", "--top-k", "99"],
+        &["ask", "pump", "--max-tokens", "0"],
+        &["ask", "pump", "--timeout", "0"],
+        &["ask", "pump", "--filter", "site"],
+        &["ask", "pump", "--broker", "localhost"],
+        &["ask", "pump", "--node", "a/b"],
+        &["ingest"],
+        &["ingest", &file, "--tag", "site"],
+        &["ingest", &file, "--tag", "a=1", "--tag", "a=2"],
+        &["ingest", &file, "--include", "[a"],
+        &["ingest", &file, "--exclude", "[a"],
+        &["ingest", &file, "--id", ""],
+        &["ingest", &file, "--id", &long],
+        &["ingest", &file, "--collection", "a/b"],
+        &["ingest", &folder, "--id", "pump"],
+        &["ingest", &file, &file, "--title", "Pump"],
+        &["ingest", "--re-embed", "--tag", "site=north"],
+        &["documents", "delete", ""],
+        &["documents", "--set", "answer.top_k"],
+        &["documents", "--set", "answer.topk=2"],
+        &["documents", "--set", "answer.top_k=99"],
+        &["eval", &folder, "--max-tokens", "0"],
+    ];
+    for args in wrong {
+        let refused = run(&mut on(&data, args)).exits(2);
+        assert!(!refused.stderr.is_empty() && refused.stdout.is_empty(), "{args:?}: {refused:?}");
+    }
+    assert!(!data.exists());
+    // What the daemon alone can know.
+    let broker = Broker::start();
+    let daemon = Setup::with(&broker).start();
+    let mut long = bare_vademecum(["ask", &"pump ".repeat(2000), "--node", "n1", "--broker", &broker.url()]);
+    assert!(run(&mut long).exits(2).stderr.contains("too_large"));
+    let mut tokens = bare_vademecum(["ask", "pump", "--max-tokens", "9999999", "--node", "n1", "--broker", &broker.url()]);
+    assert!(run(&mut tokens).exits(2).stderr.contains("bad_request"));
+    assert!(run(&mut on(daemon.data(), &["search", &"pump ".repeat(2000)])).exits(2).stderr.contains("bytes"));
+}
+
+#[test]
+fn what_failed_stays_listed_and_doctor_tells_of_it() {
+    let dir = temp_dir();
+    let source = dir.path().join("source");
+    fs::create_dir_all(&source).expect("made");
+    fs::write(source.join("pump.md"), MANUAL).expect("written");
+    fs::write(source.join("blank.txt"), " \n").expect("written");
+    fs::write(source.join("large.txt"), "word ".repeat(1000)).expect("written");
+    let broker = Broker::start();
+    let limit = ["--set", "ingest.max_document_bytes=2000"];
+    let (direct, data) = (dir.path().join("direct"), dir.path().join("data"));
+    let daemon = Setup::with(&broker).data_dir(&data).set("ingest.max_document_bytes", "2000").start();
+    for data in [&direct, &data] {
+        let summary = run(on(data, &["ingest", "--json"]).args(limit).arg(&source)).exits(1).json();
+        assert_eq!(counts(&summary), [1, 0, 0, 2], "{summary}");
+    }
+    let doctor = |data: &Path| -> Value {
+        let report = run(&mut on(data, &["doctor", "--json", "--node", "n1", "--broker", &broker.url()])).json();
+        let checks = report.as_array().expect("a list");
+        checks.iter().find(|check| check["check"] == "documents").unwrap_or_else(|| panic!("{report}")).clone()
+    };
+    let check = |data: &Path| {
+        let rows = listed(data);
+        let told: Vec<String> = rows.iter().map(|row| format!("{} {} {}", row["id"], row["state"], row["reason"])).collect();
+        assert_eq!(told[0], "\"blank.txt\" \"failed\" \"no text in it\"");
+        assert!(told[1].starts_with("\"large.txt\" \"failed\" \"larger than 2000 bytes"), "{told:?}");
+        assert!(told[1].contains("ingest.max_document_bytes") && told.len() == 3, "{told:?}");
+        let told = doctor(data);
+        assert_eq!(told["status"], "warn", "{told}");
+        let detail = told["detail"].as_str().expect("words");
+        assert!(detail.starts_with("2 of 3 documents could not be taken in") && detail.contains("blank.txt"), "{told}");
+        assert!(told["remedy"].as_str().expect("words").contains("documents delete"), "{told}");
+    };
+    check(&direct);
+    check(&data);
+    daemon.stop();
+    check(&data);
+    // Mended, and given up.
+    fs::write(source.join("blank.txt"), "The lid is blue.").expect("written");
+    assert_eq!(counts(&ingest(&data, &[&source.join("blank.txt")]).exits(0).json()), [1, 0, 0, 0]);
+    let _ = run(&mut on(&data, &["documents", "delete", "large.txt"])).exits(0);
+    let states: Vec<Value> = listed(&data).into_iter().map(|row| row["state"].clone()).collect();
+    assert_eq!(states, ["ok", "ok"]);
+    assert_eq!(doctor(&data)["status"], "ok");
 }
 
 #[test]
@@ -265,7 +375,7 @@ fn configuration_comes_from_file_environment_and_flags() {
 
     let name = file.display().to_string();
     let refused = |text: &str, env: &[(&str, &str)], flags: &[&str], words: &[&str]| {
-        let run = config(text, env, flags).exits(1);
+        let run = config(text, env, flags).exits(if flags.is_empty() { 1 } else { 2 });
         assert!(words.iter().all(|word| run.stderr.contains(word)), "{words:?}: {run:?}");
     };
     refused("[answer]\ntopk = 5\n", &[], &[], &[&name, "answer.topk", "did you mean `answer.top_k`"]);
@@ -275,7 +385,7 @@ fn configuration_comes_from_file_environment_and_flags() {
     refused("", &[("VADEMECUM_MQTT_BROKRE", "x")], &[], &["VADEMECUM_MQTT_BROKRE"]);
     refused("", &[("VADEMECUM_MQTT_BROKER", "broker:1883")], &[], &["VADEMECUM_MQTT_BROKER", "mqtt://host:port"]);
     refused("", &[], &["--set", "broker.listen=0.0.0.0:1883"], &["broker.listen", "loopback only"]);
-    refused("", &[], &["--set", "answer.top_k"], &["--set key=value"]);
+    refused("", &[], &["--set", "answer.top_k"], &["--set <KEY=VALUE>", "key=value"]);
     refused("", &[], &["--node", "a/b"], &["node", "a/b"]);
     fs::remove_file(&file).expect("removed");
     let gone = run(Command::new(vademecum_tests::binary()).args(["config", "--config"]).arg(&file)).exits(1);

@@ -154,6 +154,33 @@ fn a_file_that_fails_says_why_and_is_read_again_when_it_is_mended() {
 }
 
 #[test]
+fn what_failed_is_told_without_the_daemon_and_forgotten_with_its_file() {
+    let place = Place::new();
+    place.write("good.md", MANUAL);
+    place.write("bad.md", "\n\n");
+    place.write("worse.md", "\n");
+    let daemon = place.start();
+    place.wait_list(&[("bad.md", "failed"), ("good.md", "ok"), ("worse.md", "failed")]);
+    // Given up by hand, and tried again when it is touched.
+    let _ = place.command(&["documents", "delete", "worse.md"]).exits(0);
+    place.wait_list(&[("bad.md", "failed"), ("good.md", "ok")]);
+    place.write("worse.md", "\n\n");
+    let running = place.wait_list(&[("bad.md", "failed"), ("good.md", "ok"), ("worse.md", "failed")]);
+    daemon.stop();
+    assert_eq!(place.list(), running, "the same as while it ran");
+    let doctor = place.command(&["doctor", "--json"]).json();
+    let told = doctor.as_array().expect("checks").iter().find(|check| check["check"] == "documents").expect("theirs").clone();
+    assert_eq!(told["status"], "warn", "{told}");
+    // One is gone and one is mended while nobody looks.
+    fs::remove_file(place.root().join("bad.md")).expect("removed");
+    place.write("worse.md", &manual("Mended"));
+    let daemon = place.start();
+    place.wait_list(&[("good.md", "ok"), ("worse.md", "ok")]);
+    daemon.stop();
+    place.wait_list(&[("good.md", "ok"), ("worse.md", "ok")]);
+}
+
+#[test]
 fn a_folder_that_is_away_keeps_its_documents() {
     let place = Place::new();
     place.write("pump.md", MANUAL);
@@ -236,6 +263,10 @@ fn folders_have_collections_and_do_not_collide() {
     // A link leads out of the folder: it is not followed.
     std::os::unix::fs::symlink(place.dir.path().join("data"), more.join("link")).expect("linked");
     std::os::unix::fs::symlink(place.root().join("pump.md"), more.join("link.md")).expect("linked");
+    // Neither by hand.
+    let by_hand = place.dir.path().join("by-hand");
+    let summary = run(vademecum(["ingest", "--json", "--data-dir"]).arg(by_hand).arg(&more)).exits(0).json();
+    assert_eq!([&summary["added"], &summary["failed"]], [&json!(1), &json!([])], "{summary}");
     let (root, more) = (place.root(), more.as_path());
     let daemon = place.watching(&format!("{},{},third={}", root.display(), more.display(), more.display()));
     let rows = wait_for("three documents", || {

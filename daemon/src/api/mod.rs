@@ -8,7 +8,7 @@ use crate::engine::{EngineError, Sampling};
 use crate::ingest::watch::Watched;
 use crate::ingest::{Change, IngestError, Outcome, Pipeline, Source};
 use crate::retrieve::{Query, RetrieveError};
-use crate::store::StoreError;
+use crate::store::{Document, StoreError};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -224,28 +224,39 @@ impl Api {
         Ok((collection, outcome))
     }
 
-    /// Deletes a document; `false` when there was none.
+    /// Deletes a document, and forgets that one of this id failed; `false` when there was neither.
     ///
     /// # Errors
     /// A broken bound, or the store's trouble.
     pub async fn delete(&self, delete: &wire::Delete) -> Result<bool, Problem> {
         let collection = self.collection(delete.collection.as_deref())?;
-        let (store, document) = (self.pipeline.store().clone(), delete.document.clone());
-        blocking(move || store.delete(&collection, &document)).await?.map_err(|e| (code_of_store(&e), e.to_string()))
+        let (store, watched, document) = (self.pipeline.store().clone(), self.watched.clone(), delete.document.clone());
+        let delete = move || store.delete(&collection, &document).inspect(|_| watched.forget_failed(&collection, &document));
+        blocking(delete).await?.map_err(|e| (code_of_store(&e), e.to_string()))
     }
 
-    /// Lists documents, and the files of watched folders on their way to become some, a page at a time.
+    /// Remembers that a document could not be taken in: that whoever wanted to bring it could not even send it.
+    ///
+    /// # Errors
+    /// A broken bound, or the store's trouble.
+    pub async fn note_failed(&self, failed: wire::Failed) -> Result<(), Problem> {
+        let collection = self.collection(failed.collection.as_deref())?;
+        let document = Document { id: failed.document, collection, bytes: failed.bytes, ..Document::default() };
+        let store = self.pipeline.store().clone();
+        blocking(move || store.note_failed(&document, &failed.reason)).await?.map_err(|e| (code_of_store(&e), e.to_string()))
+    }
+
+    /// Lists documents, those that could not be taken in, and the files of watched folders on their way to become some, a
+    /// page at a time.
     ///
     /// # Errors
     /// A broken bound, an unknown collection, or the store's trouble.
     pub async fn list(&self, id: String, list: &wire::List) -> Result<wire::ListReply, Problem> {
         let collection = list.collection.as_deref().map(|name| self.collection(Some(name))).transpose()?;
         let (store, watched) = (self.pipeline.store().clone(), self.watched.clone());
-        let read = move || {
-            let documents = store.known_documents(collection.as_deref())?;
-            Ok(watched.list(documents, collection.as_deref()))
-        };
-        let documents = blocking(read).await?.map_err(|e| (code_of_store(&e), e.to_string()))?;
+        let documents = blocking(move || watched.list(&store, collection.as_deref()))
+            .await?
+            .map_err(|e| (code_of_store(&e), e.to_string()))?;
         let total = documents.len();
         let (skip, limit) = (list.skip.unwrap_or(0), list.limit.unwrap_or(LIST_PAGE).min(LIST_PAGE));
         Ok(wire::ListReply { id, documents: documents.into_iter().skip(skip).take(limit).collect(), total })

@@ -163,6 +163,20 @@ pub struct Put {
     pub reply_to: Option<String>,
 }
 
+/// A document that could not be sent (control socket only).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Failed {
+    /// The document's id.
+    pub document: String,
+    /// The collection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Why.
+    pub reason: String,
+}
+
 /// A document to delete.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delete {

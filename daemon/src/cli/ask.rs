@@ -1,11 +1,15 @@
 //! `vademecum ask`: a question over MQTT, streamed to the terminal.
 
-use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime, visible};
+use super::{
+    Common, Failure, NOT_FOUND, Outcome, filter, is_usage, pair, positive, print_json, print_line, question, runtime, top_k,
+    visible,
+};
 use crate::answer::{Answer, Citation, Mode};
 use crate::api::new_id;
 use crate::api::wire::{self, Encoding};
 use crate::config::Config;
 use crate::mqtt::connection::{Connection, Notice, Outgoing, Properties, Sender};
+use serde::Deserialize;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,26 +20,27 @@ const PRESENCE: Duration = Duration::from_secs(3);
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The question
+    #[arg(value_parser = question)]
     question: String,
     /// Evidence alone, without a generated answer
     #[arg(long)]
     evidence: bool,
-    /// Passages to retrieve
-    #[arg(long, value_name = "N")]
+    /// Passages to retrieve, 1 to 20
+    #[arg(long, value_name = "N", value_parser = top_k())]
     top_k: Option<usize>,
     /// Longest answer in tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive())]
     max_tokens: Option<usize>,
     /// Only documents with this tag (repeatable; values of one key are alternatives)
-    #[arg(long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    filter: Vec<(String, String)>,
     /// Give up after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 
 pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
-    let mut ask = wire::Ask {
+    let ask = wire::Ask {
         id: Some(new_id()),
         question: args.question.clone(),
         collection: common.collection.clone(),
@@ -43,14 +48,12 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         max_tokens: args.max_tokens,
         stream: Some(!common.json),
         mode: args.evidence.then_some(Mode::Evidence),
-        deadline_ms: Some(args.timeout.clamp(1, 86_400) * 1000),
+        deadline_ms: Some(args.timeout * 1000),
+        filter: filter(&args.filter),
         ..wire::Ask::default()
     };
-    for (key, value) in pairs(&args.filter, "--filter")? {
-        ask.filter.entry(key).or_default().push(value);
-    }
     let runtime = runtime()?;
-    let asking = Asking { config, json: common.json, patience: Duration::from_secs(args.timeout.clamp(1, 86_400) + 2) };
+    let asking = Asking { config, json: common.json, patience: Duration::from_secs(args.timeout + 2) };
     let answer = runtime.block_on(asking.ask(&ask));
     runtime.shutdown_background();
     let answer = answer?;
@@ -109,8 +112,7 @@ impl Conversation<'_> {
                 Notice::Message(message) if message.topic == self.answers => {
                     let value: serde_json::Value = Encoding::Json.decode(&message.payload).map_err(Failure::Other)?;
                     if let Some(error) = value.get("error") {
-                        let text = |key| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
-                        return Err(Failure::Other(format!("{} ({})", text("message"), text("code"))));
+                        return Err(refusal(error));
                     }
                     if let Some(delta) = value.get("delta").and_then(serde_json::Value::as_str) {
                         printer.delta(delta);
@@ -173,6 +175,14 @@ impl Conversation<'_> {
             Err(_) => Err(Failure::Other(format!("no node has ever been online under {}; {start}", self.base))),
         }
     }
+}
+
+/// What the daemon says instead of an answer.
+fn refusal(error: &serde_json::Value) -> Failure {
+    let text = |key| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let words = format!("{} ({})", text("message"), text("code"));
+    let code = error.get("code").and_then(|code| wire::ErrorCode::deserialize(code).ok());
+    if code.is_some_and(is_usage) { Failure::Usage(words) } else { Failure::Other(words) }
 }
 
 /// Writes an answer to the terminal as it comes.

@@ -63,7 +63,11 @@ fn write(config: &Config, path: &Path) -> Result<(), Failure> {
 
 pub(super) fn restore(config: &Config, common: &Common, args: &RestoreArgs) -> Outcome {
     let held = backup::restore(&args.file, &config.data_dir(), args.force).map_err(ServiceError::from)?;
-    tell(common, &held, "restored; they are searchable again once the daemon has rebuilt them")
+    tell(
+        common,
+        &held,
+        "restored; the next command embeds them again and shows how far it is, or the daemon does, and answers meanwhile",
+    )
 }
 
 fn tell(common: &Common, held: &Backup, what: &str) -> Outcome {

@@ -169,6 +169,10 @@ fn show(judged: &Judged, threshold: f32) {
             m.refused * 100.0
         ));
     };
+    print_line(
+        "(area under ROC: 1 where every answerable question is more sure than every foreign one, 0.5 by chance; log loss: 0 is best; \
+         kept: answerable ones that are answered; refused: the others, told `found: false`)",
+    );
     line("in use ", &judged.current);
     line("fitted ", &judged.fitted);
     let c = &judged.calibration;

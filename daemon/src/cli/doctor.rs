@@ -1,14 +1,17 @@
 //! `vademecum doctor`: checks the installation; each line ok, warn or fail with a remedy.
 
-use super::{Common, Outcome, print_json, print_line, runtime};
+use super::documents::fetch;
+use super::{Common, Outcome, print_json, print_line, runtime, visible};
 use crate::api::new_id;
 use crate::config::{Config, Loaded};
 use crate::gguf::{Gguf, Kind, Pooling};
 use crate::http::Client;
+use crate::ingest::counted;
+use crate::ingest::watch::{FileState, Listed, Watched};
 use crate::llama::{available_memory, check_fits};
 use crate::mqtt::connection::{Connection, Notice};
-use crate::service::{connection_options, open_store};
-use crate::store::{Recovery, StoreError};
+use crate::service::{ServiceError, connection_options, open_store};
+use crate::store::{Recovery, Store, StoreError};
 use crate::tune::Topology;
 use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
@@ -56,7 +59,9 @@ pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
     let mut checks = vec![configuration(loaded), cores(), memory(), disk(config), clock(), permissions(config)];
     checks.push(generator(config));
     checks.push(embedder(config));
-    checks.push(store(config, daemon.as_ref()));
+    let opened = (daemon.is_none() && config.data_dir().exists()).then(|| open_store(config));
+    checks.push(store(config, daemon.as_ref(), opened.as_ref()));
+    checks.extend(documents(&listed(config, &runtime, opened.as_ref())));
     checks.push(runtime.block_on(broker(config, daemon.is_some())));
     runtime.shutdown_background();
     checks.extend(temperature());
@@ -202,7 +207,33 @@ fn embedder(config: &Config) -> Check {
     }
 }
 
-fn store(config: &Config, daemon: Option<&serde_json::Value>) -> Check {
+/// The library's documents, from the daemon or from the store; none where neither can be asked, which is told elsewhere.
+fn listed(config: &Config, runtime: &tokio::runtime::Runtime, opened: Option<&Result<Store, ServiceError>>) -> Vec<Listed> {
+    match opened {
+        Some(Ok(store)) => Watched::default().list(store, None).unwrap_or_default(),
+        Some(Err(_)) => Vec::new(),
+        None => runtime.block_on(fetch(config, None)).ok().flatten().unwrap_or_default(),
+    }
+}
+
+/// What could not be taken in; nothing to say of an empty library.
+fn documents(listed: &[Listed]) -> Option<Check> {
+    if listed.is_empty() {
+        return None;
+    }
+    let mut failed = listed.iter().filter(|listed| listed.state == FileState::Failed);
+    let all = counted(listed.len() as u64, "document");
+    let Some(example) = failed.next() else { return Some(Check::ok("documents", all)) };
+    let Listed { document, reason, .. } = example;
+    let reason = reason.as_deref().unwrap_or("no reason is known");
+    Some(Check::warn(
+        "documents",
+        visible(&format!("{} of {all} could not be taken in, such as {}: {reason}", 1 + failed.count(), document.id)),
+        "`vademecum documents` tells of each why: mend it and ingest it again (a watched file: save it), or `vademecum documents delete ID`",
+    ))
+}
+
+fn store(config: &Config, daemon: Option<&serde_json::Value>, opened: Option<&Result<Store, ServiceError>>) -> Check {
     if let Some(status) = daemon {
         let info = &status["info"];
         let collections = info["collections"].as_array().map_or(0, Vec::len);
@@ -210,12 +241,10 @@ fn store(config: &Config, daemon: Option<&serde_json::Value>) -> Check {
         let recovery = serde_json::from_value(info["recovery"].clone()).unwrap_or_default();
         return recovered(&recovery, state, true);
     }
-    if !config.data_dir().exists() {
-        return Check::ok("store", "empty: nothing has been ingested yet");
-    }
-    let store = match open_store(config) {
-        Ok(store) => store,
-        Err(error) => return Check::fail("store", error.to_string(), "see above"),
+    let store = match opened {
+        Some(Ok(store)) => store,
+        Some(Err(error)) => return Check::fail("store", error.to_string(), "see above"),
+        None => return Check::ok("store", "empty: nothing has been ingested yet"),
     };
     let mismatch = || -> Result<Option<String>, StoreError> {
         let bound = store.embedder()?;

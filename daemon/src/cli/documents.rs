@@ -1,11 +1,11 @@
 //! `vademecum documents`
 
-use super::{Common, Failure, Outcome, print_json, print_line, runtime, visible};
+use super::{Common, Failure, Outcome, document_id, print_json, print_line, runtime, visible};
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::Client;
 use crate::ingest::counted;
-use crate::ingest::watch::{FileState, Listed};
+use crate::ingest::watch::{FileState, Listed, Watched};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -18,10 +18,10 @@ pub(super) struct Args {
 enum Action {
     /// List documents (of one collection with --collection)
     List,
-    /// Delete documents by id
+    /// Delete documents by id, and forget those that failed
     Delete {
         /// Ids as `documents list` shows them
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = document_id)]
         ids: Vec<String>,
     },
 }
@@ -40,8 +40,7 @@ fn list(config: &Config, common: &Common) -> Outcome {
         None => {
             super::need_library(config)?;
             let store = crate::service::open_store(config)?;
-            let documents = store.known_documents(common.collection.as_deref()).map_err(crate::service::ServiceError::from)?;
-            documents.into_iter().map(Listed::from).collect()
+            Watched::default().list(&store, common.collection.as_deref()).map_err(crate::service::ServiceError::from)?
         }
     };
     if common.json {
@@ -73,7 +72,7 @@ fn state(listed: &Listed) -> String {
 }
 
 /// Every page of the running daemon's list; `None` when none runs.
-async fn fetch(config: &Config, collection: Option<&str>) -> Result<Option<Vec<Listed>>, Failure> {
+pub(super) async fn fetch(config: &Config, collection: Option<&str>) -> Result<Option<Vec<Listed>>, Failure> {
     let Some(mut client) = Client::connect(&config.control_socket()).await? else { return Ok(None) };
     let mut documents = Vec::new();
     loop {

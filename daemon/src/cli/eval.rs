@@ -1,6 +1,6 @@
 //! `vademecum eval`: retrieval and answers on a labelled set in BEIR format.
 
-use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runtime};
+use super::{Common, Failure, Outcome, positive, print_json, print_line, progress_bar, runtime};
 use crate::api::new_id;
 use crate::config::Config;
 use crate::eval::{self, AnswerReport, Asking, Dataset, LabelledDocument, Report};
@@ -21,7 +21,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     limit: usize,
     /// Longest answer in tokens
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive())]
     max_tokens: usize,
     /// Show each question and answer on stderr
     #[arg(long)]

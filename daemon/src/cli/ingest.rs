@@ -1,13 +1,16 @@
 //! `vademecum ingest`: files and folders into the library, through the running daemon or straight into the store.
 
-use super::{Common, Failure, Outcome, print_json, print_line, progress_bar, runtime, visible};
+use super::{Common, Failure, Outcome, document_id, print_json, print_line, progress_bar, runtime, visible};
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::{Client, ClientError, PutOutcome};
 use crate::ingest::{
-    Change, Entry, IngestError, Outcome as Ingested, Pipeline, Source, Summary, check_media_type, load, parse_tags, walk,
+    Change, Entry, IngestError, Outcome as Ingested, Pipeline, Source, Summary, check_glob, check_media_type, load, parse_tag,
+    walk,
 };
 use crate::service::{Rooms, ServiceError};
+use crate::store::Document;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -18,13 +21,13 @@ pub(super) struct Args {
     #[arg(required_unless_present = "re_embed")]
     paths: Vec<PathBuf>,
     /// Read only files that match (repeatable) [default: every readable kind]
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", value_parser = check_glob)]
     include: Vec<String>,
     /// Leave out files that match (repeatable)
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", value_parser = check_glob)]
     exclude: Vec<String>,
     /// The document's id, for a single document [default: its path or file name; standard input is stdin]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = document_id)]
     id: Option<String>,
     /// The document's title, for a single document
     #[arg(long)]
@@ -33,12 +36,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "TYPE", value_parser = check_media_type)]
     media_type: Option<String>,
     /// A tag that questions can filter by (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    tag: Vec<String>,
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
+    tag: Vec<(String, String)>,
     /// Compute every vector anew with the configured embedder, from the stored sources
-    #[arg(long, conflicts_with = "paths")]
+    #[arg(long, conflicts_with_all = ["paths", "include", "exclude", "id", "title", "media_type", "tag"])]
     re_embed: bool,
 }
+
+const NOTHING: &str = "no readable files found; name files, or folders that hold .pdf, .epub, .html, .md, .txt, .rst, .adoc or \
+    .dbk (DocBook) files, or manual pages in man1 to man9 (others: --include; links are followed inside the folder only)";
 
 /// Where documents go.
 enum Library {
@@ -59,20 +65,19 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
 }
 
 fn ingest(config: &Config, args: &Args) -> Result<Summary, Failure> {
-    let other = |e: IngestError| Failure::Other(e.to_string());
+    let is_single = args.paths.len() == 1 && !args.paths[0].is_dir();
+    if (args.id.is_some() || args.title.is_some()) && !is_single {
+        return Err(Failure::Usage("--id and --title are for one document: name a single file, or - for standard input".into()));
+    }
+    let tags = tags(&args.tag)?;
     let given = |flag: &[String], configured: &[String]| if flag.is_empty() { configured.to_vec() } else { flag.to_vec() };
     let include = given(&args.include, &config.ingest.include);
-    let walked = walk(&args.paths, &include, &given(&args.exclude, &config.ingest.exclude)).map_err(other)?;
-    let tags = parse_tags(args.tag.iter().map(String::as_str)).map_err(other)?;
-    if walked.entries.len() != 1 && (args.id.is_some() || args.title.is_some()) {
-        return Err(Failure::Other(format!("--id and --title are for one document; {} were found", walked.entries.len())));
-    }
+    let walked =
+        walk(&args.paths, &include, &given(&args.exclude, &config.ingest.exclude)).map_err(|e| Failure::Other(e.to_string()))?;
     let mut summary = Summary { failed: walked.failed, ..Summary::default() };
     if walked.entries.is_empty() {
-        let nothing =
-            "no readable files found; name files, or folders that hold .pdf, .epub, .md, .txt or .html files (others: --include)";
         if summary.failed.is_empty() {
-            return Err(Failure::Other(nothing.into()));
+            return Err(Failure::Other(NOTHING.into()));
         }
         return Ok(summary);
     }
@@ -80,25 +85,34 @@ fn ingest(config: &Config, args: &Args) -> Result<Summary, Failure> {
     let total: u64 = walked.entries.iter().map(|entry| entry.bytes).sum();
     let bar = progress_bar(total, "{bar:30} {bytes}/{total_bytes} {msg} ({elapsed} gone, {eta} left)");
     for entry in &walked.entries {
-        bar.set_message(entry.id.clone());
+        let id = args.id.as_ref().unwrap_or(&entry.id);
+        bar.set_message(id.clone());
         let result = source(entry, args, &tags, config.ingest.max_document_bytes);
         let result = match result {
             Ok(source) => library.put(&config.collection, source)?,
-            Err(error) => Err(error),
+            Err(error) => {
+                library.note_failed(&config.collection, id, entry.bytes, &error)?;
+                Err(error)
+            }
         };
-        summary.add(&entry.id, &result);
+        summary.add(id, &result);
         bar.inc(entry.bytes);
     }
     bar.finish_and_clear();
     Ok(summary)
 }
 
-fn source(
-    entry: &Entry,
-    args: &Args,
-    tags: &std::collections::BTreeMap<String, String>,
-    limit: u64,
-) -> Result<Source, IngestError> {
+fn tags(given: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut tags = BTreeMap::new();
+    for (key, value) in given {
+        if tags.insert(key.clone(), value.clone()).is_some() {
+            return Err(Failure::Usage(format!("--tag {key}=… is given twice; a document has one value for each key")));
+        }
+    }
+    Ok(tags)
+}
+
+fn source(entry: &Entry, args: &Args, tags: &BTreeMap<String, String>, limit: u64) -> Result<Source, IngestError> {
     let mut source = load(entry, limit)?;
     source.tags.clone_from(tags);
     source.title.clone_from(&args.title);
@@ -140,9 +154,26 @@ impl Library {
                 };
                 match runtime.block_on(client.post::<_, PutOutcome>("documents/put", &put)) {
                     Ok(outcome) => Ok(Ok(ingested(outcome))),
-                    Err(ClientError::Refused(message)) => Ok(Err(IngestError::Refused { id, message })),
+                    Err(ClientError::Refused { message, .. }) => Ok(Err(IngestError::Refused { id, message })),
                     Err(error) => Err(error.into()),
                 }
+            }
+        }
+    }
+}
+
+impl Library {
+    /// Remembers a document that could not even be loaded.
+    fn note_failed(&mut self, collection: &str, id: &str, bytes: u64, error: &IngestError) -> Result<(), Failure> {
+        let (document, collection) = (id.to_owned(), collection.to_owned());
+        match self {
+            Self::Store(pipeline) => {
+                pipeline.note_failed(&Document { id: document, collection, bytes, ..Document::default() }, error);
+                Ok(())
+            }
+            Self::Daemon(client, runtime) => {
+                let failed = wire::Failed { document, collection: Some(collection), bytes, reason: error.reason(id) };
+                Ok(runtime.block_on(client.post("documents/failed", &failed))?)
             }
         }
     }

@@ -16,13 +16,23 @@ mod run;
 mod search;
 mod tune;
 
+use crate::api::wire::ErrorCode;
 use crate::config::{Config, ConfigError, Flags, Loaded, load};
-use crate::ingest::child;
+use crate::http::ClientError;
+use crate::ingest::{check_id, child};
+use crate::store::Document;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+/// The command failed.
+const FAILED: u8 = 1;
+/// What was asked for cannot be asked for; clap's own code.
+const WRONG_USAGE: u8 = 2;
 /// The library holds no answer.
 pub const NOT_FOUND: u8 = 3;
 
@@ -62,8 +72,8 @@ struct Common {
     #[arg(long, global = true, value_name = "NAME")]
     collection: Option<String>,
     /// Set any key of the configuration, for example --set answer.top_k=2
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
     /// Print JSON for scripts
     #[arg(long, global = true)]
     json: bool,
@@ -112,9 +122,30 @@ enum Failure {
     #[error(transparent)]
     Service(#[from] crate::service::ServiceError),
     #[error(transparent)]
-    Client(#[from] crate::http::ClientError),
+    Client(#[from] ClientError),
+    /// What clap cannot see by itself.
+    #[error("{0}")]
+    Usage(String),
     #[error("{0}")]
     Other(String),
+}
+
+impl Failure {
+    /// Wrong is also what only the configuration or the daemon finds wrong in what was given.
+    fn exit_code(&self) -> u8 {
+        let is_usage = match self {
+            Self::Usage(_) => true,
+            Self::Config(error) => error.is_usage(),
+            Self::Client(ClientError::Refused { code: Some(code), .. }) => is_usage(*code),
+            _ => false,
+        };
+        if is_usage { WRONG_USAGE } else { FAILED }
+    }
+}
+
+/// Whether the daemon says that the request itself was wrong.
+fn is_usage(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge)
 }
 
 type Outcome = Result<ExitCode, Failure>;
@@ -146,7 +177,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             report(&failure, &cli.common);
-            ExitCode::FAILURE
+            ExitCode::from(failure.exit_code())
         }
     }
 }
@@ -202,14 +233,7 @@ impl Common {
             ("collection", &self.collection),
         ];
         let mut flags: Flags = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
-        for setting in &self.set {
-            let (key, value) = setting.split_once('=').ok_or_else(|| ConfigError::BadValue {
-                origin: "--set".into(),
-                key: setting.clone(),
-                problem: "has no value; write --set key=value".into(),
-            })?;
-            flags.push((key.trim().to_owned(), value.trim().to_owned()));
-        }
+        flags.extend(self.set.iter().cloned());
         let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         load(self.config.as_deref(), env, &flags)
     }
@@ -255,15 +279,17 @@ fn rooms(config: &Config) -> Result<crate::service::Rooms, Failure> {
     for aside in &before.set_aside {
         eprintln!("the database was damaged ({}); it is set aside as {}", visible(&aside.reason), aside.path.display());
     }
-    eprintln!("{} documents are rebuilt from their sources", before.missing);
-    let bar = progress_bar(before.missing as u64, "{bar:30} {pos}/{len} documents {msg} ({elapsed} gone, {eta} left)");
+    eprintln!("{} documents are rebuilt from their sources: each is read and embedded again", before.missing);
+    let bar = progress_bar(before.missing as u64, "{bar:30} {pos}/{len} documents, {msg} ({elapsed} gone)");
     let mut damaged = false;
-    while let Some(done) = rooms.pipeline.rebuild_next() {
+    // A long document takes minutes: it is told how far each is.
+    let mut told = |document: &Document, done: usize, of: usize| {
+        let state = if of == 0 { "reading".to_owned() } else { format!("chunk {done} of {of}") };
+        bar.set_message(format!("{}: {state}", visible(&document.id)));
+    };
+    while let Some(done) = rooms.pipeline.rebuild_next(&mut told) {
         match done {
-            Ok(document) => {
-                bar.set_message(visible(&document.id));
-                bar.inc(1);
-            }
+            Ok(_) => bar.inc(1),
             // Some damage shows only now; the next put sets the database aside.
             Err(crate::store::StoreError::Damaged { .. }) if !damaged => damaged = true,
             Err(error) => return Err(crate::service::ServiceError::from(error).into()),
@@ -295,13 +321,49 @@ fn progress_bar(length: u64, template: &str) -> indicatif::ProgressBar {
         return indicatif::ProgressBar::hidden();
     }
     let style = indicatif::ProgressStyle::with_template(template).unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
-    indicatif::ProgressBar::new(length).with_style(style)
+    let bar = indicatif::ProgressBar::new(length).with_style(style);
+    // It is drawn at once, and its clock goes on while a long piece of work is done.
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
-/// `key=value` pairs from the command line.
-fn pairs(given: &[String], flag: &str) -> Result<Vec<(String, String)>, Failure> {
-    let split = |pair: &String| pair.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
-    given.iter().map(|pair| split(pair).ok_or_else(|| Failure::Other(format!("{flag} {pair}: write {flag} key=value")))).collect()
+/// A `key=value` pair of a flag.
+fn pair(given: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = given.split_once('=').ok_or("write it as key=value")?;
+    if key.trim().is_empty() {
+        return Err("the key before the = is missing");
+    }
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// What to ask or to look for.
+fn question(given: &str) -> Result<String, &'static str> {
+    if given.trim().is_empty() { Err("it is empty; say what to look for") } else { Ok(given.to_owned()) }
+}
+
+/// The id of a document.
+fn document_id(given: &str) -> Result<String, String> {
+    check_id(given).map_err(|error| error.to_string())?;
+    Ok(given.to_owned())
+}
+
+/// A number of passages.
+fn top_k() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=crate::api::MAX_TOP_K as u64)
+}
+
+/// A number that is not 0.
+fn positive() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+/// A filter from its pairs: values of one key are alternatives.
+fn filter(pairs: &[(String, String)]) -> BTreeMap<String, Vec<String>> {
+    let mut filter: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (key, value) in pairs {
+        filter.entry(key.clone()).or_default().push(value.clone());
+    }
+    filter
 }
 
 /// Keeps glibc from making an arena of freed memory for every thread.

@@ -1,33 +1,27 @@
 //! `vademecum search`: passages from the running daemon, or straight from the library.
 
-use super::{Common, Failure, NOT_FOUND, Outcome, pairs, print_json, print_line, runtime, visible};
+use super::{Common, Failure, NOT_FOUND, Outcome, filter, pair, print_json, print_line, question, runtime, top_k, visible};
 use crate::api::wire;
 use crate::config::Config;
 use crate::http::Client;
 use crate::retrieve::Query;
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What to look for
+    #[arg(value_parser = question)]
     query: String,
-    /// Passages to show
-    #[arg(long, short = 'k', value_name = "N", default_value_t = 5)]
+    /// Passages to show, 1 to 20
+    #[arg(long, short = 'k', value_name = "N", default_value_t = 5, value_parser = top_k())]
     top_k: usize,
     /// Only documents with this tag (repeatable; values of one key are alternatives)
-    #[arg(long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    filter: Vec<(String, String)>,
 }
 
 pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
-    let mut filter: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (key, value) in pairs(&args.filter, "--filter")? {
-        filter.entry(key).or_default().push(value);
-    }
-    if !(1..=crate::api::MAX_TOP_K).contains(&args.top_k) {
-        return Err(Failure::Other(format!("--top-k is {}; it must be from 1 to {}", args.top_k, crate::api::MAX_TOP_K)));
-    }
+    let filter = filter(&args.filter);
     let ask = wire::Ask {
         question: args.query.clone(),
         collection: Some(config.collection.clone()),

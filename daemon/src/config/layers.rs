@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
+/// The origin of what flags set.
+pub(super) const COMMAND_LINE: &str = "command line";
+
 /// Settings given as command-line flags: dotted key and its text.
 pub type Flags = Vec<(String, String)>;
 
@@ -45,8 +48,7 @@ pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, fl
         }
     }
     for (key, value) in flags {
-        let origin = "command line".to_owned();
-        set_from_text(&mut merged, &defaults, key, value, &origin, &mut origins)?;
+        set_from_text(&mut merged, &defaults, key, value, COMMAND_LINE, &mut origins)?;
     }
 
     let config: Config = Value::Table(merged).try_into().map_err(|e: toml::de::Error| ConfigError::BadValue {

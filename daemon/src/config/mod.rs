@@ -58,6 +58,13 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Whether it was given on the command line.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::UnknownKey { origin, .. } | Self::BadValue { origin, .. } if origin == layers::COMMAND_LINE)
+    }
+}
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

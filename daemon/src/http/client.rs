@@ -1,6 +1,6 @@
 //! The command line's side of the control socket.
 
-use crate::api::wire::{Encoding, ErrorReply};
+use crate::api::wire::{Encoding, ErrorCode, ErrorReply};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -18,8 +18,13 @@ const MAX_RESPONSE: usize = 256 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The daemon refused the request.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{message}")]
+    Refused {
+        /// Its words.
+        message: String,
+        /// Its word for programs, if it gave one.
+        code: Option<ErrorCode>,
+    },
     /// The connection failed.
     #[error("the daemon's control socket failed: {0}; check that the daemon is still running")]
     Connection(String),
@@ -78,11 +83,11 @@ impl Client {
         let request = request.body(Full::default()).map_err(|e| broken(&e))?;
         let mut response = self.0.send_request(request).await.map_err(|e| broken(&e))?;
         if !response.status().is_success() {
-            return Err(ClientError::Refused(format!("status {}; the daemon's log says why", response.status())));
+            return Err(refused(format!("status {}; the daemon's log says why", response.status())));
         }
         while let Some(frame) = response.frame().await {
             if let Ok(bytes) = frame.map_err(|e| broken(&e))?.into_data() {
-                file.write_all(&bytes).map_err(|e| ClientError::Refused(format!("cannot write the file: {e}")))?;
+                file.write_all(&bytes).map_err(|e| refused(format!("cannot write the file: {e}")))?;
             }
         }
         Ok(())
@@ -106,10 +111,14 @@ impl Client {
         match encoding {
             Some(encoding) if status.is_success() => encoding.decode(&bytes).map_err(ClientError::Connection),
             Some(encoding) => match encoding.decode::<ErrorReply>(&bytes) {
-                Ok(reply) => Err(ClientError::Refused(reply.error.message)),
+                Ok(reply) => Err(ClientError::Refused { message: reply.error.message, code: Some(reply.error.code) }),
                 Err(_) => Err(ClientError::Connection(format!("status {status}"))),
             },
-            None => Err(ClientError::Refused(format!("status {status}: {}", String::from_utf8_lossy(&bytes)))),
+            None => Err(refused(format!("status {status}: {}", String::from_utf8_lossy(&bytes)))),
         }
     }
+}
+
+fn refused(message: String) -> ClientError {
+    ClientError::Refused { message, code: None }
 }

@@ -1,7 +1,7 @@
 //! The local control socket: HTTP/1.1 over a Unix socket, for the command line.
 //!
 //! `POST /v1/search`, `/v1/documents/put`, `/v1/documents/delete` and `/v1/documents/list` take the bodies of the MQTT
-//! topics of the same names, JSON or CBOR; `GET /v1/status` tells what `info` and `metrics` tell, and `GET /v1/backup` is
+//! topics of the same names, JSON or CBOR; `POST /v1/documents/failed` takes what could not be sent. `GET /v1/status` tells what `info` and `metrics` tell, and `GET /v1/backup` is
 //! the library as one file. Only the daemon's own user, root and the socket's group are served (`peer`).
 
 mod client;
@@ -76,6 +76,7 @@ pub async fn serve(
         .route("/v1/backup", get(backup))
         .route("/v1/search", post(search))
         .route("/v1/documents/put", post(put))
+        .route("/v1/documents/failed", post(failed))
         .route("/v1/documents/delete", post(delete))
         .route("/v1/documents/list", post(list))
         .layer(DefaultBodyLimit::max(max_document + ENVELOPE_BYTES))
@@ -120,6 +121,10 @@ async fn put(State(control): State<Control>, headers: HeaderMap, body: Bytes) ->
         Ok(PutOutcome { reply, title: outcome.title, truncated: outcome.truncated, note: outcome.note })
     })
     .await
+}
+
+async fn failed(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {
+    respond(&headers, body, async |failed: wire::Failed| control.api.note_failed(failed).await).await
 }
 
 async fn delete(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {

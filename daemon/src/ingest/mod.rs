@@ -29,10 +29,10 @@ use crate::store::SourceFile;
 
 pub use chunk::{Chunks, DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
 pub use media::{MediaType, check_media_type};
-pub use pipeline::{Change, IngestOptions, Outcome, Pipeline, Summary, parse_tags};
+pub use pipeline::{Change, IngestOptions, Outcome, Pipeline, Summary, parse_tag};
 pub use read::{Form, Reading, read};
 pub use rebuild::start as start_rebuilding;
-pub use walk::{DEFAULT_GLOBS, Entry, Walk, load, walk};
+pub use walk::{DEFAULT_GLOBS, Entry, Walk, check_glob, load, walk};
 
 /// Largest document taken, in bytes, unless the configuration says otherwise.
 pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 32 * 1024 * 1024;
@@ -111,7 +111,7 @@ pub enum IngestError {
         id: String,
     },
     /// More bytes than a document may have.
-    #[error("{id}: larger than {limit} bytes; split it, or raise the limit for documents")]
+    #[error("{id}: larger than {limit} bytes; split it, or raise ingest.max_document_bytes")]
     TooLarge {
         /// The document.
         id: String,
@@ -222,6 +222,33 @@ pub enum IngestError {
     Store(#[from] crate::store::StoreError),
 }
 
+impl IngestError {
+    /// What is wrong, without the document's name where the message begins with it.
+    pub fn reason(&self, id: &str) -> String {
+        let message = self.to_string();
+        let name = match self {
+            Self::Io { path, .. } => path.display().to_string(),
+            _ => id.to_owned(),
+        };
+        message.strip_prefix(&name).and_then(|rest| rest.strip_prefix(": ")).map_or_else(|| message.clone(), str::to_owned)
+    }
+
+    /// Whether it is the document's own fault: as it is it fails again, wherever and whenever it is put.
+    fn is_of_document(&self) -> bool {
+        !matches!(
+            self,
+            Self::Store(_)
+                | Self::Embed(_)
+                | Self::Cancelled { .. }
+                | Self::NoReader { .. }
+                | Self::BadId { .. }
+                | Self::BadTags { .. }
+                | Self::BadGlob { .. }
+                | Self::Refused { .. }
+        )
+    }
+}
+
 /// Checks what names and describes a document, before any work is done for it.
 pub(crate) fn check_bounds(source: &Source) -> Result<(), IngestError> {
     check_id(&source.id)?;
@@ -229,20 +256,25 @@ pub(crate) fn check_bounds(source: &Source) -> Result<(), IngestError> {
     if source.tags.len() > MAX_TAGS {
         return Err(bad_tags(format!("{} tags, at most {MAX_TAGS} are allowed", source.tags.len())));
     }
-    for (key, value) in &source.tags {
-        if key.is_empty() || key.len() > MAX_TAG_KEY_BYTES || key.chars().any(char::is_control) {
-            return Err(bad_tags(format!("a tag's key must have 1 to {MAX_TAG_KEY_BYTES} bytes without control characters")));
-        }
-        if value.len() > MAX_TAG_VALUE_BYTES || value.chars().any(char::is_control) {
-            return Err(bad_tags(format!(
-                "the value of tag {key:?} must have at most {MAX_TAG_VALUE_BYTES} bytes without control characters"
-            )));
-        }
+    source.tags.iter().try_for_each(|(key, value)| check_tag(key, value).map_err(bad_tags))
+}
+
+/// Checks a tag's bounds.
+fn check_tag(key: &str, value: &str) -> Result<(), String> {
+    if key.is_empty() || key.len() > MAX_TAG_KEY_BYTES || key.chars().any(char::is_control) {
+        return Err(format!("a tag's key must have 1 to {MAX_TAG_KEY_BYTES} bytes without control characters"));
+    }
+    if value.len() > MAX_TAG_VALUE_BYTES || value.chars().any(char::is_control) {
+        return Err(format!("the value of tag {key:?} must have at most {MAX_TAG_VALUE_BYTES} bytes without control characters"));
     }
     Ok(())
 }
 
-fn check_id(id: &str) -> Result<(), IngestError> {
+/// Checks an id's bounds.
+///
+/// # Errors
+/// [`IngestError::BadId`].
+pub fn check_id(id: &str) -> Result<(), IngestError> {
     let bad = |reason: &str| IngestError::BadId { id: shortened(id, 80).into_owned(), reason: reason.into() };
     if id.is_empty() {
         return Err(bad("empty; give the document a name"));

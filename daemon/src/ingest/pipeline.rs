@@ -1,7 +1,6 @@
 //! The whole way of one document into the store, and the account of many.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -12,13 +11,13 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Chunks, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds, chunk,
-    counted, embedded_text, media::media_type, read, read::given_title,
+    Chunks, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds, check_tag,
+    chunk, counted, embedded_text, media::media_type, read, read::given_title,
 };
 use crate::{
     embed::{EmbedError, Embedder, Embedding, Parted, WithParts},
     retrieve::{STATEMENTS_VERSION, statements_of_chunk},
-    store::{Chunk, Document, EmbedderId, Incoming, Put, StatementVectors, Store, sha256_hex},
+    store::{Chunk, Document, EmbedderId, Incoming, Put, StatementVectors, Store, StoreError, sha256_hex},
 };
 
 /// Most chunks of one document: what the 32 MiB of text come to that a document may have.
@@ -109,13 +108,33 @@ impl Pipeline {
     }
 
     /// [`Pipeline::put`], telling after each batch how many chunks of how many are embedded; a break gives the document up.
+    /// A document that cannot be taken in is remembered as failed until it is.
     pub fn put_with_progress(
         &self,
         collection: &str,
         source: Source,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Outcome, IngestError> {
-        self.take_in(collection, source, None, progress)
+        let document = Document {
+            id: source.id.clone(),
+            collection: collection.into(),
+            bytes: source.bytes.len() as u64,
+            origin: source.origin.clone(),
+            ..Document::default()
+        };
+        let result = self.take_in(collection, source, None, progress);
+        match &result {
+            Ok(_) => tell_of(self.store.forget_failed(collection, &document.id).map(drop)),
+            Err(error) => self.note_failed(&document, error),
+        }
+        result
+    }
+
+    /// Remembers that a document could not be taken in, if the fault is its own.
+    pub fn note_failed(&self, document: &Document, error: &IngestError) {
+        if error.is_of_document() {
+            tell_of(self.store.note_failed(document, &error.reason(&document.id)));
+        }
     }
 
     /// Takes in a document; `lost` is what the database knew of it before it lost it.
@@ -239,6 +258,13 @@ impl Pipeline {
     }
 }
 
+/// That the list of what failed cannot be kept is no reason to fail.
+fn tell_of(noted: Result<(), StoreError>) {
+    if let Err(error) = noted {
+        log::warn!("what failed cannot be written down: {error}");
+    }
+}
+
 /// The text that is embedded for a chunk, and where its statements stand in it.
 fn parted(title: &str, part: &TextChunk) -> Parted {
     let text = embedded_text(title, &part.heading, &part.text);
@@ -342,7 +368,7 @@ impl Summary {
                 self.truncated += u64::from(outcome.truncated);
                 self.notes.extend(outcome.note.iter().map(|note| (id.to_owned(), note.clone())));
             }
-            Err(error) => self.failed.push((id.to_owned(), error.to_string())),
+            Err(error) => self.failed.push((id.to_owned(), error.reason(id))),
         }
     }
 
@@ -368,28 +394,21 @@ impl fmt::Display for Summary {
             write!(out, "\n  note: {id}: {note}")?;
         }
         for (id, message) in failed {
-            // Most messages begin with the id already.
-            let message = message.strip_prefix(id.as_str()).map_or(message.as_str(), |rest| rest.trim_start_matches([':', ' ']));
             write!(out, "\n  failed: {id}: {message}")?;
         }
         Ok(())
     }
 }
 
-/// Tags given as `key=value`, as on a command line.
+/// A tag given as `key=value`, as on a command line.
 ///
 /// # Errors
-/// [`IngestError::BadTags`] for one without `=` or given twice.
-pub fn parse_tags<'a>(tags: impl IntoIterator<Item = &'a str>) -> Result<BTreeMap<String, String>, IngestError> {
-    let mut parsed = BTreeMap::new();
-    for tag in tags {
-        let bad = |reason: &str| IngestError::BadTags { id: format!("tag {tag:?}"), reason: reason.into() };
-        let (key, value) = tag.split_once('=').ok_or_else(|| bad("write it as key=value"))?;
-        if parsed.insert(key.trim().to_owned(), value.trim().to_owned()).is_some() {
-            return Err(bad("this key is given twice"));
-        }
-    }
-    Ok(parsed)
+/// What is wrong with it.
+pub fn parse_tag(tag: &str) -> Result<(String, String), String> {
+    let (key, value) = tag.split_once('=').ok_or("write it as key=value")?;
+    let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
+    check_tag(&key, &value)?;
+    Ok((key, value))
 }
 
 #[cfg(test)]
@@ -564,6 +583,26 @@ mod tests {
     }
 
     #[test]
+    fn rebuilding_tells_how_far_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipeline = || {
+            let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+            Pipeline { store, encoder: Arc::new(Counting::default()), options: IngestOptions::default() }
+        };
+        let text = format!("{}\n\n", "word ".repeat(60)).repeat(40);
+        pipeline().put("default", source("a.txt", &text)).unwrap();
+        std::fs::remove_dir_all(dir.path().join("db")).unwrap();
+        let pipeline = pipeline();
+        pipeline.store.bind_embedder(&pipeline.encoder.id()).unwrap();
+        let mut told = Vec::new();
+        let done = pipeline.rebuild_next(&mut |document, done, of| told.push((document.id.clone(), done, of)));
+        assert_eq!(done.unwrap().unwrap().id, "a.txt");
+        let expected = [(0, 0), (BATCH_CHUNKS, 40), (40, 40)].map(|(done, of)| ("a.txt".to_owned(), done, of));
+        assert_eq!(told, expected);
+        assert!(pipeline.rebuild_next(&mut |_, _, _| ()).is_none());
+    }
+
+    #[test]
     fn another_embedder_is_refused_before_work_is_done() {
         let Bench { store, encoder, pipeline, _dir } = bench();
         store.bind_embedder(&EmbedderId { name: "other".into(), fingerprint: "g".into(), dimensions: 2 }).unwrap();
@@ -574,9 +613,31 @@ mod tests {
 
     #[test]
     fn tags_are_parsed() {
-        assert_eq!(parse_tags(["site = north", "kind=a=b"]).unwrap()["kind"], "a=b");
-        assert!(parse_tags(["site"]).is_err());
-        assert!(parse_tags(["a=1", "a=2"]).is_err());
+        assert_eq!(parse_tag("site = north").unwrap(), ("site".to_owned(), "north".to_owned()));
+        assert_eq!(parse_tag("kind=a=b").unwrap().1, "a=b");
+        assert!(["site", "=north", &format!("site={}", "x".repeat(257))].iter().all(|tag| parse_tag(tag).is_err()));
+    }
+
+    #[test]
+    fn what_cannot_be_taken_in_is_remembered_until_it_is() {
+        let Bench { store, pipeline, _dir, .. } = bench();
+        let failed = || store.failed(None).unwrap().into_iter().map(|f| (f.document.id, f.reason)).collect::<Vec<_>>();
+        let origin = Some(SourceFile { path: "/srv/a.md".into(), modified_ms: 1, mounted: false });
+        pipeline.put("default", Source { origin: origin.clone(), ..source("a.md", "  ") }).unwrap_err();
+        pipeline.put("default", source("b.md", &"x ".repeat(1 << 20))).unwrap_err();
+        // No document has this id, and this one is not to blame.
+        pipeline.put("default", source("", "text")).unwrap_err();
+        let text = format!("{}\n\n", "word ".repeat(60)).repeat(100);
+        pipeline.put_with_progress("default", source("c.md", &text), &mut |_, _| ControlFlow::Break(())).unwrap_err();
+        let [a, b] = &failed()[..] else { panic!("{:?}", failed()) };
+        assert_eq!(*a, ("a.md".to_owned(), "no text in it".to_owned()));
+        assert!(b.0 == "b.md" && b.1.contains("ingest.max_document_bytes"), "{b:?}");
+        assert_eq!(store.failed(None).unwrap()[0].document.origin, origin);
+        // Put, and put again as it is while a newer version has failed.
+        for text in ["It pumps.", " ", "It pumps."] {
+            let _ = pipeline.put("default", source("a.md", text));
+        }
+        assert_eq!(failed().len(), 1);
     }
 
     /// Anonymous memory of this process in MiB.

@@ -13,13 +13,15 @@ const RETRY: Duration = Duration::from_secs(5);
 
 impl Pipeline {
     /// Takes in again the next document that the database has lost; `None` when there is none. One that cannot be read is
-    /// counted as failed.
+    /// counted as failed. `progress` hears which document it is, and how many of its chunks of how many are embedded; of none
+    /// (0 of 0) while it is read.
     ///
     /// # Errors
     /// The store's trouble: the document is still missing.
-    pub fn rebuild_next(&self) -> Option<Result<Document, StoreError>> {
+    pub fn rebuild_next(&self, progress: &mut dyn FnMut(&Document, usize, usize)) -> Option<Result<Document, StoreError>> {
         let (document, bytes) = self.store().next_missing()?;
-        Some(match self.put_again(&document, bytes) {
+        progress(&document, 0, 0);
+        Some(match self.put_again(&document, bytes, progress) {
             Ok(_) => Ok(document),
             Err(IngestError::Store(error @ (StoreError::Io { .. } | StoreError::Damaged { .. }))) => Err(error),
             Err(error) => {
@@ -30,9 +32,18 @@ impl Pipeline {
     }
 
     /// Takes in a document that was there before, with all that was known of it.
-    fn put_again(&self, document: &Document, bytes: Vec<u8>) -> Result<Outcome, IngestError> {
+    fn put_again(
+        &self,
+        document: &Document,
+        bytes: Vec<u8>,
+        progress: &mut dyn FnMut(&Document, usize, usize),
+    ) -> Result<Outcome, IngestError> {
         let source = Source::again(document, bytes);
-        self.take_in(&document.collection, source, Some(document), &mut |_, _| ControlFlow::Continue(()))
+        let mut told = |done, of| {
+            progress(document, done, of);
+            ControlFlow::Continue(())
+        };
+        self.take_in(&document.collection, source, Some(document), &mut told)
     }
 }
 
@@ -62,7 +73,7 @@ pub fn start(pipeline: Pipeline, turn: Arc<Mutex<()>>, changed: impl Fn() + Send
             pipeline.store().wait_for_repair();
             let done = {
                 let _turn = turn.blocking_lock();
-                pipeline.rebuild_next()
+                pipeline.rebuild_next(&mut |_, _, _| ())
             };
             match done {
                 Some(Ok(_)) => {

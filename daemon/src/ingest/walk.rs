@@ -46,8 +46,6 @@ pub struct Entry {
     pub bytes: u64,
     /// When it was last written, in milliseconds since 1970; 0 for standard input.
     pub modified_ms: u64,
-    /// Whether `path` is a symbolic link.
-    pub link: bool,
 }
 
 /// What a walk found.
@@ -100,7 +98,8 @@ impl Wanted {
 }
 
 /// Finds documents. A file is taken whatever its name; a folder is searched with all below it for files that match
-/// `include` and not `exclude` (see [`Wanted::new`]). Hidden files and links to folders are passed over.
+/// `include` and not `exclude` (see [`Wanted::new`]). Hidden files, links to folders and links that lead out of the folder
+/// are passed over: what lies elsewhere was not given.
 ///
 /// # Errors
 /// [`IngestError::BadGlob`]. A path that cannot be read is in [`Walk::failed`].
@@ -110,7 +109,7 @@ pub fn walk(paths: &[PathBuf], include: &[String], exclude: &[String]) -> Result
     let mut ids = HashSet::new();
     for path in paths {
         if path.as_os_str() == STDIN {
-            walk.add(Entry { path: path.clone(), id: "stdin".into(), bytes: 0, modified_ms: 0, link: false }, &mut ids);
+            walk.add(Entry { path: path.clone(), id: "stdin".into(), bytes: 0, modified_ms: 0 }, &mut ids);
             continue;
         }
         match std::fs::metadata(path) {
@@ -119,7 +118,7 @@ pub fn walk(paths: &[PathBuf], include: &[String], exclude: &[String]) -> Result
             }
             Ok(metadata) => {
                 let id = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-                walk.add(entry(path.clone(), id, &metadata, false), &mut ids);
+                walk.add(entry(path.clone(), id, &metadata), &mut ids);
             }
             Err(error) => {
                 let reason = format!("{error}; check that it exists and may be read");
@@ -154,9 +153,9 @@ impl Walk {
                     if let Ok(metadata) = std::fs::metadata(found.path())
                         && metadata.is_file()
                         && wanted.include.is_match(&id)
+                        && (!found.path_is_symlink() || leads_inside(root, found.path()))
                     {
-                        let link = found.path_is_symlink();
-                        self.add(entry(found.into_path(), id, &metadata, link), ids);
+                        self.add(entry(found.into_path(), id, &metadata), ids);
                     }
                 }
                 Err(error) => {
@@ -168,8 +167,13 @@ impl Walk {
     }
 }
 
-fn entry(path: PathBuf, id: String, metadata: &Metadata, link: bool) -> Entry {
-    Entry { path, id, bytes: metadata.len(), modified_ms: modified_ms(metadata), link }
+fn entry(path: PathBuf, id: String, metadata: &Metadata) -> Entry {
+    Entry { path, id, bytes: metadata.len(), modified_ms: modified_ms(metadata) }
+}
+
+/// Whether a link's target lies in the folder.
+fn leads_inside(root: &Path, link: &Path) -> bool {
+    matches!((root.canonicalize(), link.canonicalize()), (Ok(root), Ok(target)) if target.starts_with(&root))
 }
 
 /// When a file was last written, in milliseconds since 1970.
@@ -202,6 +206,17 @@ pub fn load(entry: &Entry, max_bytes: u64) -> Result<Source, IngestError> {
 fn below(root: &Path, path: &Path) -> String {
     let relative = path.strip_prefix(root).unwrap_or(path);
     relative.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+/// Checks a glob as someone gives it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_glob(glob: &str) -> Result<String, String> {
+    match globs(&[glob.to_owned()]) {
+        Ok(_) => Ok(glob.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, IngestError> {
@@ -265,11 +280,21 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_to_files_are_read_and_links_to_folders_are_not() {
+    fn links_are_followed_to_files_inside_the_folder_only() {
         use std::os::unix::fs::symlink;
-        let folder = folder();
+        let (folder, elsewhere) = (folder(), tempfile::tempdir().unwrap());
+        let secret = elsewhere.path().join("secret.md");
+        fs::write(&secret, "secret").unwrap();
         symlink(folder.path(), folder.path().join("loop")).unwrap();
         symlink(folder.path().join("b.md"), folder.path().join("link.md")).unwrap();
+        symlink(&secret, folder.path().join("outside.md")).unwrap();
+        symlink("nowhere.md", folder.path().join("dangling.md")).unwrap();
+        // What is named itself is read wherever it leads.
+        let named = walk(&[folder.path().join("outside.md")], &[], &[]).unwrap();
+        assert_eq!(ids(&named), ["outside.md"]);
+        let linked = elsewhere.path().join("linked");
+        symlink(folder.path().join("deep"), &linked).unwrap();
+        assert_eq!(ids(&walk(&[linked], &strings(&["*.md"]), &[]).unwrap()), ["b.md"]);
         let walk = walk(&[folder.path().to_path_buf()], &strings(&["*.md"]), &[]).unwrap();
         assert_eq!(ids(&walk), ["b.md", "deep/b.md", "drafts/d.md", "link.md"]);
     }
@@ -292,7 +317,7 @@ mod tests {
     #[test]
     fn size_is_bounded() {
         let folder = folder();
-        let entry = Entry { path: folder.path().join("a.TXT"), id: "a.TXT".into(), bytes: 2, modified_ms: 0, link: false };
+        let entry = Entry { path: folder.path().join("a.TXT"), id: "a.TXT".into(), bytes: 2, modified_ms: 0 };
         assert_eq!(load(&entry, 2).unwrap().bytes, b"aa");
         assert!(matches!(load(&entry, 1), Err(IngestError::TooLarge { limit: 1, .. })));
         let gone = Entry { path: folder.path().join("gone"), ..entry };

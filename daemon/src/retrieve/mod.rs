@@ -234,7 +234,7 @@ impl Retriever {
     }
 
     /// How sure the library holds an answer. A code is found by its letters or not at all. In a library of a few chunks the
-    /// margin means nothing and a chunk speaks of many things, so there the best sentence counts as well.
+    /// margin means nothing and a chunk speaks of many things, so there the best statement counts as well.
     fn confidence(
         &self,
         collection: &str,
@@ -255,14 +255,9 @@ impl Retriever {
         if !ranking.small {
             return Ok(confidence);
         }
-        let words =
-            |passage: &'_ Passage| sentences(&passage.text).into_iter().map(|at| passage.text[at].to_owned()).collect::<Vec<_>>();
-        let texts: Vec<String> = passages.iter().flat_map(words).collect();
-        let embeddings = self.embedder.embed(&texts).map_err(RetrieveError::Embed)?;
-        let cosine =
-            |embedding: &crate::embed::Embedding| question.iter().zip(&embedding.vector).map(|(a, b)| a * b).sum::<f32>();
-        let best = embeddings.iter().map(cosine).fold(0.0, f32::max);
-        Ok(confidence.max(confidence::of_sentence(best)))
+        let vectors = passages.iter().flat_map(|passage| &passage.statements).filter_map(|said| said.vector.as_ref());
+        let cosine = |vector: &Vec<f32>| question.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
+        Ok(confidence.max(confidence::of_statement(vectors.map(cosine).fold(0.0, f32::max))))
     }
 
     /// What was fitted to a collection, whatever the embedder; `None` when nothing was.

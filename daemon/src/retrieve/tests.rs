@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::embed::EmbedOptions;
-use crate::store::{Document, EmbedderId, StoreOptions, sha256_hex};
+use crate::store::{Document, EmbedderId, StatementVectors, StoreOptions, sha256_hex};
 
 const DIMENSIONS: usize = 8;
 
@@ -197,6 +197,83 @@ fn a_question_finds_its_passage_and_a_foreign_one_is_less_sure() {
     elsewhere.collection = "other".to_owned();
     let error = retriever.search(&elsewhere).unwrap_err();
     assert!(matches!(&error, RetrieveError::UnknownCollection { known, .. } if known == &["c"]), "{error}");
+}
+
+/// A library of chunks with the vectors that the encoder gives them.
+fn library(dir: &Path, embedder: &Embedder, texts: &[&str]) -> Retriever {
+    let store = store(dir, embedder.dimensions());
+    let owned: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+    let vectors: Vec<Vec<f32>> = embedder.embed(&owned).unwrap().into_iter().map(|embedding| embedding.vector).collect();
+    put(&store, "manual", &[], texts, &vectors);
+    Retriever::new(store, embedder.clone())
+}
+
+#[test]
+fn a_code_with_signs_is_found_as_it_stands() {
+    let codes = [
+        ("C++", "The plug-in is compiled from C++ with the tool chain of the vendor."),
+        ("::1", "The web page of the controller is reached under ::1 from the board itself."),
+        ("-z", "The option -z packs the archive before it is sent."),
+        ("--force", "With `--force` the update is installed without asking."),
+        (".bashrc", "The path is set in .bashrc of the user."),
+    ];
+    let like = [
+        "The contact C of the relay opens first.",
+        "A force of 5 N holds the lid. Never use force on the hinge.",
+        "Row 1 of the terminal strip is for the sensors.",
+        "The axis Z moves up and down.",
+    ];
+    let embedder = embedder();
+    let ask = |text: &str| Query { text: text.to_owned(), collection: "c".to_owned(), top_k: 2, ..Query::default() };
+    // In a library that is small, and in one that is not.
+    for more in [&[][..], &MANUAL[..]] {
+        let dir = tempfile::tempdir().unwrap();
+        let texts: Vec<&str> = codes.iter().map(|(_, text)| *text).chain(like).chain(more.iter().copied()).collect();
+        let retriever = library(dir.path(), &embedder, &texts);
+        for (code, text) in codes {
+            for question in [code.to_owned(), format!("What about {code}?"), format!("\u{201c}{code}\u{201d}")] {
+                let found = retriever.search(&ask(&question)).unwrap();
+                assert_eq!(found.passages[0].best_chunk(), text, "{question}");
+                assert!(found.confidence > 0.5, "{question}: {}", found.confidence);
+            }
+        }
+        for unknown in ["--frobnicate", "-q", "F#", "::7"] {
+            let found = retriever.search(&ask(unknown)).unwrap();
+            assert!(found.confidence < 0.5, "{unknown}: {}", found.confidence);
+        }
+    }
+}
+
+#[test]
+fn a_small_library_is_judged_by_the_vectors_that_are_kept() {
+    let embedder = embedder();
+    let (text, question) = ("The lid is blue.", "How many years does the warranty cover?");
+    let asked = embedder.embed_query(question).unwrap().vector;
+    let elsewhere = embedder.embed(&[text.to_owned()]).unwrap().remove(0).vector;
+    let confidence = |statement: &Vec<f32>| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), embedder.dimensions());
+        let (id, collection, hash) = ("a".to_owned(), "c".to_owned(), sha256_hex(text.as_bytes()));
+        let document = Document { id: id.clone(), collection, hash, ..Document::default() };
+        let chunk = Chunk {
+            document: id,
+            ordinal: 0,
+            heading: Vec::new(),
+            page: None,
+            text: text.to_owned(),
+            breaks: Vec::new(),
+            offset: 0,
+            tokens: 9,
+        };
+        let kept = StatementVectors { version: STATEMENTS_VERSION, vectors: vec![statement.clone()] };
+        let mut incoming = store.begin_put(&document, text.as_bytes()).unwrap();
+        incoming.append_with_statements(&[chunk], std::slice::from_ref(&elsewhere), &[kept]).unwrap();
+        incoming.commit().unwrap();
+        let query = Query { text: question.to_owned(), collection: "c".to_owned(), top_k: 1, ..Query::default() };
+        Retriever::new(store, embedder.clone()).search(&query).unwrap().confidence
+    };
+    let (like, unlike) = (confidence(&asked), confidence(&elsewhere));
+    assert!(like > 0.9 && unlike < 0.1, "nothing is encoded but the question: {like} {unlike}");
 }
 
 #[test]

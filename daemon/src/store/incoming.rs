@@ -248,7 +248,8 @@ impl Incoming<'_> {
             Some(number) => number,
             None => store.next_number()?,
         };
-        let record = DocumentRecord { number, document, language: self.language.unwrap_or_default() };
+        let language = self.language.unwrap_or_default();
+        let record = DocumentRecord { number, document, language, terms: terms::VERSION };
         if let Some(staged) = self.staged.take() {
             store.inner.sources.keep(&record, staged)?;
         }

@@ -7,12 +7,13 @@
 //! | `d` collection NUL id | [`super::DocumentRecord`] (CBOR) |
 //! | `k` number ordinal | [`super::Chunk`] (CBOR) |
 //! | `n` name NUL collection | what another room keeps beside a collection (CBOR) |
+//! | `f` collection NUL id | [`super::FailedDocument`] (CBOR) |
 //! | `u` number | nothing: chunks and rows under this number are being written, no document names it yet |
 //! | `r` number ordinal | search row, see [`super::row`] |
 //! | `s` number ordinal | vectors of the chunk's statements, see [`super::statements`]; not of older versions' documents |
 //!
 //! `number` (u64, big-endian) is given to each version of a document once and never again; `ordinal` (u32, big-endian)
-//! is the chunk's place in it. Collection names cannot hold NUL, so the two parts of a `d` key cannot run into each other.
+//! is the chunk's place in it. Collection names cannot hold NUL, so the two parts of a `d` or `f` key cannot run into each other.
 
 pub(super) const SCHEMA: &[u8] = b"mschema";
 pub(super) const EMBEDDER: &[u8] = b"membedder";
@@ -21,6 +22,7 @@ pub(super) const IDENTITY: &[u8] = b"midentity";
 pub(super) const SEQUENCE: &[u8] = b"msequence";
 pub(super) const COLLECTIONS: &[u8] = b"c";
 pub(super) const DOCUMENTS: &[u8] = b"d";
+pub(super) const FAILED: &[u8] = b"f";
 pub(super) const UNFINISHED: &[u8] = b"u";
 pub(super) const CHUNKS: &[u8] = b"k";
 pub(super) const ROWS: &[u8] = b"r";
@@ -35,6 +37,10 @@ pub(super) fn documents_of(collection: &str) -> Vec<u8> {
 
 pub(super) fn document(collection: &str, id: &str) -> Vec<u8> {
     [b"d", collection.as_bytes(), b"\0", id.as_bytes()].concat()
+}
+
+pub(super) fn failed(collection: &str, id: &str) -> Vec<u8> {
+    [FAILED, collection.as_bytes(), b"\0", id.as_bytes()].concat()
 }
 
 pub(super) fn note(collection: &str, name: &str) -> Vec<u8> {

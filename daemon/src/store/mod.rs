@@ -21,6 +21,7 @@ pub mod backup;
 pub(crate) mod database;
 pub mod dense;
 mod error;
+mod failed;
 mod incoming;
 mod index;
 mod keys;
@@ -43,6 +44,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use error::StoreError;
+pub use failed::FailedDocument;
 pub use incoming::Incoming;
 pub use index::{Index, IndexedDocument, Place, Posting};
 pub use recovery::{Recovery, SetAside};
@@ -52,6 +54,7 @@ pub use statements::StatementVectors;
 use database::Database;
 use index::Origin;
 use recovery::Ledger;
+use row::Row;
 use sections::Unusable;
 use sources::Sources;
 use terms::Language;
@@ -213,6 +216,9 @@ struct DocumentRecord {
     /// The language its terms are stemmed in; documents of older versions were all taken for English.
     #[serde(default)]
     language: Language,
+    /// The [`terms::VERSION`] that the terms in its rows are of; those of another one are made anew with each index.
+    #[serde(default)]
+    terms: u32,
 }
 
 /// A step from one schema to the next.
@@ -468,8 +474,8 @@ impl Store {
         self.inner.identity.load(Ordering::Relaxed)
     }
 
-    /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one.
-    /// Returns whether it was there. Durable when this returns.
+    /// Removes a document with its chunks, vectors and terms, and its source unless another document has the same one, and
+    /// forgets that one of this id could not be taken in. Returns whether there was either. Durable when this returns.
     pub fn delete(&self, collection: &str, id: &str) -> Result<bool, StoreError> {
         check_collection(collection)?;
         check_id(id)?;
@@ -480,9 +486,10 @@ impl Store {
             self.inner.sources.drop_record(missing)?;
             self.forget_source(missing, true);
         }
+        let failed = self.drop_failed(collection, id)?;
         let key = keys::document(collection, id);
         let Some(old) = self.get::<DocumentRecord>(&key)? else {
-            return Ok(missing.is_some());
+            return Ok(missing.is_some() || failed);
         };
         // The record beside the source goes first: the other way round, a rebuild after a crash in between would bring
         // back what the owner deleted.
@@ -686,11 +693,25 @@ impl Store {
         index.add_document(indexed(record));
         let mut rows = 0;
         self.scan(&keys::rows_of(record.number), &mut |key, value| {
-            row::decode(value).and_then(|row| index.append(&row)).ok_or_else(|| self.damaged(key))?;
+            let row = row::decode(value).ok_or_else(|| self.damaged(key))?;
+            let appended = if record.terms == terms::VERSION {
+                index.append(&row)
+            } else {
+                let anew = self.with_terms(record, &row, rows)?;
+                row::decode(&anew).and_then(|row| index.append(&row))
+            };
+            appended.ok_or_else(|| self.damaged(key))?;
             rows += 1;
             Ok(())
         })?;
         if rows == record.document.chunks { Ok(()) } else { Err(self.damaged(&keys::rows_of(record.number))) }
+    }
+
+    /// A row of a document that an older version has put, with the terms that this one finds in its chunk.
+    fn with_terms(&self, record: &DocumentRecord, row: &Row<'_>, ordinal: u32) -> Result<Vec<u8>, StoreError> {
+        let chunk = self.chunk(record.number, ordinal)?.ok_or_else(|| self.damaged(&keys::chunk(record.number, ordinal)))?;
+        let head = head_of(&record.document.title, &chunk.heading);
+        Ok(row::encode_anew(row, &head, &chunk.text, record.language))
     }
 
     /// Applies a change that has been committed to the collection's index, if it is open. An index that the change does
@@ -757,7 +778,7 @@ impl Store {
     fn origin(&self, collection: &str) -> Result<Option<Origin>, StoreError> {
         let Some(record) = self.get::<CollectionRecord>(&keys::collection(collection))? else { return Ok(None) };
         let embedder = self.embedder()?.map(|embedder| embedder.fingerprint).unwrap_or_default();
-        Ok(Some(Origin { store: self.identity(), embedder, version: record.version }))
+        Ok(Some(Origin { store: self.identity(), embedder, terms: terms::VERSION, version: record.version }))
     }
 
     /// Adds to the batch the collection's new counts and version, and the sequence both are drawn from.
@@ -966,7 +987,7 @@ pub(crate) fn head_of(title: &str, heading: &[String]) -> String {
 }
 
 fn indexed(record: &DocumentRecord) -> IndexedDocument {
-    let DocumentRecord { number, document, language } = record;
+    let DocumentRecord { number, document, language, .. } = record;
     IndexedDocument { id: document.id.clone(), number: *number, tags: document.tags.clone(), language: *language }
 }
 

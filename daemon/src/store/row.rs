@@ -37,6 +37,17 @@ pub(super) fn quantize(vector: &[f32]) -> (f32, Vec<i8>) {
 
 /// Encodes the row of a chunk: `vector`, the terms of `head` (title and headings) and those of `body`, both in the document's `language`.
 pub(super) fn encode(vector: &[f32], head: &str, body: &str, language: Language) -> Vec<u8> {
+    let (scale, codes) = quantize(vector);
+    let codes: Vec<u8> = codes.iter().map(|&code| code as u8).collect();
+    encode_quantized(scale, &codes, head, body, language)
+}
+
+/// Encodes a row with terms of its own and the vector of another one.
+pub(super) fn encode_anew(row: &Row<'_>, head: &str, body: &str, language: Language) -> Vec<u8> {
+    encode_quantized(row.scale, row.codes, head, body, language)
+}
+
+fn encode_quantized(scale: f32, codes: &[u8], head: &str, body: &str, language: Language) -> Vec<u8> {
     let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
     let head = terms::analyze(head, language);
     let body = terms::analyze(body, language);
@@ -49,11 +60,10 @@ pub(super) fn encode(vector: &[f32], head: &str, body: &str, language: Language)
         let count = counts.entry(term).or_default();
         count.body = count.body.saturating_add(1);
     }
-    let (scale, codes) = quantize(vector);
     let mut bytes = Vec::with_capacity(10 + codes.len() + counts.len() * 10);
     bytes.extend_from_slice(&(codes.len() as u16).to_le_bytes());
     bytes.extend_from_slice(&scale.to_le_bytes());
-    bytes.extend(codes.iter().map(|&code| code as u8));
+    bytes.extend_from_slice(codes);
     for length in lengths {
         bytes.extend_from_slice(&length.to_le_bytes());
     }

@@ -15,6 +15,9 @@
 //! | `192.168.1.1` | `192.168.1.1` `192` `168` `1` `1` |
 //! | `self-test` | `selftest` `self` `test` |
 //! | `3.5` | `3.5` |
+//! | `C++` | `c++` `c` |
+//! | `--force` | `--force` `forc` |
+//! | `::1` | `::1` `1` |
 //!
 //! Scripts written without spaces (Han, Kana, Thai and neighbours) become overlapping pairs of characters.
 
@@ -26,8 +29,18 @@ use unicode_segmentation::UnicodeSegmentation;
 
 pub use super::language::Language;
 
+/// To be raised with every change of what terms a text has: of what was put before, they are made anew when an index is.
+pub(super) const VERSION: u32 = 2;
+
 /// A term is cut here; longer ones are not words anyone asks for.
 const MAX_TERM_BYTES: usize = 64;
+
+/// Signs that a code may begin with, as `--force`, `::1`, `.bashrc`, `$HOME`, `#include` and `./run` do.
+const BEFORE: [char; 9] = ['-', ':', '.', '/', '$', '#', '@', '+', '%'];
+/// Signs that a code may end with, as `C++` and `F#` do.
+const AFTER: [char; 2] = ['+', '#'];
+/// Most signs before or after a code that is no path; more are a rule or dots.
+const MAX_SIGNS: usize = 2;
 
 /// The terms of a text in order (repeats included), and its length in words as BM25 counts it.
 #[derive(Debug, Default)]
@@ -63,11 +76,14 @@ pub fn language_of<'a>(parts: impl Iterator<Item = &'a str>) -> Language {
     Language::of_document(words(&fold(&beginning)))
 }
 
-/// Whether a term is a code: letters and digits mixed, a path, an address.
+/// Whether a term is a code: letters and digits mixed, a path, an address, a word that begins or ends with signs.
 pub fn is_code(term: &str) -> bool {
     let digits = term.contains(char::is_numeric);
     let separators = term.chars().filter(|c| !c.is_alphanumeric() && *c != '\'').count();
-    (digits && (separators > 1 || term.contains(char::is_alphabetic))) || term.contains(['/', '\\', '_', '@'])
+    (digits && (separators > 1 || term.contains(char::is_alphabetic)))
+        || term.contains(['/', '\\', '_', '@'])
+        || term.starts_with(BEFORE)
+        || term.ends_with(AFTER)
 }
 
 /// As much of a document as its language is told from.
@@ -103,13 +119,19 @@ impl Analyzer {
 
     fn add_token(&mut self, token: &str) {
         for (piece, spaceless) in pieces(token) {
-            let piece = trim(piece);
+            let bare = trim(piece);
             if spaceless {
-                self.add_pairs(piece);
-            } else if is_joined(piece) {
-                self.add_code(piece);
+                self.add_pairs(bare);
+                continue;
+            }
+            // A path that begins with its `/` is kept whole below.
+            for code in signed(piece).into_iter().flatten().filter(|code| *code != bare) {
+                self.push(folded(code).into_owned());
+            }
+            if is_joined(bare) {
+                self.add_code(bare);
             } else {
-                for word in piece.unicode_words() {
+                for word in bare.unicode_words() {
                     self.add_word(word);
                 }
             }
@@ -247,8 +269,39 @@ fn trim(token: &str) -> &str {
 
 /// At least two parts of letters and digits held together by the separators of codes, paths, addresses and numbers.
 fn is_joined(token: &str) -> bool {
-    let is_separator = |c| matches!(c, '-' | '_' | '.' | '/' | '\\' | ':' | '@' | '+' | '#' | ',');
-    token.len() <= MAX_TERM_BYTES && token.contains(is_separator) && token.chars().all(|c| c.is_alphanumeric() || is_separator(c))
+    token.len() <= MAX_TERM_BYTES && token.contains(is_separator) && token.chars().all(is_part)
+}
+
+fn is_separator(c: char) -> bool {
+    matches!(c, '-' | '_' | '.' | '/' | '\\' | ':' | '@' | '+' | '#' | ',')
+}
+
+fn is_part(c: char) -> bool {
+    c.is_alphanumeric() || is_separator(c)
+}
+
+/// The codes in a token that begin or end with signs, whatever punctuation stands around them: at its beginning and at its
+/// end, or one that is both. A number with a sign is a number, unless the sign is `::`.
+fn signed(token: &str) -> [Option<&str>; 2] {
+    let end = token.trim_end_matches(|c: char| !c.is_alphanumeric()).len();
+    let start = end - token[..end].trim_start_matches(|c: char| !c.is_alphanumeric()).len();
+    let before = start - token[..start].trim_end_matches(BEFORE).len();
+    let after = token[end..].len() - token[end..].trim_start_matches(AFTER).len();
+    let is_path = token[start - before..start].contains('/');
+    let before = if before <= MAX_SIGNS || is_path { before } else { 0 };
+    let after = if after <= MAX_SIGNS { after } else { 0 };
+    let core = &token[start..end];
+    let first = start + core.find(|c| !is_part(c)).unwrap_or(core.len());
+    let last = end - core.rsplit(|c| !is_part(c)).next().unwrap_or(core).len();
+    let code = |from: usize, to: usize, signs: usize| {
+        let code = &token[from..to];
+        let named = code.contains(char::is_alphabetic) || code.starts_with("::");
+        (signs > 0 && named && code.len() <= MAX_TERM_BYTES).then_some(code)
+    };
+    if first == end {
+        return [code(start - before, end + after, before + after), None];
+    }
+    [code(start - before, first, before), code(last, end + after, after)]
 }
 
 /// `3.5`, `1,000`: digits around one point or comma.
@@ -360,8 +413,28 @@ mod tests {
     }
 
     #[test]
+    fn signs_before_and_after_a_code_belong_to_it() {
+        assert_eq!(terms("C++"), ["c++", "c"]);
+        assert_eq!(terms("Is it (C#)?"), ["c#", "c"]);
+        assert_eq!(terms("::1"), ["::1", "1"]);
+        assert_eq!(terms("\"-z\","), ["-z", "z"]);
+        assert_eq!(terms("`--force`, `--force=yes`"), ["--force", "forc", "--force", "forc", "yes"]);
+        assert_eq!(terms("**\u{2010}x**"), ["-x", "x"], "hyphens have one spelling");
+        assert_eq!(terms(".NET $HOME/bin"), [".net", "net", "$home/bin", "home/bin", "home", "bin"]);
+        assert_eq!(terms("/etc ../lib"), ["/etc", "etc", "../lib", "lib"]);
+        assert_eq!(terms("--std=c++"), ["--std", "c++", "std", "c"]);
+        assert_eq!(analyze("use --force", Language::English).length, 2, "the extra form does not count");
+        // Numbers, rules, dots and what is only punctuation.
+        assert_eq!(terms("-5 +49 $100 #3 .5 18+"), ["5", "49", "100", "3", "5", "18"]);
+        assert_eq!(terms("...well ---- ---done *note* _note_ (note)"), ["well", "done", "note", "note", "note"]);
+        assert_eq!(terms_in(Language::German, "mit --größe"), ["--grosse", "gross"]);
+        assert_eq!(terms(&format!("--{}", "x".repeat(70))).len(), 1);
+    }
+
+    #[test]
     fn codes_are_told_from_words_and_numbers() {
         assert!(["e-42", "p0420", "m3x10", "/etc/fstab", "192.168.1.1", "max_size"].iter().all(|term| is_code(term)));
+        assert!(["c++", "c#", "::1", "-z", "--force", ".net", "$home"].iter().all(|term| is_code(term)));
         assert!(["pump", "1998", "3.5", "don't", "42"].iter().all(|term| !is_code(term)));
     }
 

@@ -611,6 +611,42 @@ fn the_index_file_is_written_at_flush_and_used_at_the_next_start() {
 }
 
 #[test]
+fn terms_of_an_older_version_are_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path());
+        put(&store, "c", "a", &["use --force", "pump"]).unwrap();
+        // As if a version had put it that knew nothing of signs: its record, its rows, and an index file of its terms.
+        let key = keys::document("c", "a");
+        let mut record: DocumentRecord = store.get(&key).unwrap().unwrap();
+        record.terms = 0;
+        let mut batch = sled::Batch::default();
+        batch.insert(key, store.encode(&record).unwrap());
+        for (ordinal, text) in [(0, "use force"), (1, "pump")] {
+            let row = row::encode(&[0.5; DIMENSIONS], "Title of a\nChapter", text, Language::English);
+            batch.insert(keys::row(record.number, ordinal), row);
+        }
+        store.commit(batch).unwrap();
+        std::fs::create_dir_all(dir.path().join("index")).unwrap();
+        let mut index = Index::new(DIMENSIONS, 1);
+        record.terms = terms::VERSION;
+        store.read_rows(&record, &mut index).unwrap();
+        let origin = Origin { terms: 1, ..store.origin("c").unwrap().unwrap() };
+        index.write(&index_file(dir.path()), &origin).unwrap();
+    }
+    let store = open(dir.path());
+    assert_eq!(texts_with(&store, "c", "--force"), ["use --force"]);
+    assert_eq!((texts_with(&store, "c", "forc").len(), texts_with(&store, "c", "chapter").len()), (1, 2));
+    let query = dense::Query::new(&[0.5; DIMENSIONS]);
+    let cosines = store.search("c", |index| index.nearest(&query, 2, index.live())).unwrap().unwrap();
+    assert!(cosines.iter().all(|(_, cosine)| (cosine - 1.0).abs() < 0.02), "vectors stay: {cosines:?}");
+    // What is put now is what this version makes of it.
+    assert_eq!(put(&store, "c", "b", &["-z"]).unwrap(), Put::Added);
+    assert_eq!(texts_with(&store, "c", "-z"), ["-z"]);
+    assert_eq!(texts_with(&store, "c", "--force"), ["use --force"]);
+}
+
+#[test]
 fn many_rows_leave_memory_while_they_are_put() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::Document;
+use crate::store::{Document, FailedDocument, Store, StoreError};
 
 /// A document, or a file on its way to become one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +33,14 @@ pub enum FileState {
     Ok,
     /// A watched file that is new or has changed, and waits to be read.
     Pending,
-    /// A watched file that cannot be taken in as it is; it is tried again when it changes and when the daemon starts.
+    /// It cannot be taken in as it is. A watched file is tried again when it changes and when the daemon starts.
     Failed,
+}
+
+impl From<FailedDocument> for Listed {
+    fn from(failed: FailedDocument) -> Self {
+        Self { document: failed.document, state: FileState::Failed, reason: Some(failed.reason) }
+    }
 }
 
 impl From<Document> for Listed {
@@ -81,12 +87,33 @@ impl Watched {
         }
     }
 
-    /// The library's documents together with the files that it does not have as they are, those of `collection` or of all,
-    /// ordered by collection and id.
-    pub fn list(&self, documents: Vec<Document>, collection: Option<&str>) -> Vec<Listed> {
+    /// Forgets that files of this id could not be taken in: the owner has deleted what there was of them.
+    pub fn forget_failed(&self, collection: &str, id: &str) {
+        let is_it = |listed: &Listed| listed.document.collection == collection && listed.document.id == id;
+        self.notes().files.retain(|_, listed| listed.state != FileState::Failed || !is_it(listed));
+    }
+
+    /// The library's documents together with those that it does not have as they are, of `collection` or of all, ordered by
+    /// collection and id.
+    ///
+    /// # Errors
+    /// The store's trouble; [`StoreError::UnknownCollection`].
+    pub fn list(&self, store: &Store, collection: Option<&str>) -> Result<Vec<Listed>, StoreError> {
+        let failed = store.failed(collection)?;
+        let documents = match store.known_documents(collection) {
+            // Nothing was ever put into it, though something was tried.
+            Err(StoreError::UnknownCollection { .. }) if !failed.is_empty() => Vec::new(),
+            documents => documents?,
+        };
+        Ok(self.rows(failed, documents, collection))
+    }
+
+    fn rows(&self, failed: Vec<FailedDocument>, documents: Vec<Document>, collection: Option<&str>) -> Vec<Listed> {
         let notes = self.notes();
         let wanted = notes.files.iter().filter(|(_, noted)| collection.is_none_or(|name| name == noted.document.collection));
-        let mut rows: BTreeMap<Key, Listed> = wanted.map(|(key, noted)| (key.clone(), noted.clone())).collect();
+        let failed = failed.into_iter().map(|failed| (key(&failed.document), Listed::from(failed)));
+        // What is known of a file now goes before what became of it last.
+        let mut rows: BTreeMap<Key, Listed> = failed.chain(wanted.map(|(key, noted)| (key.clone(), noted.clone()))).collect();
         for mut document in documents {
             // A file that would be a document of the same id is told of in the row of the one that was put by hand.
             if document.origin.is_none() {

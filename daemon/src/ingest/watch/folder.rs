@@ -10,7 +10,7 @@ use std::{
 use super::FileState;
 use crate::{
     ingest::{Entry, walk::Wanted},
-    store::Document,
+    store::{Document, FailedDocument},
 };
 
 /// A folder whose documents the library follows.
@@ -58,16 +58,19 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
-    /// A folder with the documents that the library has of it.
-    pub(super) fn new(folder: Folder, documents: &[Document]) -> Self {
+    /// A folder with the documents that the library has of it, and the files that it could not take in, which are tried
+    /// again.
+    pub(super) fn new(folder: Folder, documents: &[Document], failed: &[FailedDocument]) -> Self {
         let mut tracked = Self { folder, files: BTreeMap::new(), mounted: false, trusted: None };
-        for document in documents {
+        let failed = failed.iter().map(|failed| (&failed.document, FileState::Pending));
+        // What the library has of a file is more than that a later version of it failed.
+        for (document, state) in failed.chain(documents.iter().map(|document| (document, FileState::Ok))) {
             let Some(origin) = &document.origin else { continue };
             let path = PathBuf::from(&origin.path);
             if document.collection == tracked.folder.collection && path.starts_with(&tracked.folder.root) {
                 let stamp = (document.bytes, origin.modified_ms);
                 tracked.mounted |= origin.mounted;
-                tracked.files.insert(path, File { id: document.id.clone(), stamp, state: FileState::Ok });
+                tracked.files.insert(path, File { id: document.id.clone(), stamp, state });
             }
         }
         tracked
@@ -109,7 +112,7 @@ impl Tracked {
             log::warn!("watched folder {}: {path}: {reason}", root.display());
         }
         let mut found = BTreeMap::new();
-        for entry in walk.entries.into_iter().filter(|entry| !entry.link || leads_inside(&root, &entry.path)) {
+        for entry in walk.entries {
             found.insert(entry.path.clone(), entry);
         }
         let known = self.files.range(path.to_path_buf()..).map(|(known, _)| known).take_while(|known| known.starts_with(path));
@@ -137,16 +140,11 @@ impl Tracked {
     }
 }
 
-/// Whether a link's target lies in the folder.
-fn leads_inside(root: &Path, link: &Path) -> bool {
-    matches!((root.canonicalize(), link.canonicalize()), (Ok(root), Ok(target)) if target.starts_with(&root))
-}
-
 /// Whether a file that was not found is no document of the folder any more. When the system cannot say, it is not.
 fn is_gone(wanted: &Wanted, root: &Path, path: &Path) -> bool {
     match fs::metadata(path) {
         Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
-        Ok(_) => !wanted.below(root, path).entries.iter().any(|entry| !entry.link || leads_inside(root, &entry.path)),
+        Ok(_) => wanted.below(root, path).entries.is_empty(),
     }
 }
 

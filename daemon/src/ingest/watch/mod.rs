@@ -120,10 +120,10 @@ impl Watch {
         changed: Box<dyn Fn() + Send>,
     ) -> Result<Self, IngestError> {
         let wanted = Wanted::new(&options.include, &options.exclude)?;
-        let documents = pipeline.store().documents(None)?;
+        let (documents, failed) = (pipeline.store().documents(None)?, pipeline.store().failed(None)?);
         let watches = Watches::new().inspect_err(|error| log::warn!("no inotify ({error}); {}", every_minute())).ok();
         let follower = |folder: &Folder| Follower {
-            tracked: Tracked::new(folder.clone(), &documents),
+            tracked: Tracked::new(folder.clone(), &documents, &failed),
             look: [(folder.root.clone(), Instant::now())].into(),
             pending: BTreeMap::new(),
             polled: watches.is_none() || is_remote(&folder.root),
@@ -335,12 +335,13 @@ impl Watch {
         let id = file.id.clone();
         let turn = Arc::clone(&self.turn);
         let _turn = turn.blocking_lock();
-        let entry = Entry { path: path.to_owned(), id, bytes, modified_ms, link: false };
-        let mut source = load(&entry, self.max_document_bytes).map_err(trouble)?;
+        let entry = Entry { path: path.to_owned(), id, bytes, modified_ms };
+        let mut source = load(&entry, self.max_document_bytes).map_err(|error| trouble(&error, &entry.id))?;
         if quiet_stamp(path)? != (bytes, modified_ms) {
             return Err(Trouble::Busy);
         }
-        if let Some(present) = self.pipeline.store().document(&collection, &entry.id).map_err(|error| trouble(error.into()))?
+        let present = self.pipeline.store().document(&collection, &entry.id);
+        if let Some(present) = present.map_err(|error| trouble(&error.into(), &entry.id))?
             && !self.may_replace(&present, path)
         {
             return if present.hash == sha256_hex(&source.bytes) { Ok(()) } else { Err(taken(&present)) };
@@ -356,7 +357,7 @@ impl Watch {
         if let Some(file) = self.followers[number].tracked.files.get_mut(path) {
             file.stamp = (bytes, modified_ms);
         }
-        let outcome = put.map_err(trouble)?;
+        let outcome = put.map_err(|error| trouble(&error, &entry.id))?;
         let chunks = counted(u64::from(outcome.chunks), "chunk");
         log::info!("{}: {:?}, {chunks}, from {}", entry.id, outcome.change, path.display());
         (self.changed)();
@@ -373,7 +374,7 @@ impl Watch {
         before == path || !self.followers.iter().any(is_other)
     }
 
-    /// Notes a known file's state, here and for the list.
+    /// Notes a known file's state, here and for the list; that it failed, in the library too.
     fn note(&mut self, number: usize, path: &Path, state: FileState, reason: Option<String>) {
         let tracked = &mut self.followers[number].tracked;
         let Some(file) = tracked.files.get_mut(path) else { return };
@@ -381,7 +382,17 @@ impl Watch {
         let (bytes, modified_ms) = file.stamp;
         let origin = SourceFile { path: path.to_string_lossy().into_owned(), modified_ms, mounted: tracked.mounted };
         let (id, collection) = (file.id.clone(), tracked.folder.collection.clone());
-        self.watched.note(Document { id, collection, bytes, origin: Some(origin), ..Document::default() }, state, reason);
+        let document = Document { id, collection, bytes, origin: Some(origin), ..Document::default() };
+        let store = self.pipeline.store();
+        let written = match (state, &reason) {
+            (FileState::Ok, _) => store.forget_failed(&document.collection, &document.id).map(drop),
+            (FileState::Failed, Some(reason)) => store.note_failed(&document, reason),
+            _ => Ok(()),
+        };
+        if let Err(error) = written {
+            log::warn!("what failed cannot be written down: {error}");
+        }
+        self.watched.note(document, state, reason);
     }
 }
 
@@ -415,10 +426,10 @@ fn quiet_stamp(path: &Path) -> Result<(u64, u64), Trouble> {
     Ok((metadata.len(), modified_ms))
 }
 
-fn trouble(error: IngestError) -> Trouble {
+fn trouble(error: &IngestError, id: &str) -> Trouble {
     match error {
         IngestError::Store(StoreError::Io { .. }) => Trouble::Disk(error.to_string()),
-        error => Trouble::Document(error.to_string()),
+        error => Trouble::Document(error.reason(id)),
     }
 }
 

@@ -21,6 +21,9 @@ pub(in super::super) struct Origin {
     pub(in super::super) store: u64,
     /// Fingerprint of the embedder.
     pub(in super::super) embedder: String,
+    /// Version of the terms ([`super::super::terms`]).
+    #[serde(default)]
+    pub(in super::super) terms: u32,
     /// Version of the collection.
     pub(in super::super) version: u64,
 }

@@ -97,6 +97,9 @@ impl Index {
         if (found.store, &found.embedder) != (origin.store, &origin.embedder) || found.version > origin.version {
             return Err(Unusable::Unfit("it stems from another database or another embedder"));
         }
+        if found.terms != origin.terms {
+            return Err(Unusable::Unfit("another version of vademecum has told its words apart"));
+        }
         let mut index = Index::new(base.vectors().dimensions(), threads);
         for (document, rows) in documents {
             let first_row = index.entries.last().map_or(0, |last| last.first_row + last.rows);

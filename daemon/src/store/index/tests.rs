@@ -6,7 +6,7 @@ use super::*;
 const DIMENSIONS: usize = 8;
 
 fn origin() -> Origin {
-    Origin { store: 1, embedder: "e".to_owned(), version: 9 }
+    Origin { store: 1, embedder: "e".to_owned(), terms: 1, version: 9 }
 }
 
 fn document(number: u64) -> IndexedDocument {
@@ -143,9 +143,12 @@ fn a_file_of_other_data_is_refused() {
     add(&mut index, 5);
     index.write(&path, &origin()).unwrap();
     assert!(Index::open(&path, &Origin { version: 10, ..origin() }, 1).is_ok_and(|(_, version)| version == 9));
-    for other in
-        [Origin { store: 2, ..origin() }, Origin { embedder: "f".to_owned(), ..origin() }, Origin { version: 8, ..origin() }]
-    {
+    for other in [
+        Origin { store: 2, ..origin() },
+        Origin { embedder: "f".to_owned(), ..origin() },
+        Origin { terms: 2, ..origin() },
+        Origin { version: 8, ..origin() },
+    ] {
         assert!(matches!(Index::open(&path, &other, 1), Err(Unusable::Unfit(_))));
     }
     assert!(matches!(Index::open(&dir.path().join("absent"), &origin(), 1), Err(Unusable::Missing)));
