@@ -215,6 +215,7 @@ fn document(id: &str, title: &str, parts: &[Part]) -> (Document, String, Vec<Chu
             page: None,
             text: text.clone(),
             breaks: Vec::new(),
+            sections: Vec::new(),
             offset,
             tokens: *tokens,
         });

@@ -86,7 +86,10 @@ fn one_bad_file_does_not_stop_the_rest() {
         let summary = ingest(&data, &[&pdf, &binary, &missing, &good]).exits(1).json();
         assert_eq!(counts(&summary), [1, 0, 0, 3], "{summary}");
         let failed = summary["failed"].to_string();
-        assert!(failed.contains("it is not a PDF") && failed.contains("skip.bin") && failed.contains("nowhere.md"), "{failed}");
+        assert!(
+            failed.contains("the PDF is cut off") && failed.contains("skip.bin") && failed.contains("nowhere.md"),
+            "{failed}"
+        );
         let reasons = summary["failed"].as_array().expect("a list").iter().map(|entry| entry[1].as_str().expect("words"));
         assert!(reasons.into_iter().all(|reason| !reason.contains("skip.bin") && !reason.contains("manual.pdf")), "{failed}");
         let states: Vec<(Value, Value)> =
@@ -126,6 +129,32 @@ fn paged(pages: &[Vec<String>]) -> Vec<u8> {
         objects.push(format!("<< /Length {} >>\nstream\n{program}\nendstream", program.len()).into());
     }
     pdf(&objects)
+}
+
+#[test]
+fn lost_pages_of_a_pdf_are_noted_and_the_others_keep_their_numbers() {
+    let dir = temp_dir();
+    let file = dir.path().join("stairs.pdf");
+    let page = |words: &str| vec![words.to_owned(), "The house has stairs that lead down to the cellar.".to_owned()];
+    let mut bytes =
+        paged(&[page("The boiler is green."), page("The lamp is red."), page("The filter is cleaned every three months.")]);
+    // The second page's own record.
+    let at = bytes.windows(8).position(|window| window == b"6 0 obj\n").expect("an object") + 8;
+    bytes[at..at + 20].fill(b'~');
+    fs::write(&file, bytes).expect("written");
+    let data = dir.path().join("data");
+    let words = "1 of 3 pages could not be read";
+    // Told of again as long as it holds.
+    for _ in 0..2 {
+        let summary = ingest(&data, &[&file]).exits(0).json();
+        assert!(summary["notes"][0][1].as_str().is_some_and(|note| note.starts_with(words)), "{summary}");
+    }
+    assert!(listed(&data)[0]["note"].as_str().is_some_and(|note| note.starts_with(words)));
+    let list = run(&mut on(&data, &["documents", "list"])).exits(0).stdout;
+    assert!(list.contains(&format!("\tok; note: {words}")), "{list}");
+    let question = ["search", "How often is the filter cleaned?", "--json", "--set", "answer.threshold=0"];
+    let found = run(&mut on(&data, &question)).exits(0).json();
+    assert_eq!(found["passages"][0]["page"], json!(3), "{found}");
 }
 
 /// A PDF of less than a megabyte whose page unfolds into a gigabyte.

@@ -54,6 +54,7 @@ fn put_text(mut incoming: Incoming, id: &str, text: &str) -> Result<(), StoreErr
         page: None,
         text: line.into(),
         breaks: vec![],
+        sections: vec![],
         offset: 0,
         tokens: 1,
     };

@@ -78,14 +78,15 @@ fn put() -> impl Strategy<Value = Put> {
 }
 
 fn citation() -> impl Strategy<Value = Citation> {
-    (any::<usize>(), vec(text(), 5), option::of(any::<u32>()), number()).prop_map(|(n, texts, page, score)| {
+    let pages = (option::of(any::<u32>()), vec(any::<u32>(), 0..3));
+    (any::<usize>(), vec(text(), 5), pages, number()).prop_map(|(n, texts, (page, pages), score)| {
         let [document, title, heading, chunk, quote] = texts.try_into().expect("five");
-        Citation { n, document, title, heading, page, chunk, score, quote }
+        Citation { n, document, title, heading, page, pages, chunk, score, quote }
     })
 }
 
 fn passage() -> impl Strategy<Value = PassageReply> {
-    citation().prop_map(|Citation { n, document, title, heading, page, chunk, score, quote: text }| PassageReply {
+    citation().prop_map(|Citation { n, document, title, heading, page, pages: _, chunk, score, quote: text }| PassageReply {
         n,
         document,
         title,
@@ -183,7 +184,8 @@ proptest! {
     #[test]
     fn small_replies_cross(id in id(), text in text(), chunks in any::<u32>(), deleted in any::<bool>(), code in 0..CODES.len(),
         after in option::of(any::<u64>())) {
-        crosses(&PutReply { id: id.clone(), document: text.clone(), collection: text.clone(), change: text.clone(), chunks });
+        let [document, collection, change] = [(); 3].map(|()| text.clone());
+        crosses(&PutReply { id: id.clone(), document, collection, change, chunks, note: Some(text.clone()) });
         crosses(&DeleteReply { id: id.clone(), document: text.clone(), deleted });
         crosses(&ErrorReply { id, error: ErrorBody { code: CODES[code].0, message: text, retry_after_ms: after } });
     }

@@ -117,37 +117,54 @@ const QUOTED: usize = 2;
 /// Sentences quoted from one passage at most.
 const MOST_QUOTED: usize = 4;
 
+/// What a sentence of another passage than the best one's needs of the best one's score to stand beside it in an answer. One of the
+/// same passage goes on about the same thing.
+const ELSEWHERE: f32 = 0.75;
+
+/// A sentence's score with its passage's.
+fn weighted(passage_scores: &[f32], passage: usize, sentence: &Scored) -> f32 {
+    sentence.score + PASSAGE_WEIGHT * passage_scores.get(passage).copied().unwrap_or(0.0)
+}
+
 /// The sentences of all passages, best first, each with its passage.
 fn in_order<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) -> Vec<(usize, &'a Scored)> {
-    let weighted =
-        |passage: usize, sentence: &Scored| sentence.score + PASSAGE_WEIGHT * passage_scores.get(passage).copied().unwrap_or(0.0);
+    let weighted = |passage: usize, sentence: &Scored| weighted(passage_scores, passage, sentence);
     let mut all: Vec<(usize, &Scored)> =
         ranked.iter().enumerate().flat_map(|(i, sentences)| sentences.iter().map(move |s| (i, s))).collect();
     all.sort_by(|a, b| weighted(b.0, b.1).total_cmp(&weighted(a.0, a.1)));
     all
 }
 
-/// Of each of `passages` its chosen sentences as one text, in the order in which they stand there.
-fn texts(chosen: &[(usize, &Scored)], passages: usize) -> Vec<String> {
+/// Of each of `passages` its chosen sentences, in the order in which they stand there.
+fn by_passage<'a>(chosen: &[(usize, &'a Scored)], passages: usize) -> Vec<Vec<&'a Scored>> {
     let of = |passage: usize| {
         let mut own: Vec<&Scored> = chosen.iter().filter(|(i, _)| *i == passage).map(|(_, sentence)| *sentence).collect();
         own.sort_by_key(|sentence| sentence.at);
-        own.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n")
+        own
     };
     (0..passages).map(of).collect()
 }
 
-/// Of each passage what the model reads: the `count` best sentences of all passages together, each where it belongs.
-/// A passage without any gets an empty text.
-pub(super) fn best_of_all(ranked: &[Vec<Scored>], passage_scores: &[f32], count: usize) -> Vec<String> {
+/// Sentences as one text.
+pub(super) fn text(sentences: &[&Scored]) -> String {
+    sentences.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+/// Of each passage what the model reads, or what is the answer itself: the `count` best sentences of all passages together, each where
+/// it belongs, without those of other passages that are far from the best. A passage may have none.
+pub(super) fn best_of_all<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32], count: usize) -> Vec<Vec<&'a Scored>> {
     let mut all = in_order(ranked, passage_scores);
     all.truncate(count);
-    texts(&all, ranked.len())
+    if let Some(&(first, best)) = all.first() {
+        let least = ELSEWHERE * weighted(passage_scores, first, best);
+        all.retain(|&(passage, sentence)| passage == first || weighted(passage_scores, passage, sentence) >= least);
+    }
+    by_passage(&all, ranked.len())
 }
 
 /// Of each passage what is quoted: its best sentence, and the best others of all passages together, [`QUOTED`] for each
 /// passage on average. The passage that answers is quoted at more length than those that only come close.
-pub(super) fn quotes(ranked: &[Vec<Scored>], passage_scores: &[f32]) -> Vec<String> {
+pub(super) fn quotes<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) -> Vec<Vec<&'a Scored>> {
     let mut quoted = vec![0; ranked.len()];
     let is_best = |&(passage, sentence): &(usize, &Scored)| ranked[passage].first() == Some(sentence);
     let (mut chosen, others): (Vec<_>, Vec<_>) = in_order(ranked, passage_scores).into_iter().partition(is_best);
@@ -160,7 +177,7 @@ pub(super) fn quotes(ranked: &[Vec<Scored>], passage_scores: &[f32]) -> Vec<Stri
             chosen.push((passage, sentence));
         }
     }
-    texts(&chosen, ranked.len())
+    by_passage(&chosen, ranked.len())
 }
 
 #[cfg(test)]
@@ -172,12 +189,24 @@ mod tests {
         Scored { at, text: text.to_owned(), score }
     }
 
+    fn best_of_all(ranked: &[Vec<Scored>], scores: &[f32], count: usize) -> Vec<String> {
+        super::best_of_all(ranked, scores, count).iter().map(|chosen| text(chosen)).collect()
+    }
+
+    fn quotes(ranked: &[Vec<Scored>], scores: &[f32]) -> Vec<String> {
+        super::quotes(ranked, scores).iter().map(|chosen| text(chosen)).collect()
+    }
+
     #[test]
     fn the_model_reads_the_best_sentences_in_reading_order() {
-        let ranked = [vec![scored(2, "c.", 0.9), scored(0, "a.", 0.5), scored(1, "b.", 0.1)], vec![scored(0, "d.", 0.6)], vec![]];
+        let ranked = [vec![scored(2, "c.", 0.9), scored(0, "a.", 0.5), scored(1, "b.", 0.1)], vec![scored(0, "d.", 0.7)], vec![]];
         assert_eq!(best_of_all(&ranked, &[1.0, 0.9, 0.8], 3), ["a.\nc.", "d.", ""]);
         assert_eq!(best_of_all(&ranked, &[1.0, 0.0, 0.0], 2), ["a.\nc.", "", ""]);
         assert_eq!(best_of_all(&[], &[], 2), [""; 0]);
+        // Of another passage and far from the best, though it comes next.
+        let ranked = [vec![scored(2, "c.", 0.9), scored(0, "a.", 0.1)], vec![scored(0, "d.", 0.4)]];
+        assert_eq!(best_of_all(&ranked, &[1.0; 2], 2), ["c.", ""]);
+        assert_eq!(best_of_all(&ranked, &[1.0; 2], 3), ["a.\nc.", ""]);
     }
 
     #[test]

@@ -83,11 +83,14 @@ pub struct Citation {
     pub document: String,
     /// The document's title.
     pub title: String,
-    /// Headings down to the passage, joined by ` > `.
+    /// Headings that the best of the quoted sentences stands under, joined by ` > `.
     pub heading: String,
-    /// Page, where the source has pages.
+    /// Page that the best of the quoted sentences begins on, where the source has pages.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub page: Option<u32>,
+    /// Pages that the quoted sentences begin on, ascending, where they are several.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub pages: Vec<u32>,
     /// The chunk's id.
     pub chunk: String,
     /// Fused score, 0 to 1.
@@ -361,12 +364,12 @@ impl Answerer {
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
                 let quotes = evidence::quotes(&ranked, &scores);
                 for (i, ((passage, ranked), quote)) in retrieval.passages.iter().zip(&ranked).zip(quotes).enumerate() {
-                    evidence.citations.push(cite(i + 1, passage, ranked, quote));
+                    evidence.citations.push(cite(i + 1, passage, ranked.first(), &quote));
                 }
                 let sentences = || {
                     let best = evidence::best_of_all(&ranked, &scores, options.sentences).into_iter().enumerate();
-                    let held = best.filter(|(_, text)| !text.is_empty());
-                    held.map(|(i, text)| PromptPassage { n: i + 1, document: None, text })
+                    let held = best.filter(|(_, chosen)| !chosen.is_empty());
+                    held.map(|(i, chosen)| PromptPassage { n: i + 1, document: None, text: evidence::text(&chosen) })
                 };
                 evidence.readings = match options.reader {
                     Reader::Quote | Reader::Auto => {
@@ -540,17 +543,20 @@ fn apart(passages: impl Iterator<Item = PromptPassage>, scores: &[f32]) -> Vec<R
     passages.zip(scores).map(|(passage, score)| Reading { prior: prior(score), ..reading(vec![passage]) }).collect()
 }
 
-/// The page is that of the best sentence: a passage may go on over several.
-fn cite(n: usize, passage: &Passage, ranked: &[Scored], quote: String) -> Citation {
+/// Heading and page are those of the best sentence: a passage may go on over several.
+fn cite(n: usize, passage: &Passage, best: Option<&Scored>, quoted: &[&Scored]) -> Citation {
+    let mut pages: Vec<u32> = quoted.iter().filter_map(|sentence| passage.page_at(sentence.at)).collect();
+    pages.dedup();
     Citation {
         n,
         document: passage.document.clone(),
         title: passage.title.clone(),
-        heading: passage.heading.clone(),
-        page: ranked.first().map_or(passage.page, |best| passage.page_at(best.at)),
+        heading: best.map_or(passage.heading.as_str(), |best| passage.heading_at(best.at)).to_owned(),
+        page: best.map_or(passage.page, |best| passage.page_at(best.at)),
+        pages: if pages.len() > 1 { pages } else { Vec::new() },
         chunk: passage.chunk.clone(),
         score: passage.score,
-        quote,
+        quote: evidence::text(quoted),
     }
 }
 
@@ -573,6 +579,26 @@ fn says_not_found(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_citation_names_the_page_and_the_heading_of_what_it_quotes() {
+        let passage = Passage {
+            heading: "Care".into(),
+            page: Some(3),
+            pages: vec![(0, 3), (20, 4)],
+            headings: vec![(0, "Care > Filter".into()), (20, "Care > Pump".into())],
+            ..Passage::default()
+        };
+        let said = |at, text: &str| Scored { at, text: text.into(), score: 1.0 };
+        let (rinse, oil, turn) = (said(0, "Rinse it weekly."), said(22, "Oil it."), said(30, "Turn it."));
+        let both = cite(1, &passage, Some(&oil), &[&rinse, &oil]);
+        assert_eq!((both.page, both.pages.as_slice(), both.heading.as_str()), (Some(4), &[3, 4][..], "Care > Pump"));
+        assert_eq!(both.quote, "Rinse it weekly.\nOil it.");
+        let one = cite(1, &passage, Some(&turn), &[&oil, &turn]);
+        assert_eq!((one.page, one.pages.as_slice()), (Some(4), &[][..]), "the page goes without saying twice");
+        let none = cite(1, &passage, None, &[]);
+        assert_eq!((none.page, none.heading.as_str()), (Some(3), "Care"));
+    }
 
     #[test]
     fn abstention_is_recognised_only_as_the_whole_answer() {

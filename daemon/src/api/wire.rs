@@ -305,6 +305,9 @@ pub struct PutReply {
     pub change: String,
     /// Chunks it was cut into.
     pub chunks: u32,
+    /// What its owner should know, such as pages that are damaged.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub note: Option<String>,
 }
 
 /// A reply to `documents/delete`.

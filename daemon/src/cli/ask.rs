@@ -218,7 +218,12 @@ impl Printer {
 
 /// A citation as two lines: where, and what it says.
 fn cited(citation: &Citation) -> String {
-    let page = citation.page.map(|p| format!(", page {p}")).unwrap_or_default();
+    let numbers: Vec<String> = citation.pages.iter().map(u32::to_string).collect();
+    let page = match citation.page {
+        Some(_) if numbers.len() > 1 => format!(", pages {}", numbers.join(" and ")),
+        Some(page) => format!(", page {page}"),
+        None => String::new(),
+    };
     let heading = if citation.heading.is_empty() { citation.title.clone() } else { citation.heading.clone() };
     let place = format!("{heading}{page} ({}, score {:.2})", citation.document, citation.score);
     let quote = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");

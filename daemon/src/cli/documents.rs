@@ -68,7 +68,8 @@ fn state(listed: &Listed) -> String {
     };
     let from = listed.document.origin.as_ref().map(|origin| format!(" from {}", origin.path));
     let reason = listed.reason.as_ref().map(|reason| format!(": {reason}"));
-    [Some(word.to_owned()), from, reason].into_iter().flatten().collect()
+    let note = listed.document.note.as_ref().map(|note| format!("; note: {note}"));
+    [Some(word.to_owned()), from, reason, note].into_iter().flatten().collect()
 }
 
 /// Every page of the running daemon's list; `None` when none runs.

@@ -191,7 +191,7 @@ fn ingested(outcome: PutOutcome) -> Ingested {
         title: outcome.title,
         chunks: outcome.reply.chunks,
         truncated: outcome.truncated,
-        note: outcome.note,
+        note: outcome.reply.note,
     }
 }
 

@@ -199,6 +199,7 @@ mod tests {
                 page: None,
                 text: labelled.text.clone(),
                 breaks: Vec::new(),
+                sections: Vec::new(),
                 offset: 0,
                 tokens: 10,
             };

@@ -117,8 +117,9 @@ async fn put(State(control): State<Control>, headers: HeaderMap, body: Bytes) ->
         let (collection, outcome) = control.api.put(put).await?;
         control.changed.notify_one();
         let change = change_word(outcome.change).to_owned();
-        let reply = wire::PutReply { id, document: outcome.document, collection, change, chunks: outcome.chunks };
-        Ok(PutOutcome { reply, title: outcome.title, truncated: outcome.truncated, note: outcome.note })
+        let reply =
+            wire::PutReply { id, document: outcome.document, collection, change, chunks: outcome.chunks, note: outcome.note };
+        Ok(PutOutcome { reply, title: outcome.title, truncated: outcome.truncated })
     })
     .await
 }
@@ -150,8 +151,6 @@ pub struct PutOutcome {
     pub title: String,
     /// Chunks that were cut at the embedder's limit.
     pub truncated: u32,
-    /// What the owner should know about the document.
-    pub note: Option<String>,
 }
 
 async fn respond<T: DeserializeOwned, R: Serialize>(

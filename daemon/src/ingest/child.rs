@@ -87,6 +87,7 @@ pub(super) fn refused(id: &str, fault: Fault) -> IngestError {
     let id = id.to_owned();
     match fault {
         Fault::Damaged(reason) => IngestError::Damaged { id, reason },
+        Fault::DamagedPdf(reason) => IngestError::DamagedPdf { id, reason },
         Fault::Locked => IngestError::Locked { id },
         Fault::NoText { pages } => IngestError::NoText { id, pages },
         Fault::TooSlow(limit) => IngestError::TooSlow { id, seconds: limit.as_secs() },

@@ -3,7 +3,7 @@
 //! A section's blocks become *atoms*, which are kept whole: a paragraph, a list or code block that fits, a table's row.
 //! Blocks that do not fit are split by `text-splitter`, between sentences or lines. Atoms are packed in order until
 //! the limit; a chunk is then one slice of the text, with the table's header before it where it starts inside a table.
-//! Last, small sections that stand beside each other are joined.
+//! Last, small sections that stand beside each other are joined, their headings between them as words without marks.
 
 use std::{cell::RefCell, collections::HashMap, ops::Range};
 
@@ -14,6 +14,7 @@ use super::{
     outline::{self, Block, Kind, Section},
     read::{Form, Reading},
 };
+use crate::store::Subsection;
 
 /// Most embedder tokens in a chunk, title and heading path included, unless the configuration says otherwise.
 pub const DEFAULT_MAX_TOKENS: usize = 176;
@@ -33,12 +34,14 @@ const MAX_COUNTED_WORDS: usize = 50_000;
 pub struct TextChunk {
     /// Headings from the outermost to the innermost, without the document's title.
     pub heading: Vec<String>,
-    /// Page from 1, where the text has page breaks.
+    /// Page from 1, where the source has pages.
     pub page: Option<u32>,
     /// The text, in Markdown where the document was.
     pub text: String,
     /// Where in `text` further pages begin, in bytes, ascending: the second page at the first entry.
     pub breaks: Vec<u32>,
+    /// Sections that begin inside it.
+    pub sections: Vec<Subsection>,
     /// Where it starts in the [`Reading`]'s text, in bytes.
     pub offset: u64,
     /// Embedder tokens of [`embedded_text`].
@@ -100,16 +103,25 @@ impl Iterator for Chunks<'_> {
 
     fn next(&mut self) -> Option<TextChunk> {
         let draft = self.drafts.next()?;
-        let slice = |range: &Range<usize>| &self.reading.text[range.clone()];
-        let body = slice(&draft.range).trim_end().trim_start_matches(['\n', '\u{0C}']);
-        let text = match &draft.header {
-            Some(header) => format!("{}\n{body}", slice(header).trim_end()),
-            None => body.to_owned(),
-        };
-        let (text, breaks) = without_form_feeds(&text);
+        let whole = &self.reading.text[draft.range.clone()];
+        let blank = whole.len() - whole.trim_start_matches(['\n', '\u{0C}']).len();
+        let page = self.pages.of(draft.range.start + blank);
+        let mut body = Body::default();
+        if let Some(header) = &draft.header {
+            // It stands on the page of the first row here, wherever it was.
+            body.text = self.reading.text[header.clone()].trim_end().replace('\u{0C}', "");
+            body.text.push('\n');
+        }
+        let mut from = draft.range.start + blank;
+        for inner in draft.sections {
+            body.push(&self.reading.text[from..inner.range.start.max(from)]);
+            from = inner.range.end;
+            body.begin(inner);
+        }
+        body.push(self.reading.text[from..draft.range.end].trim_end());
+        let Body { text, breaks, sections } = body.finish();
         let tokens = (self.count)(&embedded_text(&self.reading.title, &draft.path, &text)) as u32;
-        let page = self.pages.of(draft.range.start);
-        Some(TextChunk { heading: draft.path, page, text, breaks, offset: draft.range.start as u64, tokens })
+        Some(TextChunk { heading: draft.path, page, text, breaks, sections, offset: draft.range.start as u64, tokens })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -136,8 +148,19 @@ struct Draft {
     header: Option<Range<usize>>,
     /// Tokens of the text, header included, path not.
     tokens: usize,
-    /// Set where the chunk is a whole section: where its heading starts, and the heading's tokens.
-    whole: Option<(usize, usize)>,
+    /// Set where the chunk is a whole section: its heading, and the heading's tokens.
+    whole: Option<(Heading, usize)>,
+    /// Headings inside the range, where sections were joined, or where there is nothing else.
+    sections: Vec<Heading>,
+}
+
+/// A heading as it stands in the document.
+#[derive(Debug, Clone, Default)]
+struct Heading {
+    range: Range<usize>,
+    words: String,
+    /// With those above it, outermost first.
+    path: Vec<String>,
 }
 
 struct Chunker<'a> {
@@ -167,17 +190,24 @@ impl Chunker<'_> {
             path.remove(0);
         }
         let budget = self.limit.saturating_sub(self.prefix_tokens(&path)).max(MIN_MAX_TOKENS / 2);
-        let start = section.heading.start;
+        let heading = Heading { range: section.heading.clone(), words: section.title.clone(), path: path.clone() };
         if section.blocks.is_empty() {
             // A heading with nothing under it still has words to be found by.
-            if !parent && !section.heading.is_empty() {
-                let range = section.heading.clone();
-                drafts.push(Draft { path, tokens: self.tokens(&range), range, header: None, whole: Some((start, 0)) });
+            if !parent && !section.title.is_empty() {
+                let (range, sections) = (heading.range.clone(), vec![heading.clone()]);
+                drafts.push(Draft {
+                    path,
+                    tokens: self.tokens(&range),
+                    range,
+                    header: None,
+                    whole: Some((heading, 0)),
+                    sections,
+                });
             }
             return;
         }
         let groups = pack(self.atoms(&section.blocks, budget), budget);
-        let whole = (groups.len() == 1).then(|| (start, self.tokens(&section.heading)));
+        let whole = (groups.len() == 1).then(|| (heading, self.tokens(&section.heading)));
         drafts.extend(groups.into_iter().filter_map(|group| {
             let (first, last) = (group.first()?, group.last()?);
             Some(Draft {
@@ -185,7 +215,8 @@ impl Chunker<'_> {
                 range: first.range.start..last.range.end,
                 header: first.header.as_ref().map(|(range, _)| range.clone()),
                 tokens: size(&group),
-                whole,
+                whole: whole.clone(),
+                sections: Vec::new(),
             })
         }));
     }
@@ -310,17 +341,25 @@ impl Chunker<'_> {
                 None => joined.push(draft),
             }
         }
+        for draft in &mut joined {
+            draft.whole = None;
+        }
         joined
     }
 
     fn union(&self, left: &Draft, right: &Draft) -> Option<Draft> {
-        let (_, right_heading) = right.whole?;
+        let (heading, right_heading) = right.whole.as_ref()?;
         if left.tokens.min(right.tokens) >= self.limit / 4 {
             return None;
         }
         let parent = right.path.split_last()?.1;
         let under_parent = left.path == parent;
-        let (start, left_heading) = if under_parent { (left.range.start, 0) } else { left.whole? };
+        let (start, left_heading, before) = if under_parent {
+            (left.range.start, 0, left.sections.as_slice())
+        } else {
+            let (heading, tokens) = left.whole.as_ref()?;
+            (heading.range.start, *tokens, std::slice::from_ref(heading))
+        };
         if !under_parent && left.path.split_last()?.1 != parent {
             return None;
         }
@@ -331,6 +370,7 @@ impl Chunker<'_> {
             header: if under_parent { left.header.clone() } else { None },
             tokens,
             whole: None,
+            sections: [before, std::slice::from_ref(heading)].concat(),
         })
     }
 }
@@ -459,21 +499,61 @@ impl ChunkSizer for Meter<'_> {
     }
 }
 
-/// A text without its form feeds, and where they stood. Line ends around one are one paragraph's end at most.
-fn without_form_feeds(paged: &str) -> (String, Vec<u32>) {
-    let mut pages = paged.split('\u{0C}');
-    let mut text = pages.next().unwrap_or_default().to_owned();
-    let mut breaks = Vec::new();
-    for page in pages {
-        let rest = page.trim_start_matches('\n');
-        let kept = text.trim_end_matches('\n').len();
-        let line_ends = text.len() - kept + page.len() - rest.len();
-        text.truncate(kept);
-        text.push_str(&"\n\n"[..line_ends.min(2)]);
-        breaks.push(text.len() as u32);
-        text.push_str(rest);
+/// A chunk's text as it is put together.
+#[derive(Default)]
+struct Body {
+    text: String,
+    breaks: Vec<u32>,
+    sections: Vec<Subsection>,
+}
+
+impl Body {
+    /// Adds a part without its form feeds, which leave their places. Line ends around one are one paragraph's end at most.
+    fn push(&mut self, paged: &str) {
+        let begins = self.text.is_empty() || self.text.ends_with("\n\n");
+        let mut pages = if begins { paged.trim_start_matches('\n') } else { paged }.split('\u{0C}');
+        self.text.push_str(pages.next().unwrap_or_default());
+        for page in pages {
+            let rest = page.trim_start_matches('\n');
+            let kept = self.text.trim_end_matches('\n').len();
+            let line_ends = self.text.len() - kept + page.len() - rest.len();
+            self.text.truncate(kept);
+            self.text.push_str(&"\n\n"[..line_ends.min(2)]);
+            self.breaks.push(self.text.len() as u32);
+            self.text.push_str(rest);
+        }
     }
-    (text, breaks)
+
+    /// Ends the paragraph.
+    fn end(&mut self) {
+        self.text.truncate(self.text.trim_end().len());
+        if !self.text.is_empty() {
+            self.text.push_str("\n\n");
+        }
+        let length = self.text.len() as u32;
+        self.breaks.iter_mut().for_each(|at| *at = (*at).min(length));
+    }
+
+    /// Adds a heading, below which a section begins.
+    fn begin(&mut self, heading: Heading) {
+        self.end();
+        let at = self.text.len() as u32;
+        self.text.push_str(&heading.words);
+        self.end();
+        self.sections.push(Subsection { at, body: self.text.len() as u32, heading: heading.path });
+    }
+
+    fn finish(mut self) -> Self {
+        self.end();
+        self.text.truncate(self.text.trim_end().len());
+        let ends = self.sections.iter().skip(1).map(|next| next.at).chain([self.text.len() as u32]).collect::<Vec<_>>();
+        for (section, end) in self.sections.iter_mut().zip(ends) {
+            if section.body >= end {
+                section.body = section.at;
+            }
+        }
+        self
+    }
 }
 
 /// Page numbers by form feeds; `of` is asked in ascending order.
@@ -485,11 +565,11 @@ struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     fn new(reading: &'a Reading) -> Self {
-        let paged = (reading.form == Form::Plain || reading.media_type == MediaType::Pdf) && reading.text.contains('\u{0C}');
+        let paged = reading.media_type == MediaType::Pdf || reading.form == Form::Plain && reading.text.contains('\u{0C}');
         Self { text: &reading.text, counted: 0, page: paged.then_some(1) }
     }
 
-    /// The page at `offset`; a form feed right there already starts the next.
+    /// The page at `offset`.
     fn of(&mut self, offset: usize) -> Option<u32> {
         let page = self.page.as_mut()?;
         let breaks = |text: &str| text.bytes().filter(|&byte| byte == 0x0C).count() as u32;
@@ -497,9 +577,7 @@ impl<'a> Pages<'a> {
             *page += breaks(&self.text[self.counted..offset]);
             self.counted = offset;
         }
-        let rest = &self.text[offset..];
-        let blank = &rest[..rest.len() - rest.trim_start().len()];
-        Some(*page + breaks(blank))
+        Some(*page)
     }
 }
 
@@ -614,7 +692,11 @@ mod tests {
         let text = "# M\n\n## A\n\n### A1\n\nshort one\n\n### A2\n\nshort two\n\n## B\n\nalone here\n";
         let chunks = chunks("a.md", text, 100);
         assert_eq!(chunks[0].heading, ["A"]);
-        assert_eq!(chunks[0].text, "### A1\n\nshort one\n\n### A2\n\nshort two");
+        assert_eq!(chunks[0].text, "A1\n\nshort one\n\nA2\n\nshort two");
+        let sections: Vec<(u32, u32, String)> =
+            chunks[0].sections.iter().map(|inner| (inner.at, inner.body, inner.heading.join(" > "))).collect();
+        assert_eq!(sections, [(0, 4, "A > A1".to_owned()), (15, 19, "A > A2".to_owned())]);
+        assert!(chunks[1].sections.is_empty());
         assert_eq!((chunks[1].heading.as_slice(), chunks[1].text.as_str()), (&["B".to_owned()][..], "alone here"));
     }
 
@@ -657,7 +739,12 @@ mod tests {
     fn headings_alone_can_be_found() {
         let chunks = chunks("a.md", "# M\n\n## Warranty void if opened\n", 100);
         assert_eq!(chunks.len(), 1);
-        assert!(chunks[0].text.contains("Warranty void"));
+        assert_eq!(chunks[0].text, "Warranty void if opened");
+        let joined = "# M\n\n## Warranty void if opened\n\nUnderlined\n----------\nText at once.\n";
+        let chunks = self::chunks("a.md", joined, 100);
+        assert_eq!(chunks[0].text, "Warranty void if opened\n\nUnderlined\n\nText at once.");
+        let said: Vec<(u32, u32)> = chunks[0].sections.iter().map(|inner| (inner.at, inner.body)).collect();
+        assert_eq!(said, [(0, 0), (25, 37)], "a heading that is all there is, and one above a text");
     }
 
     #[test]
@@ -670,7 +757,41 @@ mod tests {
             ("a", "a", vec![]),
         ];
         for (paged, text, breaks) in cases {
-            assert_eq!(without_form_feeds(paged), (text.replace('\0', ""), breaks), "{paged:?}");
+            let mut body = Body::default();
+            body.push(paged);
+            assert_eq!((body.text, body.breaks), (text.replace('\0', ""), breaks), "{paged:?}");
+        }
+    }
+
+    fn paged(text: &str, limit: usize) -> Vec<TextChunk> {
+        let reading =
+            Reading { title: "M".into(), text: text.into(), form: Form::Markdown, media_type: MediaType::Pdf, note: None };
+        chunk(&reading, limit, &words).collect()
+    }
+
+    #[test]
+    fn a_pdf_of_one_page_has_that_page() {
+        assert_eq!(paged("One page only.\n", 100)[0].page, Some(1));
+    }
+
+    #[test]
+    fn joined_sections_know_their_pages() {
+        let chunks = paged("## A\n\nshort one  \n\n\u{0C}\n\n## B\n\n\u{0C}\n\nshort two\n", 100);
+        assert_eq!(chunks.len(), 1);
+        let TextChunk { text, breaks, sections, page, .. } = &chunks[0];
+        assert_eq!((text.as_str(), *page), ("A\n\nshort one\n\nB\n\nshort two", Some(1)));
+        assert_eq!(sections.iter().map(|inner| (inner.at, inner.body)).collect::<Vec<_>>(), [(0, 3), (14, 17)]);
+        assert_eq!(breaks, &[14, 17]);
+    }
+
+    #[test]
+    fn a_head_from_an_earlier_page_counts_no_page() {
+        let rows: String = (1..40).map(|n| format!("| E-{n:02} | Sensor {n} open | Check plug X{n} |\n")).collect();
+        let chunks = paged(&format!("Codes\n\n| Code | Cause | Remedy \u{0C}|\n|---|---|---|\n{rows}"), 90);
+        assert!(chunks.len() > 2);
+        for chunk in &chunks[1..] {
+            assert!(chunk.text.starts_with("| Code | Cause | Remedy |\n|---|---|---|\n| E-"), "{}", chunk.text);
+            assert_eq!((chunk.page, chunk.breaks.as_slice()), (Some(2), &[][..]));
         }
     }
 

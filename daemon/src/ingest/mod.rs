@@ -80,6 +80,14 @@ pub enum IngestError {
         /// What is wrong.
         reason: String,
     },
+    /// A PDF that is damaged or cut off.
+    #[error("{id}: it cannot be read: {reason}; {}", formats::MEND_PDF)]
+    DamagedPdf {
+        /// The document.
+        id: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A document that asks for a password.
     #[error(
         "{id}: it is encrypted and asks for a password; save it without one (for example `qpdf --decrypt --password=… IN OUT`)"

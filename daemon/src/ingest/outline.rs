@@ -16,6 +16,8 @@ pub(crate) struct Section {
     pub path: Vec<String>,
     /// Where the heading itself stands; empty before the first one.
     pub heading: Range<usize>,
+    /// The heading's words.
+    pub title: String,
     /// Paragraphs, lists, tables and so on, in order.
     pub blocks: Vec<Block>,
 }
@@ -66,10 +68,11 @@ pub(crate) fn markdown(text: &str) -> Vec<Section> {
             Event::End(TagEnd::Heading(_)) if depth == 1 => {
                 depth = 0;
                 if let Some((level, range, words)) = heading.take() {
+                    let title = heading_text(&words);
                     open.retain(|(above, _)| *above < level);
-                    open.push((level, heading_text(&words)));
+                    open.push((level, title.clone()));
                     let path = open.iter().map(|(_, words)| words.clone()).filter(|words| !words.is_empty()).collect();
-                    sections.push(Section { path, heading: range, blocks: Vec::new() });
+                    sections.push(Section { path, heading: range, title, blocks: Vec::new() });
                 }
             }
             Event::End(_) => depth = depth.saturating_sub(1),
@@ -79,6 +82,10 @@ pub(crate) fn markdown(text: &str) -> Vec<Section> {
                 }
             }
         }
+    }
+    // The end of a page is no paragraph.
+    for section in &mut sections {
+        section.blocks.retain(|block| !text[block.range.clone()].trim().is_empty());
     }
     sections
 }

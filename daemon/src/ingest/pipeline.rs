@@ -25,7 +25,7 @@ const MAX_CHUNKS: usize = 65_536;
 
 /// What the readers and the chunker make of a source. To be raised with every change of theirs that documents already in
 /// a library should get: they are read again when they are next put.
-const READER_VERSION: u32 = 2;
+const READER_VERSION: u32 = 3;
 
 /// A document of more chunks leaves so much free memory behind when it has been cut that it is worth giving back: embedding
 /// takes minutes.
@@ -159,7 +159,7 @@ impl Pipeline {
             if present.origin != source.origin {
                 self.store.set_origin(collection, &source.id, source.origin)?;
             }
-            return Ok(outcome(Change::Unchanged, &present, 0, None));
+            return Ok(outcome(Change::Unchanged, &present, 0));
         }
         let reading = guarded(&source.id, || read(&source))??;
         if let Some(note) = &reading.note {
@@ -167,6 +167,7 @@ impl Pipeline {
         }
         document.title.clone_from(&reading.title);
         document.media_type = reading.media_type.as_str().into();
+        document.note.clone_from(&reading.note);
         let mut incoming = self.store.begin_put(&document, &source.bytes)?;
         if lost.is_some() {
             incoming = incoming.rebuilt();
@@ -181,7 +182,7 @@ impl Pipeline {
             Put::Added => Change::Added,
             Put::Replaced => Change::Replaced,
         };
-        Ok(outcome(change, &document, truncated, reading.note))
+        Ok(outcome(change, &document, truncated))
     }
 
     /// Most tokens of a chunk.
@@ -281,6 +282,7 @@ fn numbered(document: &Document, part: TextChunk, ordinal: u32) -> Chunk {
         page: part.page,
         text: part.text,
         breaks: part.breaks,
+        sections: part.sections,
         offset: part.offset,
         tokens: part.tokens,
     }
@@ -326,8 +328,8 @@ fn is_same(present: &Document, new: &Document, source: &Source) -> Result<bool, 
     Ok(like(present) == like(new) && same_title && media_type(source)?.as_str() == present.media_type)
 }
 
-fn outcome(change: Change, document: &Document, truncated: u32, note: Option<String>) -> Outcome {
-    let (title, chunks) = (document.title.clone(), document.chunks);
+fn outcome(change: Change, document: &Document, truncated: u32) -> Outcome {
+    let (title, chunks, note) = (document.title.clone(), document.chunks, document.note.clone());
     Outcome { change, document: document.id.clone(), title, chunks, truncated, note }
 }
 
@@ -570,6 +572,10 @@ mod tests {
         let failed: Vec<&str> = summary.failed.iter().map(|(id, _)| id.as_str()).collect();
         assert_eq!(failed, ["panic.md", "paper.pdf", "empty.txt", "big.txt"]);
         assert_eq!(store.documents(None).unwrap().len(), 2);
+        let note = store.document("default", "latin.txt").unwrap().unwrap().note.unwrap();
+        assert!(note.starts_with("not UTF-8"), "{note}");
+        let again = Source { bytes: b"caf\xE9".to_vec(), ..source("latin.txt", "") };
+        assert_eq!(pipeline.put("default", again).unwrap().note, Some(note), "it is told of as long as it holds");
         let shown = summary.to_string();
         for part in [
             "2 added, 1 unchanged, 0 replaced, 4 failed; 2 chunks",
@@ -744,7 +750,11 @@ mod tests {
             println!("{question} -> {} (place {better} of {} apart)", texts[best], texts.len());
             agree += usize::from(better < 2);
         }
-        let expected: usize = chunks.iter().map(|chunk| statements_of_chunk(&chunk.text).len()).sum();
+        let is_heading =
+            |chunk: &Chunk, at: usize| chunk.sections.iter().any(|inner| (inner.at..inner.body).contains(&(at as u32)));
+        let said = |chunk: &Chunk| statements_of_chunk(&chunk.text).iter().filter(|(at, _)| !is_heading(chunk, at.start)).count();
+        let expected: usize = chunks.iter().map(said).sum();
+        assert!(chunks.iter().any(|chunk| !chunk.sections.is_empty()));
         assert_eq!(statements, expected * questions.len());
         assert!(agree >= questions.len() - 1, "{agree} of {}", questions.len());
     }

@@ -228,7 +228,8 @@ impl Server {
             self.documents_allowed()?;
             let (collection, outcome) = self.api.put(put).await?;
             let change = change_word(outcome.change).to_owned();
-            Ok(wire::PutReply { id: reply.id.clone(), document: outcome.document, collection, change, chunks: outcome.chunks })
+            let (document, chunks, note) = (outcome.document, outcome.chunks, outcome.note);
+            Ok(wire::PutReply { id: reply.id.clone(), document, collection, change, chunks, note })
         };
         let result = result.await;
         let changed = result.as_ref().is_ok_and(|r: &wire::PutReply| r.change != "unchanged");

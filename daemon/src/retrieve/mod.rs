@@ -54,9 +54,9 @@ pub struct Passage {
     pub number: u64,
     /// Its title.
     pub title: String,
-    /// Headings above the passage, `A > B`.
+    /// Headings above the sentence that holds most of the question's words, `A > B`.
     pub heading: String,
-    /// Page of the sentence that holds most of the question's words, where the source has pages.
+    /// Page of that sentence, where the source has pages.
     pub page: Option<u32>,
     /// Id of the chunk that ranked highest in it.
     pub chunk: String,
@@ -72,6 +72,8 @@ pub struct Passage {
     pub best: Range<usize>,
     /// Which page begins where in the text, in bytes, ascending; empty where the source has no pages.
     pub pages: Vec<(usize, u32)>,
+    /// Where in the text, in bytes, ascending, something under other headings begins, and these.
+    pub headings: Vec<(usize, String)>,
     /// What it says, in reading order.
     pub statements: Vec<Statement>,
 }
@@ -97,7 +99,12 @@ impl Passage {
 
     /// The page that a place in the text, in bytes, stands on.
     pub fn page_at(&self, at: usize) -> Option<u32> {
-        page_at(&self.pages, at)
+        at_place(&self.pages, at).copied()
+    }
+
+    /// The headings that a place in the text, in bytes, stands under.
+    pub fn heading_at(&self, at: usize) -> &str {
+        at_place(&self.headings, at).map_or(self.heading.as_str(), String::as_str)
     }
 }
 
@@ -454,17 +461,17 @@ impl Retriever {
                 |said: &str| ranking.question.coverage(candidate.language, &terms::analyze(said, candidate.language).terms);
             let statements = joined.statements(&run, kept.collect::<Result<_, _>>()?, &coverage);
             let at = joined.place_of(&run, run.best);
-            let passages::Joined { text, pages, .. } = joined;
+            let passages::Joined { text, pages, headings, .. } = joined;
+            let best_place = match (pages.as_slice(), headings.as_slice()) {
+                ([] | [_], [] | [_]) => 0,
+                _ => ranking.question.best_sentence(candidate.language, &text),
+            };
             passages.push(Passage {
                 document: best.document.clone(),
                 number: run.number,
                 title: document.map(|document| document.title).unwrap_or_default(),
-                heading: best.heading.join(" > "),
-                page: match pages.as_slice() {
-                    [] => None,
-                    [(_, only)] => Some(*only),
-                    _ => page_at(&pages, ranking.question.best_sentence(candidate.language, &text)),
-                },
+                heading: at_place(&headings, best_place).cloned().unwrap_or_default(),
+                page: at_place(&pages, best_place).copied(),
                 chunk: best.id(),
                 score: ranking.fusion.readable(candidate.sum, best_lexical),
                 dense: candidate.dense,
@@ -472,6 +479,7 @@ impl Retriever {
                 text,
                 best: at,
                 pages,
+                headings,
                 statements,
             });
         }
@@ -494,8 +502,9 @@ pub fn rank_lexical(store: &Store, collection: &str, text: &str, count: usize) -
     Ok(ranked.unwrap_or_default())
 }
 
-fn page_at(pages: &[(usize, u32)], at: usize) -> Option<u32> {
-    pages.iter().take_while(|(begins, _)| *begins <= at).last().map(|(_, page)| *page)
+/// What holds at a place in a text, of what begins where, ascending.
+fn at_place<T>(begun: &[(usize, T)], at: usize) -> Option<&T> {
+    begun.iter().take_while(|(begins, _)| *begins <= at).last().map(|(_, what)| what)
 }
 
 fn candidate(index: &Index, sum: f32, hit: &Hit) -> Option<Candidate> {

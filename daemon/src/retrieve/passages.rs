@@ -83,6 +83,14 @@ impl Run {
             let begins = joined.text.len();
             joined.text.push_str(&chunk.text[shared..]);
             joined.chunks.push((begins, shared));
+            let own = [(0, &chunk.heading)].into_iter();
+            let inner = chunk.sections.iter().map(|inner| (inner.at as usize, &inner.heading));
+            let placed = own.chain(inner).map(|(at, heading)| (begins + at.saturating_sub(shared), heading.join(" > ")));
+            for (at, heading) in placed {
+                if joined.headings.last().is_none_or(|(_, before)| *before != heading) {
+                    joined.headings.push((at, heading));
+                }
+            }
             if let Some(first) = chunk.page {
                 let places = [0].into_iter().chain(chunk.breaks.iter().map(|at| *at as usize));
                 joined.pages.extend(places.map(|at| begins + at.saturating_sub(shared)).zip(first..));
@@ -98,6 +106,8 @@ pub(super) struct Joined {
     pub(super) text: String,
     /// Which page begins where in the text, in bytes.
     pub(super) pages: Vec<(usize, u32)>,
+    /// What begins where in the text, in bytes: headings joined by ` > `.
+    pub(super) headings: Vec<(usize, String)>,
     /// Of each chunk where it begins in the text, and how many of its first bytes the chunks before it say.
     chunks: Vec<(usize, usize)>,
 }
@@ -109,7 +119,7 @@ impl Joined {
         begins - shared..begins - shared + run.chunks[chunk].text.len()
     }
 
-    /// The statements of the run in reading order. `kept` gives the vectors that are kept of its chunks, in their order,
+    /// The statements of the run in reading order, without the headings between them. `kept` gives the vectors that are kept of its chunks, in their order,
     /// `coverage` how much of the question a statement holds.
     pub(super) fn statements(
         &self,
@@ -122,7 +132,9 @@ impl Joined {
             let said = statements_of_chunk(&chunk.text);
             let kept = kept.filter(|kept| kept.version == statements::VERSION && kept.vectors.len() == said.len());
             let vectors = kept.map_or_else(|| vec![None; said.len()], |kept| kept.vectors.into_iter().map(Some).collect());
-            let new = said.into_iter().zip(vectors).filter(|((place, _), _)| place.end > *shared);
+            let is_heading = |at: usize| chunk.sections.iter().any(|inner| (inner.at..inner.body).contains(&(at as u32)));
+            let new = said.into_iter().zip(vectors);
+            let new = new.filter(|((place, _), _)| place.end > *shared && !is_heading(place.start));
             all.extend(new.map(|((place, text), vector)| Statement {
                 at: begins + place.start.saturating_sub(*shared),
                 coverage: coverage(&text),
@@ -147,6 +159,7 @@ fn overlap(text: &str, next: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Subsection;
 
     fn chunk(document: &str, ordinal: u32, text: &str, tokens: u32) -> Chunk {
         Chunk {
@@ -156,6 +169,7 @@ mod tests {
             page: None,
             text: text.to_owned(),
             breaks: Vec::new(),
+            sections: Vec::new(),
             offset: 0,
             tokens,
         }
@@ -195,6 +209,32 @@ mod tests {
         let Joined { text, pages, .. } = runs[0].joined();
         assert_eq!(text, "one two three four five six");
         assert_eq!(pages, [(0, 4), (8, 5), (18, 5), (19, 6), (19, 7)]);
+    }
+
+    #[test]
+    fn each_part_of_a_passage_knows_its_heading() {
+        let inner = |at, body, heading: &str| Subsection { at, body, heading: vec!["Care".into(), heading.into()] };
+        let joined = Chunk {
+            heading: vec!["Care".into()],
+            sections: vec![inner(0, 8, "Filter"), inner(26, 32, "Pump"), inner(41, 41, "Void if opened")],
+            ..chunk("a", 0, "Filter\n\nRinse it weekly.\n\nPump\n\nOil it.\n\nVoid if opened", 100)
+        };
+        let next = Chunk { heading: vec!["Faults".into()], ..chunk("a", 1, "It hums.", 100) };
+        let runs = group([(1, joined), (1, next)].into_iter(), 2);
+        let joined = runs[0].joined();
+        let said = joined.statements(&runs[0], vec![None, None], &|_| 0.0);
+        let under =
+            |at: usize| joined.headings.iter().rev().find(|(begins, _)| *begins <= at).map(|(_, heading)| heading.as_str());
+        let said: Vec<(&str, Option<&str>)> = said.iter().map(|said| (said.text.as_str(), under(said.at))).collect();
+        assert_eq!(
+            said,
+            [
+                ("Rinse it weekly.", Some("Care > Filter")),
+                ("Oil it.", Some("Care > Pump")),
+                ("Void if opened", Some("Care > Void if opened")),
+                ("It hums.", Some("Faults"))
+            ]
+        );
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn put(store: &Store, id: &str, tags: &[(&str, &str)], texts: &[&str], vectors: 
         page: Some(ordinal + 1),
         text: (*text).to_owned(),
         breaks: Vec::new(),
+        sections: Vec::new(),
         offset: 0,
         tokens: 10,
     };
@@ -262,6 +263,7 @@ fn a_small_library_is_judged_by_the_vectors_that_are_kept() {
             page: None,
             text: text.to_owned(),
             breaks: Vec::new(),
+            sections: Vec::new(),
             offset: 0,
             tokens: 9,
         };

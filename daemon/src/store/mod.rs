@@ -138,6 +138,9 @@ pub struct Document {
     /// The file it follows, where it comes from a watched folder; `None` where it was put by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<SourceFile>,
+    /// What its owner should know of how it was read, such as pages that are damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// The file in a watched folder that a document follows.
@@ -168,10 +171,24 @@ pub struct Chunk {
     /// Where in the text further pages begin, in bytes, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub breaks: Vec<u32>,
+    /// Sections that begin inside it, where small ones were joined, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sections: Vec<Subsection>,
     /// Where it begins in the document's text, in bytes.
     pub offset: u64,
     /// Its length in embedder tokens.
     pub tokens: u32,
+}
+
+/// A section that begins inside a chunk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subsection {
+    /// Where in the chunk's text its heading stands, in bytes, as words on a line of their own.
+    pub at: u32,
+    /// Where what it says begins; where its heading is all it says, the same place.
+    pub body: u32,
+    /// Its headings, outermost first, its own last.
+    pub heading: Vec<String>,
 }
 
 impl Chunk {

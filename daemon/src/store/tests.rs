@@ -44,6 +44,7 @@ fn chunk(id: &str, ordinal: u32, text: &str) -> Chunk {
         page: Some(3),
         text: text.to_owned(),
         breaks: Vec::new(),
+        sections: Vec::new(),
         offset: 0,
         tokens: 2,
     }

@@ -30,6 +30,8 @@ pub(crate) struct Parsed {
 pub(crate) enum Fault {
     /// It breaks the rules of its format; the words follow on "it cannot be read: ".
     Damaged(String),
+    /// A PDF that is damaged or cut off; the words follow as above, and [`MEND_PDF`] follows them.
+    DamagedPdf(String),
     /// It asks for a password.
     Locked,
     /// Its pages are images.
@@ -40,6 +42,10 @@ pub(crate) enum Fault {
     /// It keeps its reader busy beyond reason.
     TooSlow(Duration),
 }
+
+/// What to do about a damaged PDF.
+pub(crate) const MEND_PDF: &str =
+    "download or copy it again, or repair it (for example `qpdf IN.pdf OUT.pdf` or `mutool clean IN.pdf OUT.pdf`)";
 
 /// Formats whose readers need a process of their own: their files are programs, archives, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Rows of one column become blocks: paragraphs, items of lists, listings, tables.
 
 use super::{
+    leaders,
     rows::{Row, Sheet, Word},
     tables::{self, Table},
 };
@@ -30,6 +31,8 @@ pub(super) enum Block {
 
 /// Cuts a flow into blocks. `mono_counts`: text in a font of even width is a listing, which it is unless all text is.
 pub(super) fn blocks(sheet: &Sheet, rows: &[Row], mono_counts: bool) -> Vec<Block> {
+    let kept = leaders::without_contents(sheet, rows);
+    let rows: &[Row] = &kept;
     let mut blocks = Vec::new();
     let mut from = 0;
     for Table { first, last, cells, heads } in tables::tables(sheet, rows) {
@@ -55,12 +58,10 @@ fn text_blocks(sheet: &Sheet, rows: &[Row], mono_counts: bool, blocks: &mut Vec<
             continue;
         }
         let line = line(sheet, &rows[at]);
-        if !is_contents_entry(&line.text) {
-            if paragraph.last().is_some_and(|before| begins(&paragraph, before, &line, leading, right)) {
-                flush(&mut paragraph, blocks);
-            }
-            paragraph.push(line);
+        if paragraph.last().is_some_and(|before| begins(&paragraph, before, &line, leading, right)) {
+            flush(&mut paragraph, blocks);
         }
+        paragraph.push(line);
         at += 1;
     }
     flush(&mut paragraph, blocks);
@@ -144,15 +145,6 @@ fn code(sheet: &Sheet, rows: &[Row], leading: f32) -> Vec<String> {
         lines.push(sheet.listing(&row.words, left).trim_end().to_owned());
     }
     lines
-}
-
-/// A line of a table of contents: dots that lead to a page's number. It holds no answer, but all the words of a question.
-fn is_contents_entry(line: &str) -> bool {
-    let Some((entry, number)) = line.rsplit_once(['.', ' ']) else { return false };
-    let numbered =
-        (1..=8).contains(&number.len()) && number.chars().all(|char| char.is_ascii_digit() || "ivxlcIVXLC-".contains(char));
-    let dots = entry.chars().rev().take_while(|char| matches!(char, '.' | ' ' | '…')).filter(|&char| char != ' ').count();
-    numbered && dots >= 3
 }
 
 /// Whether a word is the mark of a list's item: a bullet, `3.`, `a)`, `(iv)`.

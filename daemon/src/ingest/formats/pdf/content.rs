@@ -3,11 +3,12 @@
 //! A content stream is a small program (ISO 32000-2, chapters 8 and 9). Of its operators only those are followed that
 //! move, show text, or draw what may be the rule of a table; colours, clipping and images mean nothing to a reader of text.
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, io::Read, rc::Rc, sync::Arc};
 
 use hayro_cmap::BfString;
 use hayro_font::{CMapResolverFn, Font, FontCache, FontQuery, FontResolverFn};
 use hayro_syntax::{
+    Filter,
     content::{TypedIter, ops::TypedInstruction as Op},
     object::{Array, Dict, Name, Number, Object, Stream, String as Text},
     page::{Page, Resources},
@@ -68,6 +69,8 @@ pub(super) struct Canvas {
     pub images: usize,
     /// Characters whose font does not say what they are.
     pub unknown: usize,
+    /// Its program, or the fonts of most of its text, cannot be read or only in part.
+    pub damaged: bool,
 }
 
 /// Fonts met so far.
@@ -224,6 +227,11 @@ struct Drawing<'f, 'a> {
     page_area: f64,
     images: usize,
     unknown: usize,
+    /// Bytes of text in fonts that are not there.
+    mute: usize,
+    /// An object that should be drawn is not there.
+    lacking: bool,
+    damaged: bool,
 }
 
 /// Draws a page.
@@ -248,28 +256,70 @@ pub(super) fn draw<'a>(page: &Page<'a>, fonts: &mut Fonts<'a>) -> Canvas {
         page_area: f64::from(width * height),
         images: 0,
         unknown: 0,
+        mute: 0,
+        lacking: false,
+        damaged: false,
     };
-    drawing.run(&program(page), page.resources(), 0);
+    let (program, whole) = program(page);
+    drawing.damaged = !whole;
+    drawing.run(&program, page.resources(), 0);
     drawing.finish(width, height)
 }
 
-/// The page's content streams as one. (hayro's own accessor keeps the decoded bytes as long as the document.)
-fn program(page: &Page) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut add = |stream: Stream| {
-        if let Ok(decoded) = stream.decoded_data()
-            && bytes.len() + decoded.len() <= MAX_PROGRAM_BYTES
-        {
+/// The page's content streams as one, and whether they are whole. (hayro's own accessor keeps the decoded bytes as long as
+/// the document.)
+fn program(page: &Page) -> (Vec<u8>, bool) {
+    let (mut bytes, mut whole) = (Vec::new(), true);
+    let mut add = |stream: &Stream| {
+        let (decoded, sound) = decoded(stream);
+        let decoded = decoded.filter(|decoded| bytes.len() + decoded.len() <= MAX_PROGRAM_BYTES);
+        whole &= sound && decoded.is_some();
+        if let Some(decoded) = decoded {
             bytes.extend_from_slice(&decoded);
             bytes.push(b'\n');
         }
     };
-    if let Some(stream) = page.raw().get::<Stream>("Contents") {
-        add(stream);
+    let there = if let Some(stream) = page.raw().get::<Stream>("Contents") {
+        add(&stream);
+        true
     } else if let Some(streams) = page.raw().get::<Array>("Contents") {
-        streams.iter::<Stream>().for_each(add);
+        let found: Vec<Stream> = streams.iter::<Stream>().collect();
+        found.iter().for_each(add);
+        found.len() == streams.raw_iter().count()
+    } else {
+        // A page may be empty, but what it names should be there.
+        !page.raw().contains_key("Contents")
+    };
+    (bytes, whole && there)
+}
+
+/// What can be read of a stream, and whether that is all of it. hayro gives what comes before the damage as if it were whole.
+fn decoded<'a>(stream: &Stream<'a>) -> (Option<Cow<'a, [u8]>>, bool) {
+    let plain = !["DecodeParms", "DP"].iter().any(|key| stream.dict().contains_key(key));
+    if !plain || stream.filters().as_slice() != [Filter::FlateDecode] {
+        let decoded = stream.decoded_data().ok();
+        let sound = decoded.is_some();
+        return (decoded, sound);
     }
-    bytes
+    match inflate(&stream.raw_data()) {
+        Some(decoded) => (Some(decoded.into()), true),
+        None => (stream.decoded_data().ok(), false),
+    }
+}
+
+/// Unpacks what is whole; the checksum at the end, which some writers leave out, may be missing.
+fn inflate(data: &[u8]) -> Option<Vec<u8>> {
+    const HEADER: usize = 2;
+    const CHECKSUM: u64 = 4;
+    let mut plain = Vec::new();
+    if flate2::read::ZlibDecoder::new(data).read_to_end(&mut plain).is_ok() {
+        return Some(plain);
+    }
+    plain.clear();
+    let packed = data.get(HEADER..)?;
+    let mut raw = flate2::read::DeflateDecoder::new(packed);
+    raw.read_to_end(&mut plain).ok()?;
+    (raw.total_in() + CHECKSUM > packed.len() as u64).then_some(plain)
 }
 
 impl<'a> Drawing<'_, 'a> {
@@ -370,8 +420,11 @@ impl<'a> Drawing<'_, 'a> {
     }
 
     fn show(&mut self, text: &Text) {
-        let Some(face) = self.state.face.clone() else { return };
         let bytes = text.as_bytes();
+        let Some(face) = self.state.face.clone() else {
+            self.mute += bytes.len();
+            return;
+        };
         let hidden = self.marked.iter().any(|&running| running);
         let mut at = 0;
         while at < bytes.len() && self.placed.len() <= MAX_GLYPHS {
@@ -445,7 +498,10 @@ impl<'a> Drawing<'_, 'a> {
     }
 
     fn object(&mut self, name: &Name, resources: &Resources<'a>, depth: usize) {
-        let Some(stream) = resources.x_objects.get::<Stream<'a>>(name.as_ref()) else { return };
+        let Some(stream) = resources.x_objects.get::<Stream<'a>>(name.as_ref()) else {
+            self.lacking = true;
+            return;
+        };
         match stream.dict().get::<Name>("Subtype").as_ref().map(Name::as_str) {
             Some("Image") => {
                 let [a, b, c, d, ..] = self.state.ctm.0;
@@ -453,7 +509,9 @@ impl<'a> Drawing<'_, 'a> {
                 self.images += usize::from(area > self.page_area * 0.3);
             }
             Some("Form") if depth < MAX_FORMS => {
-                let Ok(program) = stream.decoded_data() else { return };
+                let (program, whole) = decoded(&stream);
+                self.damaged |= !whole;
+                let Some(program) = program else { return };
                 let own = stream.dict().get::<Dict<'a>>("Resources").map(Resources::new);
                 let before = (self.state.clone(), self.text, self.line);
                 if let Some(map) = stream.dict().get::<[f64; 6]>("Matrix") {
@@ -573,7 +631,9 @@ impl<'a> Drawing<'_, 'a> {
             Rule { x0: a.0.min(b.0), y0: a.1.min(b.1), x1: a.0.max(b.0), y1: a.1.max(b.1) }
         });
         let height = if turn % 2 == 0 { height } else { width };
-        Canvas { glyphs: glyphs.collect(), rules: rules.collect(), height, images: self.images, unknown: self.unknown }
+        let damaged = self.damaged || self.mute > self.placed.len() || self.lacking && self.placed.is_empty();
+        let (images, unknown) = (self.images, self.unknown);
+        Canvas { glyphs: glyphs.collect(), rules: rules.collect(), height, images, unknown, damaged }
     }
 }
 
@@ -622,4 +682,27 @@ fn expand(char: char, push: &mut impl FnMut(char)) {
         char => return push(char),
     };
     letters.chars().for_each(push);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::inflate;
+
+    #[test]
+    fn only_what_is_whole_is_unpacked() {
+        let words = b"BT /F 10 Tf (The pump moves water from the tank to the coil and back again.) Tj ET\n".repeat(20);
+        let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(&words).expect("memory");
+        let packed = packed.finish().expect("memory");
+        assert_eq!(inflate(&packed).as_deref(), Some(&words[..]));
+        assert_eq!(inflate(&packed[..packed.len() - 4]).as_deref(), Some(&words[..]), "without its checksum");
+        assert_eq!(inflate(&packed[..packed.len() / 2]), None);
+        for at in 2..packed.len() {
+            let mut damaged = packed.clone();
+            damaged[at] ^= 0x5A;
+            assert_eq!(inflate(&damaged), None, "{at}");
+        }
+    }
 }

@@ -7,8 +7,10 @@
 //! rows      characters -> words -> rows on one baseline
 //! furniture running heads, feet and page numbers go
 //! columns   rows -> flows in the order of reading
+//! leaders   tables of contents go
 //! tables, blocks   a flow -> paragraphs, items, listings, tables
 //! bookmarks, headings   which paragraphs are headings, and of which level
+//! damage    what is missing
 //! write     Markdown, with a form feed at the end of each page
 //! ```
 //!
@@ -18,8 +20,10 @@ mod blocks;
 mod bookmarks;
 mod columns;
 mod content;
+mod damage;
 mod furniture;
 mod headings;
+mod leaders;
 mod rows;
 mod tables;
 #[cfg(test)]
@@ -32,6 +36,7 @@ use hayro_syntax::{DecryptionError, LoadPdfError, Pdf};
 
 use super::{Fault, Parsed, one_line};
 use blocks::Block;
+use damage::Census;
 use headings::Headings;
 use rows::Sheet;
 use write::Writer;
@@ -41,30 +46,34 @@ const MAX_PAGES: usize = 20_000;
 
 /// Reads a PDF.
 pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
+    let (is_pdf, cut_off) = (damage::is_pdf(&bytes), damage::is_cut_off(&bytes));
     let pdf = Pdf::new(bytes).map_err(|error| match error {
         LoadPdfError::Decryption(DecryptionError::PasswordProtected) => Fault::Locked,
         LoadPdfError::Decryption(_) => Fault::Damaged("its encryption is damaged or of an unknown kind".into()),
-        LoadPdfError::Invalid => Fault::Damaged("it is not a PDF, or too damaged to be read as one".into()),
+        LoadPdfError::Invalid if !is_pdf => Fault::Damaged("it is not a PDF".into()),
+        LoadPdfError::Invalid => Fault::DamagedPdf(format!("the PDF is {}", state(cut_off))),
     })?;
     let count = pdf.pages().len();
     if count == 0 {
-        return Err(Fault::Damaged("it has no pages".into()));
+        return Err(Fault::DamagedPdf(format!("the PDF is {}: it has no pages", state(cut_off))));
     }
     if count > MAX_PAGES {
         return Err(Fault::Damaged(format!("it has {count} pages, more than the {MAX_PAGES} that are read; split it")));
     }
     let mut fonts = content::Fonts::new();
     let mut sheets: Vec<Sheet> = pdf.pages().iter().map(|page| Sheet::new(content::draw(page, &mut fonts))).collect();
-    let note = note(&sheets)?;
+    let census = damage::census(&pdf);
+    let note = note(&sheets, &census, cut_off)?;
     furniture::remove(&mut sheets);
     let look = Look::new(&sheets);
     let mut headings = Headings::new(&sheets, bookmarks::bookmarks(&pdf), look.size);
     let title = title(&pdf).or_else(|| title_by_size(&sheets, look.size));
     let mut writer = Writer::new(words(&sheets));
+    let mut ended = 0;
     for (page, sheet) in sheets.into_iter().enumerate() {
-        if page > 0 {
-            writer.page_break();
-        }
+        // Pages that are lost have ended as well: those after them keep their numbers.
+        (ended..census.places[page]).for_each(|_| writer.page_break());
+        ended = census.places[page];
         for block in page_blocks(sheet, look.mono_counts) {
             match block {
                 Block::Text(lines) => headings.split(page, lines, &mut writer),
@@ -76,26 +85,35 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
     Ok(Parsed { title, text: writer.finish(), note })
 }
 
+/// What has happened to a file.
+fn state(cut_off: bool) -> &'static str {
+    if cut_off { "cut off: its end is missing" } else { "damaged" }
+}
+
 fn page_blocks(mut sheet: Sheet, mono_counts: bool) -> Vec<Block> {
     let rows = std::mem::take(&mut sheet.rows);
     let flows = columns::flows(rows, &sheet.rules);
     flows.iter().flat_map(|flow| blocks::blocks(&sheet, flow, mono_counts)).collect()
 }
 
-/// What the owner should know of pages that have no text, or text that cannot be told.
-fn note(sheets: &[Sheet]) -> Result<Option<String>, Fault> {
+/// What the owner should know of pages that are damaged or have no text, or of text that cannot be told.
+fn note(sheets: &[Sheet], census: &Census, cut_off: bool) -> Result<Option<String>, Fault> {
     let empty = sheets.iter().filter(|sheet| sheet.rows.is_empty()).count();
     let images = sheets.iter().filter(|sheet| sheet.rows.is_empty() && sheet.images > 0).count();
     let words: usize = sheets.iter().flat_map(|sheet| &sheet.rows).map(|row| row.words.len()).sum();
-    if empty == sheets.len() || (words < 3 * sheets.len() && images * 2 > sheets.len()) {
-        return Err(Fault::NoText { pages: sheets.len() });
-    }
     let unknown: usize = sheets.iter().map(|sheet| sheet.unknown).sum();
     let chars: usize = sheets.iter().map(Sheet::chars).sum();
-    if unknown * 2 > chars {
-        return Err(Fault::NoText { pages: sheets.len() });
+    let lost = lost(sheets, census, cut_off);
+    let no_text = empty == sheets.len() || (words < 3 * sheets.len() && images * 2 > sheets.len()) || unknown * 2 > chars;
+    if no_text {
+        // Pages that are images were read well enough to see that.
+        return Err(match lost {
+            Some(lost) if images * 2 < sheets.len() => Fault::DamagedPdf(format!("{lost}, and there is no text")),
+            _ => Fault::NoText { pages: sheets.len() },
+        });
     }
     let mut notes = Vec::new();
+    notes.extend(lost.map(|lost| format!("{lost}; {}", super::MEND_PDF)));
     // One is the cover.
     if images > 1 {
         notes.push(format!("{images} of {} pages are images without text and were left out; ocrmypdf adds it", sheets.len()));
@@ -104,6 +122,23 @@ fn note(sheets: &[Sheet]) -> Result<Option<String>, Fault> {
         notes.push(format!("{unknown} of {chars} characters are in fonts that do not say what they are"));
     }
     Ok((!notes.is_empty()).then(|| notes.join("; ")))
+}
+
+/// Which pages cannot be read, and why; `None` where all can.
+fn lost(sheets: &[Sheet], census: &Census, cut_off: bool) -> Option<String> {
+    let damaged = sheets.iter().filter(|sheet| sheet.damaged).count();
+    let found = counted(sheets.len());
+    let Some(all) = census.all else {
+        let damaged = if damaged > 0 { format!(", {damaged} of them damaged") } else { String::new() };
+        return Some(format!("the PDF is {}; {found} found{damaged}, others may be missing", state(cut_off)));
+    };
+    let lost = damaged + all - sheets.len();
+    (lost > 0).then(|| format!("{lost} of {} could not be read, or only in part: the PDF is {}", counted(all), state(cut_off)))
+}
+
+/// `1 page`, `2 pages`
+fn counted(pages: usize) -> String {
+    format!("{pages} page{}", if pages == 1 { "" } else { "s" })
 }
 
 /// How most of the text looks.

@@ -38,12 +38,13 @@ pub(super) struct Sheet {
     pub height: f32,
     pub images: usize,
     pub unknown: usize,
+    pub damaged: bool,
 }
 
 impl Sheet {
     pub(super) fn new(canvas: Canvas) -> Self {
-        let Canvas { glyphs, rules, height, images, unknown } = canvas;
-        let mut sheet = Self { rules, height, images, unknown, ..Self::default() };
+        let Canvas { glyphs, rules, height, images, unknown, damaged } = canvas;
+        let mut sheet = Self { rules, height, images, unknown, damaged, ..Self::default() };
         let mut rows: Vec<Row> = baselines(glyphs).into_iter().map(|line| sheet.words(line)).collect();
         rows.retain(|row| !row.words.is_empty());
         sheet.rows = merge(rows);

@@ -216,7 +216,7 @@ fn fill(sheet: &Sheet, rows: &[Row], frame: &Frame) -> Option<Table> {
     if filled < 2 || filled * 3 < cells.len() {
         return None;
     }
-    let heads = heads(&cells, lines, frame);
+    let heads = heads(&cells, lines, frame) || may_head(sheet, &cells);
     let text = |cell: &Vec<Vec<Word>>| cell.iter().map(|line| sheet.line(line)).collect();
     let cells = cells.iter().map(|row| row.iter().map(text).collect()).collect();
     Some(Table { first: frame.first, last: frame.last, cells, heads })
@@ -263,6 +263,29 @@ fn heads(cells: &[Vec<Vec<Vec<Word>>>], lines: &[Row], frame: &Frame) -> bool {
     }
     let top = lines[0].y;
     frame.levels.iter().any(|&y| y > top - 1.0 && lines.get(1).is_none_or(|next| y < next.y)) && bold_rest == 0
+}
+
+/// Longest name of a column, in words, where nothing but its place says that it is one.
+const MAX_NAME_WORDS: usize = 6;
+
+/// Whether the first row names the columns for want of anything better: short words in every cell (one at the corner may be
+/// empty), and no figures above figures.
+fn may_head(sheet: &Sheet, cells: &[Vec<Vec<Vec<Word>>>]) -> bool {
+    let Some((head, rows)) = cells.split_first() else { return false };
+    let has_digit =
+        |cell: &Vec<Vec<Word>>| cell.iter().flatten().any(|word| sheet.word(word).contains(|char: char| char.is_ascii_digit()));
+    let names = |(column, cell): (usize, &Vec<Vec<Word>>)| {
+        let words = cell.iter().flatten().count();
+        let ends = cell.iter().flatten().last().is_some_and(|word| sheet.word(word).ends_with(['.', ';', ',']));
+        let filled = || rows.iter().map(|row| &row[column]).filter(|cell| !cell.is_empty());
+        let figures = has_digit(cell) && filled().filter(|cell| has_digit(cell)).count() * 2 > filled().count();
+        words <= MAX_NAME_WORDS && (words > 0 || column == 0) && !ends && !figures
+    };
+    // Letters alone are a formula.
+    let is_word = |cell: &Vec<Vec<Word>>| {
+        cell.iter().flatten().any(|word| sheet.word(word).chars().filter(|char| char.is_alphabetic()).count() > 1)
+    };
+    rows.len() >= 2 && head.iter().enumerate().all(names) && head.iter().filter(|cell| is_word(cell)).count() * 2 >= head.len()
 }
 
 /// Sorted, with those that are the same counted once.

@@ -150,6 +150,33 @@ fn tables_are_read_row_by_row() {
     assert!(text.contains(table), "{text}");
 }
 
+/// A table of three columns, nothing of it bold.
+fn plain_table(rows: &[(&str, &str, &str)]) -> String {
+    let mut page = Sketch::default().lines(50.0, 760.0, &PROSE);
+    for (n, (first, second, third)) in rows.iter().enumerate() {
+        let y = 600.0 - 14.0 * n as f32;
+        page = page.text(50.0, y, first).text(150.0, y, second).text(300.0, y, third);
+    }
+    text(&[page])
+}
+
+#[test]
+fn the_first_row_names_the_columns_where_nothing_else_does() {
+    let faults = plain_table(&[
+        ("Code", "Meaning", "Remedy"),
+        ("E-17", "High pressure", "Clean the filter"),
+        ("E-18", "Low pressure", "Add water"),
+        ("E-42", "No flow", "Open the valve"),
+    ]);
+    assert!(
+        faults.contains("| Code | Meaning | Remedy |\n|---|---|---|\n| E-17 | High pressure | Clean the filter |\n"),
+        "{faults}"
+    );
+    // Figures above figures are no names.
+    let sizes = plain_table(&[("M3", "2.5 mm", "1.2 Nm"), ("M4", "3.3 mm", "2.8 Nm"), ("M5", "4.2 mm", "5.5 Nm")]);
+    assert!(sizes.contains("|  |  |  |\n|---|---|---|\n| M3 | 2.5 mm | 1.2 Nm |\n"), "{sizes}");
+}
+
 #[test]
 fn cells_of_a_grid_may_have_several_lines() {
     let mut page = Sketch::default();
@@ -255,6 +282,51 @@ fn contents_are_left_out() {
 }
 
 #[test]
+fn contents_are_no_table() {
+    let entries = [
+        ("1 Safety", ". . . . . . . . .", "7"),
+        ("1.1 Before you begin", ". . . . . .", "8"),
+        ("2 Operation", ". . . . . . . .", "12"),
+        ("2.1 How to start", ". . . . . .", "13"),
+        ("2.2 How to stop", ". . . . . .", "14"),
+    ];
+    let mut page = Sketch::default().lines(50.0, 760.0, &PROSE).text(50.0, 614.0, "Preface").text(500.0, 614.0, "iv");
+    for (n, (title, dots, number)) in entries.iter().enumerate() {
+        let y = 600.0 - 14.0 * n as f32;
+        page = page.text(50.0, y, title).text(200.0, y, dots).text(500.0, y, number);
+    }
+    let page = page.text(50.0, 530.0, "3 Index").text(500.0, 530.0, "311");
+    assert_eq!(text(&[page]), format!("{}\n", PROSE.join(" ")));
+}
+
+#[test]
+fn contents_without_dots_are_known_by_their_title() {
+    let listed = |title: &str| {
+        let mut page = Sketch::default().font("B", 16.0, 50.0, 740.0, title);
+        for (n, (entry, number)) in [("Safety", "7"), ("Operation", "12"), ("Care", "20"), ("Index", "31")].iter().enumerate() {
+            let y = 700.0 - 14.0 * n as f32;
+            page = page.text(50.0, y, entry).text(500.0, y, number);
+        }
+        let text = text(&[page.lines(50.0, 500.0, &PROSE)]);
+        text.contains("Operation")
+    };
+    assert!(!listed("Contents"));
+    assert!(listed("Spare parts"));
+}
+
+#[test]
+fn technical_data_with_dots_are_no_contents() {
+    let page = Sketch::default()
+        .lines(50.0, 760.0, &PROSE)
+        .text(50.0, 600.0, "Weight in kg ........................ 120")
+        .text(50.0, 588.0, "Fuse in A ........................... 16")
+        .text(50.0, 576.0, "Charge in g ......................... 950")
+        .text(50.0, 564.0, "Phases .............................. 3");
+    let text = text(&[page]);
+    assert!(text.contains("Fuse in A") && text.contains("950"), "{text}");
+}
+
+#[test]
 fn a_paragraph_goes_on_over_the_page() {
     let page = Sketch::default().lines(50.0, 700.0, &PROSE[..2]);
     let next = Sketch::default().lines(50.0, 700.0, &PROSE[2..]);
@@ -272,8 +344,80 @@ fn text_that_stands_upright_is_left_out() {
 
 #[test]
 fn what_cannot_be_read_says_why() {
-    assert!(matches!(parse(b"%PDF-1.4\nnothing".to_vec()), Err(Fault::Damaged(_))));
+    assert!(matches!(parse(b"%PDF-1.4\nnothing".to_vec()), Err(Fault::DamagedPdf(_))));
     assert_eq!(parse(pdf(&[Sketch::default(), Sketch::default()], &[])).unwrap_err(), Fault::NoText { pages: 2 });
+}
+
+/// A PDF of so many pages with prose, each with a word of its own.
+fn book(pages: usize) -> Vec<u8> {
+    let page = |n: usize| Sketch::default().lines(50.0, 700.0, &PROSE).text(50.0, 600.0, &format!("It is known as leaf{n}x."));
+    pdf(&(1..=pages).map(page).collect::<Vec<_>>(), &[])
+}
+
+/// Where an object of [`pdf`] stands.
+fn object(file: &[u8], number: usize) -> usize {
+    let head = format!("\n{number} 0 obj\n");
+    file.windows(head.len()).position(|window| window == head.as_bytes()).unwrap() + 1
+}
+
+/// Overwrites the beginning of what an object says.
+fn spoil(file: &mut [u8], number: usize) {
+    let at = object(file, number) + format!("{number} 0 obj\n").len();
+    file[at..at + 12].fill(b'~');
+}
+
+/// Objects of a page from 0 and of its program.
+fn page_objects(page: usize) -> (usize, usize) {
+    (7 + 2 * page, 8 + 2 * page)
+}
+
+#[test]
+fn pages_that_cannot_be_read_are_told_of_and_the_others_keep_their_numbers() {
+    let whole = parse(book(9)).unwrap();
+    assert_eq!((whole.note, whole.text.matches("leaf").count()), (None, 9));
+
+    let mut damaged = book(9);
+    spoil(&mut damaged, page_objects(2).0);
+    spoil(&mut damaged, page_objects(4).1);
+    let Parsed { text, note, .. } = parse(damaged).unwrap();
+    let note = note.unwrap();
+    assert!(note.starts_with("2 of 9 pages could not be read, or only in part: the PDF is damaged; download"), "{note}");
+    let page_of = |word: &str| text[..text.find(word).unwrap()].matches('\u{0C}').count() + 1;
+    assert_eq!(["leaf1x", "leaf2x", "leaf4x", "leaf6x", "leaf9x"].map(page_of), [1, 2, 4, 6, 9]);
+    assert!(!text.contains("leaf3x") && !text.contains("leaf5x"));
+}
+
+#[test]
+fn a_file_that_is_cut_off_says_so() {
+    let whole = book(9);
+    let end = object(&whole, page_objects(6).0);
+    let Parsed { text, note, .. } = parse(whole[..end].to_vec()).unwrap();
+    let note = note.unwrap();
+    assert!(note.starts_with("3 of 9 pages could not be read, or only in part: the PDF is cut off"), "{note}");
+    assert_eq!(text.matches("leaf").count(), 6);
+
+    // Without the tree of pages nothing says how many there were.
+    let mut damaged = whole.clone();
+    spoil(&mut damaged, 2);
+    let note = parse(damaged).unwrap().note.unwrap();
+    assert!(note.starts_with("the PDF is damaged; 9 pages found, others may be missing; download"), "{note}");
+
+    // In PDF 1.5 the catalog may stand where the cut has been.
+    let stream = "%PDF-1.5\n5 0 obj\n<< /Length 4 >>\nstream\nq Q\n\nendstream\nendobj\n".repeat(80);
+    let Fault::DamagedPdf(words) = parse(stream.into_bytes()).unwrap_err() else { panic!("another fault") };
+    assert_eq!(words, "the PDF is cut off: its end is missing");
+}
+
+#[test]
+fn a_damaged_file_is_no_scanned_one() {
+    let mut damaged = book(5);
+    (0..5).for_each(|page| spoil(&mut damaged, page_objects(page).1));
+    let Fault::DamagedPdf(words) = parse(damaged).unwrap_err() else { panic!("another fault") };
+    assert!(words.starts_with("5 of 5 pages could not be read"), "{words}");
+    let mut without_fonts = book(5);
+    spoil(&mut without_fonts, 3);
+    assert!(matches!(parse(without_fonts), Err(Fault::DamagedPdf(_))));
+    assert!(matches!(parse(b"PK\x03\x04 something else".to_vec()), Err(Fault::Damaged(_))));
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::super::markdown;
-use super::blocks::{Line, bullet, is_marker};
+use super::{
+    blocks::{Line, bullet, is_marker},
+    leaders,
+};
 
 /// Most different words remembered.
 const MAX_WORDS: usize = 1_000_000;
@@ -81,10 +84,7 @@ impl Writer {
         for line in lines {
             self.append(&mut heading, &line.text);
         }
-        if is_only_number(&heading)
-            || heading.eq_ignore_ascii_case("contents")
-            || heading.eq_ignore_ascii_case("table of contents")
-        {
+        if is_only_number(&heading) || leaders::is_title(&heading) {
             return;
         }
         self.put_label();
