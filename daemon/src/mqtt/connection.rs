@@ -216,13 +216,13 @@ struct Shared {
 }
 
 /// What is known of a publish besides itself.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tracking {
     /// Nothing.
     None,
-    /// Its number, and the receipt that is to follow it.
-    Number(u64, Outgoing),
-    /// It says that the one before it has arrived, which holds for the same connection only.
+    /// Its number.
+    Number(u64),
+    /// It says that the last one with a number has arrived, which holds for the same connection only.
     Receipt,
     /// It refuses the request that this acknowledges.
     Refusal(self::Receipt),
@@ -267,13 +267,15 @@ impl Sender {
     }
 
     /// Like [`Self::send`]; [`Notice::Delivered`] tells `number` when the broker has acknowledged the message. `receipt` is sent
-    /// right behind it, over the same connection or not at all: where it arrives, the message has arrived.
+    /// right behind it, over the same connection or not at all: where it arrives, the message has arrived. Both are queued together, so
+    /// that a kill hardly ever comes between them: rumqttc takes what it calls pending a millisecond later.
     ///
     /// # Errors
     /// See [`Self::send`].
     pub async fn send_tracked(&self, message: Outgoing, number: u64, receipt: Outgoing) -> Result<(), ConnectionError> {
         let _order = self.0.order.lock().await;
-        self.queue(message, Tracking::Number(number, receipt)).await
+        self.queue(message, Tracking::Number(number)).await?;
+        self.queue(receipt, Tracking::Receipt).await
     }
 
     /// Like [`Self::send`], of a message that says that there was no room for a request. `receipt` of the request goes right behind it,
@@ -380,8 +382,6 @@ pub struct Connection {
     carried: Carried,
     /// Whether the next message to leave is one that [`Self::feed`] has put there.
     fed: bool,
-    /// Receipts to be sent over the connection that stands.
-    receipts: VecDeque<Outgoing>,
     /// Messages that the broker takes without having acknowledged one.
     window: u16,
     /// Numbers of those that may have arrived.
@@ -483,7 +483,6 @@ impl Connection {
             accepted: None,
             carried,
             fed: false,
-            receipts: VecDeque::new(),
             window: 1,
             uncertain: Vec::new(),
         };
@@ -547,10 +546,7 @@ impl Connection {
         self.fed = false;
         let tracking = self.shared.queued().pop_front();
         let sent = match tracking {
-            Some(Tracking::Number(number, receipt)) => {
-                self.receipts.push_back(receipt);
-                Sent::Number(number)
-            }
+            Some(Tracking::Number(number)) => Sent::Number(number),
             Some(Tracking::Receipt) => Sent::Receipt,
             Some(Tracking::Refusal(receipt)) => {
                 self.refuse(receipt);
@@ -624,7 +620,7 @@ impl Connection {
         }
     }
 
-    /// Puts the next receipt, or the next message of the last connection, before what is queued, when the broker takes one more.
+    /// Puts the next message of the last connection before what is queued, when the broker takes one more.
     /// One at a time: rumqttc sends what is pending whether or not the broker takes it, and of two messages that wait for a packet
     /// identifier it forgets one.
     fn feed(&mut self) {
@@ -637,10 +633,7 @@ impl Connection {
                 if !event_loop.pending.is_empty() || state.collision.is_some() || state.inflight() >= self.window {
                     return;
                 }
-                let qos = v5::mqttbytes::QoS::AtLeastOnce;
-                let receipt =
-                    self.receipts.pop_front().map(|r| (p5::Publish::new(r.topic, qos, r.payload, None), Tracking::Receipt));
-                receipt.or_else(|| carried.pop_front()).map(|(publish, tracking)| {
+                carried.pop_front().map(|(publish, tracking)| {
                     event_loop.pending.push_back(v5::Request::Publish(publish));
                     tracking
                 })
@@ -650,9 +643,7 @@ impl Connection {
                 if !event_loop.pending.is_empty() || state.collision.is_some() || state.inflight() >= self.window {
                     return;
                 }
-                let publish = |r: Outgoing| rumqttc::Publish::from_bytes(r.topic, QoS::AtLeastOnce, r.payload);
-                let receipt = self.receipts.pop_front().map(|r| (publish(r), Tracking::Receipt));
-                receipt.or_else(|| carried.pop_front()).map(|(publish, tracking)| {
+                carried.pop_front().map(|(publish, tracking)| {
                     event_loop.pending.push_back(rumqttc::Request::Publish(publish));
                     tracking
                 })
@@ -697,7 +688,6 @@ impl Connection {
                 _ => {}
             }
         }
-        self.receipts.clear();
         // What was sent and has a number may have arrived: its sender decides. Receipts go with their connection.
         let sent = std::mem::take(&mut self.inflight);
         self.uncertain
@@ -758,15 +748,40 @@ fn in_order<P>(
     let (sent, unsent): (Vec<P>, Vec<P>) = pending.partition(|publish| pkid_of(publish) != 0);
     let mut sent: HashMap<u16, P> = sent.into_iter().map(|publish| (pkid_of(&publish), publish)).collect();
     let mut all: VecDeque<_> = again.iter().filter_map(|pkid| Some((new(sent.remove(pkid)?), Tracking::None))).collect();
-    let first = usize::from(fed || waiting.is_some());
+    let comes_first = fed || waiting.is_some();
     // Those of `later` have it with them already.
     let tracked = |publish| (new(publish), queued.pop_front().unwrap_or(Tracking::None));
     let mut rest: VecDeque<_> = waiting.into_iter().chain(unsent).map(tracked).collect();
-    all.extend(rest.drain(..first.min(rest.len())));
-    all.extend(later);
+    if fed {
+        // It and those of `later` are of one queue, the rest of another.
+        let mut of_one: VecDeque<_> = rest.pop_front().into_iter().chain(later).collect();
+        drop_orphans(&mut of_one);
+        drop_orphans(&mut rest);
+        all.extend(of_one);
+    } else {
+        let mut later = later;
+        drop_orphans(&mut later);
+        drop_orphans(&mut rest);
+        if comes_first {
+            all.extend(rest.pop_front());
+        }
+        all.extend(later);
+    }
     all.extend(rest);
-    all.retain(|(_, its)| !matches!(its, Tracking::Receipt));
     all
+}
+
+/// Drops the receipts whose message is not among those before them: it was sent over the connection that is lost.
+fn drop_orphans<P>(messages: &mut VecDeque<(P, Tracking)>) {
+    let mut numbered = false;
+    messages.retain(|(_, its)| match its {
+        Tracking::Receipt => std::mem::take(&mut numbered),
+        Tracking::Number(_) => {
+            numbered = true;
+            true
+        }
+        Tracking::None | Tracking::Refusal(_) => true,
+    });
 }
 
 /// Pause before attempt `failures + 1`: doubling from a quarter of a second, halved to whole at random so that a fleet
@@ -985,17 +1000,19 @@ mod tests {
     }
 
     /// What rumqttc holds when a connection is lost: three messages sent (the second acknowledged, the third as yet untold), one that waits for
-    /// a packet identifier, two that were never taken up; and one that an earlier connection has left.
+    /// a packet identifier, some that were never taken up, the third's receipt first; and one that an earlier connection has left.
     #[tokio::test]
     async fn what_a_lost_connection_leaves_goes_on_in_order_and_nothing_twice() {
         let (mut connection, sender) = Connection::new(options(), vec![]).expect("made");
-        for name in ["queued 1", "queued 2"] {
-            sender.send(plain(name)).await.expect("queued");
-        }
+        let receipt = || plain("receipt");
+        // Its message was sent by hand, below.
+        sender.queue(receipt(), Tracking::Receipt).await.expect("queued");
+        sender.send(plain("queued 1")).await.expect("queued");
+        sender.send_tracked(plain("queued 2"), 8, receipt()).await.expect("queued");
         {
             let mut queued = connection.shared.queued();
             queued.push_front(Tracking::None); // waits
-            queued.push_front(Tracking::Number(7, plain("receipt"))); // the third
+            queued.push_front(Tracking::Number(7)); // the third
         }
         connection.inflight = [(9, Sent::Plain), (2, Sent::Number(5))].into();
         let EventLoop::V5(event_loop) = &mut connection.event_loop else { unreachable!("MQTT 5 was asked for") };
@@ -1012,11 +1029,30 @@ mod tests {
         connection.carry();
         let Carried::V5(carried) = &connection.carried else { unreachable!("MQTT 5 was asked for") };
         let topics: Vec<_> = carried.iter().map(|(publish, _)| String::from_utf8_lossy(&publish.topic).into_owned()).collect();
-        assert_eq!(topics, ["first", "waits", "earlier", "queued 1", "queued 2"]);
+        assert_eq!(topics, ["first", "waits", "earlier", "queued 1", "queued 2", "receipt"]);
         assert!(carried.iter().all(|(publish, _)| publish.pkid == 0));
         assert_eq!(connection.delivered, [5], "acknowledged before the connection was lost");
         assert_eq!(connection.uncertain, [7], "sent; whether it has arrived is not known");
         assert!(connection.inflight.is_empty() && connection.shared.queued().is_empty());
+    }
+
+    /// Of a message that was sent over a connection that is lost, no later one says that it has arrived.
+    #[test]
+    fn receipts_go_with_their_messages() {
+        let left = |fed: bool, later: &[Tracking], unsent: &[Tracking]| {
+            let mut queued: VecDeque<Tracking> = unsent.iter().copied().collect();
+            let later = later.iter().map(|its| (0_u16, *its)).collect();
+            let pending = unsent.iter().map(|_| 0_u16);
+            let all = in_order(pending, None, fed, later, &[], &mut queued, |pkid| *pkid, |pkid| pkid);
+            all.into_iter().map(|(_, its)| its).collect::<Vec<_>>()
+        };
+        let (n, m, r, none) = (Tracking::Number(1), Tracking::Number(2), Tracking::Receipt, Tracking::None);
+        assert_eq!(left(false, &[], &[n, r, m, r]), [n, r, m, r]);
+        assert_eq!(left(false, &[], &[r, none, n, r]), [none, n, r]);
+        assert_eq!(left(false, &[r, n, r], &[r, m, r]), [n, r, m, r]);
+        // The fed one is the first; what comes behind it stands in `later`.
+        assert_eq!(left(true, &[r, m, r], &[n, r, none]), [n, r, m, r, none]);
+        assert_eq!(left(true, &[m, r], &[r, r, none]), [m, r, none]);
     }
 
     #[tokio::test]
