@@ -1,7 +1,7 @@
 //! Which sequence of the KV cache holds which tokens, and what of it the next prompt can begin with.
 //!
 //! Sequence 0 holds the system prompt for good. The others are taken by the lanes of questions at work; when those are done, their
-//! contents stay until the room is needed, for people ask about the same page again.
+//! contents stay until the next question has taken up what it can use of them, for people ask about the same page again.
 
 use crate::llama::Context;
 use llama_cpp_2::token::LlamaToken;

@@ -32,8 +32,8 @@ const IN_FLIGHT_V4: u16 = 20;
 /// How long a message waits for room that is of no use later.
 const OFFER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest pause between two attempts to connect.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Longest pause between two attempts to connect: a broker that is back is found within ten seconds, however long it was away.
+const MAX_BACKOFF: Duration = Duration::from_secs(8);
 
 /// A connection that lasted this long was a good one: the next attempt is made at once.
 const STABLE: Duration = Duration::from_secs(10);

@@ -675,7 +675,7 @@ impl Store {
         };
         let index = Arc::new(RwLock::new(index));
         if version < origin.version {
-            self.catch_up(collection, &index)?;
+            self.guarded(|_| self.catch_up(collection, &index))?;
         }
         self.indexes().insert(collection.to_owned(), index.clone());
         Ok(Some(index))

@@ -424,6 +424,21 @@ fn only_an_end_in_order_leaves_the_marker() {
 }
 
 #[test]
+fn a_lack_that_shows_when_the_index_is_made_is_repaired_without_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, "c", "a", &["pump", "valve"]).unwrap();
+    let number = store.records(keys::DOCUMENTS).unwrap()[0].number;
+    for row in tree(&store).scan_prefix(keys::rows_of(number)).keys().take(1) {
+        tree(&store).remove(row.unwrap()).unwrap();
+    }
+    assert!(matches!(store.search("c", |_| ()), Err(StoreError::Damaged { .. })));
+    assert!(store.recovery().refusing.is_some());
+    store.wait_for_repair();
+    assert_eq!(store.next_missing().unwrap().0.id, "a");
+}
+
+#[test]
 fn damage_that_shows_later_is_recovered_from_by_the_next_change() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
