@@ -8,6 +8,7 @@ mod layers;
 pub use layers::{Flags, Loaded, load};
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -492,6 +493,12 @@ impl BrokerUrl {
 }
 
 impl Config {
+    /// Dotted keys whose values differ from those of `other`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (flat(self), flat(other));
+        ours.into_iter().filter(|(key, value)| theirs.get(key) != Some(value)).map(|(key, _)| key).collect()
+    }
+
     /// The configured node name, or the host name.
     pub fn node_name(&self) -> String {
         if self.node.is_empty() { host_name() } else { self.node.clone() }
@@ -565,6 +572,11 @@ impl Config {
             folders.push(folder);
         }
         Ok(folders)
+    }
+
+    /// Where states of passages are kept, which can be computed again: systemd's `CACHE_DIRECTORY`, else the data directory.
+    pub fn cache_dir(&self) -> PathBuf {
+        std::env::var_os("CACHE_DIRECTORY").map_or_else(|| self.data_dir(), PathBuf::from)
     }
 
     /// The local control socket.
@@ -729,6 +741,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The values by their dotted keys.
+fn flat(config: &Config) -> BTreeMap<String, toml::Value> {
+    let table = toml::Table::try_from(config).unwrap_or_default();
+    let sections = table.into_iter().map(|(name, value)| match value {
+        toml::Value::Table(section) => section.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)).collect(),
+        value => vec![(name, value)],
+    });
+    sections.flatten().collect()
 }
 
 /// The rule for collection names, as a clause.

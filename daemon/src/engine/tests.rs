@@ -325,7 +325,14 @@ fn lead_after(request: &Request, said: &str) -> f32 {
     let last = prompt.tokens.len() + said.len() - 1;
     let whole = prompt::Prompt::new([prompt.tokens, said].concat(), &prompt.cuts, prompt::STEP);
     let threads = crate::tune::Threads { decode: 1, batch: 2 };
-    let options = crate::llama::ContextOptions { cells: 1024, batch: prompt::STEP as u32, sequences: 1, outputs: 1, threads };
+    let options = crate::llama::ContextOptions {
+        cells: 1024,
+        batch: prompt::STEP as u32,
+        sequences: 1,
+        outputs: 1,
+        threads,
+        pulse: crate::llama::Pulse::default(),
+    };
     let mut context = crate::llama::Context::new(&model, &options).expect("a context");
     let (mut at, mut step) = (0, 0);
     while at <= last {

@@ -127,7 +127,7 @@ mod tests {
         let before = anonymous();
         let model = load(backend, path, repack, false).expect("loads");
         let more = anonymous() - before;
-        let mut bench = Bench::of(&model, path).expect("a context");
+        let mut bench = Bench::of(&model, path, super::super::Pulse::default()).expect("a context");
         let of = |kind, bench: &mut Bench<'_>| (0..rounds).map(|_| bench.measure(kind, 1).expect("runs")).collect();
         let batch = of(Kind::Batch, &mut bench);
         (more, batch, of(Kind::Decode, &mut bench))

@@ -7,6 +7,7 @@ mod load;
 mod log;
 mod memory;
 mod pages;
+mod pulse;
 mod team;
 
 use std::sync::OnceLock;
@@ -18,6 +19,7 @@ pub use bench::{Bench, with_model};
 pub use context::{Context, ContextOptions, DecodeFailure, Entry, build, is_recurrent, longest_state};
 pub use load::{Repack, load};
 pub use memory::{Memory, available_memory};
+pub use pulse::Pulse;
 pub use team::{Waiting, set_waiting};
 
 /// Why llama.cpp is not asked to load a model, or could not be started.
