@@ -101,7 +101,7 @@ fn while_the_broker_is_away_systemd_is_asked_for_more_time() {
 
 fn documents(daemon: &Daemon) -> Vec<String> {
     let listed = run(bare_vademecum(["documents", "list", "--json", "--data-dir"]).arg(daemon.data())).exits(0).json();
-    let documents = listed["documents"].as_array().expect("a list").clone();
+    let documents = listed.as_array().expect("a list").clone();
     documents
         .iter()
         .filter(|document| document["state"] == "ok")
@@ -236,9 +236,9 @@ fn the_journal_gets_fields() {
     assert_eq!((ready["PRIORITY"].as_str(), ready["SYSLOG_IDENTIFIER"].as_str()), ("5", "vademecum"));
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
-    let answer = mqtt.request(&daemon, "ask", json!({ "id": "q-1", "question": QUESTION, "max_tokens": 8 }));
-    let entry = journal.wait("answered \"q-1\"");
-    assert_eq!(entry["VADEMECUM_QUESTION_ID"], "q-1");
+    let answer = mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 }));
+    let entry = journal.wait(&format!("answered {}", answer["id"]));
+    assert_eq!(json!(entry["VADEMECUM_QUESTION_ID"]), answer["id"]);
     assert_eq!(entry["VADEMECUM_FOUND"], "true");
     let number = |field: &str| entry[field].parse::<f64>().unwrap_or_else(|e| panic!("{field} ({e}): {entry:?}"));
     assert!(
@@ -247,10 +247,10 @@ fn the_journal_gets_fields() {
     );
     assert!(number("VADEMECUM_TOTAL_MS") >= number("VADEMECUM_TTFT_MS"));
     assert_eq!(number("VADEMECUM_ANSWER_TOKENS"), answer["usage"]["answer_tokens"].as_f64().expect("a count"));
-    let refused = mqtt.request(&daemon, "ask", json!({ "id": "q-2", "question": QUESTION, "collection": "none" }));
+    let refused = mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "collection": "none" }));
     assert_eq!(refused["error"]["code"], "unknown_collection");
-    let entry = journal.wait("question \"q-2\" failed");
-    assert_eq!((entry["PRIORITY"].as_str(), entry["VADEMECUM_QUESTION_ID"].as_str()), ("4", "q-2"));
+    let entry = journal.wait(&format!("question {} failed", refused["id"]));
+    assert_eq!(entry["PRIORITY"], "4");
     assert_eq!(entry["VADEMECUM_ERROR"], "unknown_collection");
     assert_eq!(daemon.log(), "", "nothing is said twice");
 }
