@@ -88,7 +88,7 @@ struct Terms {
 fn copyright(linked: &[Linked]) -> Outcome<String> {
     let mut out = String::from(
         "vademecum: https://crates.io/crates/vademecum\n\n\
-         Copyright: the authors of Vademecum\n\
+         Copyright: 2026 The Vademecum contributors\n\
          License: Apache-2.0 or MIT, as you like. On Debian the Apache License stands in\n\
          /usr/share/common-licenses/Apache-2.0, the MIT license below.\n\n\
          The program holds the Rust standard library (MIT or Apache-2.0, The Rust Project\n\
@@ -157,8 +157,7 @@ fn licence_files(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
             licence_files(&path, depth + 1, found);
         } else if path.is_file()
             && ["license", "licence", "copying", "notice", "unlicense", "copyright"].iter().any(|word| name.starts_with(word))
-            && !name.ends_with(".rs")
-            && !name.ends_with(".hbs")
+            && path.extension().is_none_or(|ending| ending != "rs" && ending != "hbs")
         {
             found.push(path);
         }
