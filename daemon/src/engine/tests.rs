@@ -11,6 +11,7 @@ fn options(context: u32) -> EngineOptions {
         context,
         tuning,
         repack: Repack::Auto,
+        gpu_layers: GpuLayers::Auto,
         mlock: false,
         queue: 2,
         system: SYSTEM.into(),
