@@ -18,6 +18,7 @@ pub(crate) fn serve(model: &Path, threads: &str) -> Result<()> {
         tuning: Tuning { topology: Topology::detect(), saved: None, decode: threads, batch: threads, lookup: Lookup::Off },
         repack: Repack::Auto,
         mlock: false,
+        gpu_layers: GpuLayers::Auto,
         queue: 1,
         system: String::new(),
         slots: 4,

@@ -160,6 +160,8 @@ pub struct Model {
     pub repack: Repack,
     /// Whether the weights' pages are kept from being thrown out of memory.
     pub mlock: bool,
+    /// Layers that a graphics processor takes: a number, or `auto`.
+    pub n_gpu_layers: String,
     /// Whether the next tokens are looked up in what was read, and several verified at once.
     pub lookup: Lookup,
     /// Questions that are worked on at once.
@@ -170,6 +172,13 @@ pub struct Model {
     pub passages_min_free_mb: u64,
     /// Whether the states of all passages are computed while there is nothing else to do.
     pub precompute: bool,
+}
+
+impl Model {
+    /// Layers that a graphics processor takes; `None`: as many as fit.
+    pub fn gpu_layers(&self) -> Option<u32> {
+        self.n_gpu_layers.parse().ok().filter(|layers| *layers <= 1000)
+    }
 }
 
 /// Whether weights are copied into memory in another order.
@@ -375,6 +384,7 @@ impl Default for Model {
             batch_threads: 0,
             repack: Repack::Auto,
             mlock: false,
+            n_gpu_layers: "auto".into(),
             lookup: Lookup::Auto,
             slots: 4,
             passages_mb: 512,
@@ -704,6 +714,10 @@ impl Config {
         between("model.context", self.model.context as usize, 512, 131_072)?;
         between("model.threads", self.model.threads, 0, 512)?;
         between("model.batch_threads", self.model.batch_threads, 0, 512)?;
+        if self.model.n_gpu_layers != "auto" && self.model.gpu_layers().is_none() {
+            let problem = format!("is `{}`; write \"auto\" or a number of layers up to 1000", self.model.n_gpu_layers);
+            return Err(("model.n_gpu_layers", problem));
+        }
         between("model.slots", self.model.slots, 1, 16)?;
         between("model.passages_mb", self.model.passages_mb as usize, 0, 1 << 20)?;
         between("model.passages_min_free_mb", self.model.passages_min_free_mb as usize, 0, 1 << 20)?;

@@ -94,6 +94,8 @@ pub struct EngineOptions {
     pub repack: Repack,
     /// Whether the weights' pages are kept from being thrown out.
     pub mlock: bool,
+    /// Layers on a graphics processor.
+    pub gpu_layers: GpuLayers,
     /// Requests that may wait.
     pub queue: usize,
     /// System prompt to compute in advance; its KV entries are reused by every question that begins with it.
@@ -142,7 +144,7 @@ pub struct Tuned {
     pub lookup: String,
 }
 
-pub use crate::llama::{Pulse, Repack};
+pub use crate::llama::{GpuLayers, Pulse, Repack};
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -254,6 +256,9 @@ pub struct EngineInfo {
     pub own_template: bool,
     /// Whether weights were copied into memory in the order that is quickest to compute with, and why.
     pub repack: String,
+    /// How many layers a graphics processor has, or why none; where build or configuration speaks of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// Requests that are worked on at once.
     pub slots: usize,
     /// Why no states of passages are kept, where they were asked for.

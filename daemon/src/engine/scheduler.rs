@@ -12,7 +12,7 @@ use super::sequences::{SYSTEM, Sequences};
 use super::tuner::Tuner;
 use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job, Work};
 use crate::gguf::{Gguf, Kind};
-use crate::llama::{Context, ContextOptions, DecodeFailure, Entry, Pulse};
+use crate::llama::{Context, ContextOptions, DecodeFailure, Entry, Placement, Pulse};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use std::collections::VecDeque;
@@ -76,7 +76,8 @@ pub(super) fn run(
     };
     let needed = crate::llama::context_bytes(gguf, options.context, BATCH as u32);
     let (repack, why) = options.repack.decide(gguf, needed, &crate::llama::available_memory());
-    let model = match crate::llama::load(backend, path, repack, options.mlock) {
+    let (gpu_layers, gpu) = options.gpu_layers.place(gguf, needed);
+    let model = match crate::llama::load(backend, path, Placement { repack, mlock: options.mlock, gpu_layers }) {
         Ok(model) => model,
         Err(error) => return ready.send(failed(error.to_string())).unwrap_or(()),
     };
@@ -111,6 +112,7 @@ pub(super) fn run(
         context: cells,
         own_template: template.is_own(),
         repack: why,
+        gpu,
         slots,
         passages_off,
         passages_up_to: longest_state,

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
 use super::{Context, ContextOptions, Entry, LlamaError, Pulse};
@@ -36,8 +35,7 @@ pub fn with_model<T>(path: &Path, body: impl FnOnce(&mut Bench<'_>) -> Result<T,
     }
     super::check_fits(&gguf, CONTEXT as u32, BATCH as u32, &super::available_memory())?;
     let backend = super::backend()?;
-    let model = LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_n_gpu_layers(0))
-        .map_err(|error| unusable(error.to_string()))?;
+    let model = super::load(backend, path, super::Placement::PROCESSOR).map_err(|error| unusable(error.to_string()))?;
     body(&mut Bench::of(&model, path, Pulse::default())?)
 }
 
@@ -170,7 +168,7 @@ mod tests {
     fn the_pulse_beats_with_the_nodes_of_a_pass() {
         let path = model("generator.gguf");
         let backend = crate::llama::backend().expect("initialises");
-        let loaded = crate::llama::load(backend, &path, false, false).expect("loads");
+        let loaded = crate::llama::load(backend, &path, crate::llama::Placement::PROCESSOR).expect("loads");
         let pulse = Pulse::default();
         let mut bench = Bench::of(&loaded, &path, pulse.clone()).expect("a context");
         assert_eq!(pulse.step(), None, "at rest");

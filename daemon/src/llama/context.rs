@@ -293,6 +293,8 @@ pub fn longest_state(model: &LlamaModel) -> Option<usize> {
 pub fn build() -> &'static str {
     static BUILD: OnceLock<String> = OnceLock::new();
     BUILD.get_or_init(|| {
+        // The code for this processor may have to be loaded first; what fails there fails again where a model is wanted.
+        let _ = super::backend();
         // SAFETY: llama.cpp writes into a string of its own, which stays until the next call; there is only this one.
         let system = unsafe { std::ffi::CStr::from_ptr(sys::llama_print_system_info()) };
         format!("llama-cpp-sys-2 {BINDINGS}; {}", system.to_string_lossy())

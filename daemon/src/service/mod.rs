@@ -13,7 +13,7 @@ use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{Engine, EngineOptions, Lookup, PassageCacheOptions, Repack, Sampling, Tuning};
+use crate::engine::{Engine, EngineOptions, GpuLayers, Lookup, PassageCacheOptions, Repack, Sampling, Tuning};
 use crate::ingest::watch::{Folder, WatchOptions, Watched, Watcher};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};
@@ -227,6 +227,7 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
             crate::config::Repack::Off => Repack::Off,
         },
         mlock: config.model.mlock,
+        gpu_layers: config.model.gpu_layers().map_or(GpuLayers::Auto, GpuLayers::Exactly),
         // Some work, the others wait.
         queue: config.answer.queue + config.model.slots,
         system: config.answer.system.clone(),
@@ -618,6 +619,7 @@ impl Report {
             "version": env!("CARGO_PKG_VERSION"),
             "node": self.config.node_name(),
             "model": self.info,
+            "processor": crate::llama::variant(),
             "reader": self.api.answerer().reader(),
             "passages": self.api.answerer().engine().passages().map(crate::engine::PassageCache::stats),
             "precompute": self.precompute.as_ref().map(Precompute::progress),
