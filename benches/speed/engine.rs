@@ -5,7 +5,8 @@ use std::io::BufRead as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vademecum::engine::{
-    Cancel, Completion, Engine, EngineOptions, Event, Lookup, PromptPassage, Reading, Repack, Request, Sampling, Tuning,
+    Cancel, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Reading, Repack, Request, Sampling,
+    Tuning,
 };
 use vademecum::tune::Topology;
 use vademecum_benches::Result;
