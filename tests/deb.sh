@@ -44,7 +44,6 @@ cp /etc/resolv.conf "$root/etc/resolv.conf"
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"; }
-as_service() { inside setpriv --reuid vademecum --regid vademecum --clear-groups env HOME=/var/lib/vademecum "$@"; }
 check() {
     local words=$1
     shift
@@ -54,13 +53,13 @@ check() {
 
 # --- The packages ---------------------------------------------------------------------------------------------------------
 
+# cargo deb leaves one package there.
 config/debian/package.sh "$arch" 0.0.9-1
+cp "$target/debian/vademecum_0.0.9-1_$arch.deb" "$root/tmp/old.deb"
 config/debian/package.sh "$arch"
 new=$(find "$target/debian" -name "vademecum_*_$arch.deb" ! -name '*_0.0.9-1_*')
-old=$target/debian/vademecum_0.0.9-1_$arch.deb
 lintian --fail-on error,warning --suppress-tags bad-distribution-in-changes-file "$new" >&2 || die "lintian complains of $new"
 say "lintian ok: $(basename "$new"), $(stat -c %s "$new") bytes"
-cp "$old" "$root/tmp/old.deb"
 cp "$new" "$root/tmp/new.deb"
 
 inside apt-get -qq update
@@ -78,11 +77,12 @@ install -m 644 "$CACHE/models/generator.gguf" "$CACHE/models/embedder.gguf" "$mo
 [ ! -e "$CACHE/models/tokenizer.json" ] || install -m 644 "$CACHE/models/tokenizer.json" "$models/"
 cp -r config/demo "$root/tmp/demo"
 port=$((20000 + RANDOM % 20000))
-printf '\n[broker]\nlisten = "127.0.0.1:%s"\n' "$port" >"$root/tmp/broker"
 sed -i "s|^#listen = .*|listen = \"127.0.0.1:$port\"|; s|^#node = .*|node = \"deb\"|" "$root/etc/vademecum/vademecum.toml"
 
 start() {
-    as_service vademecum run >"$root/tmp/daemon.log" 2>&1 &
+    # A command of its own, not a function: chroot, env and setpriv become the daemon, which $! then is.
+    chroot "$root" env -i PATH=/usr/bin:/bin HOME=/var/lib/vademecum setpriv --reuid vademecum --regid vademecum --clear-groups \
+        vademecum run >"$root/tmp/daemon.log" 2>&1 &
     daemon=$!
     for _ in $(seq 600); do
         grep -q 'ready after' "$root/tmp/daemon.log" && return
@@ -93,7 +93,6 @@ start() {
     die "the daemon does not get ready"
 }
 stop() {
-    # chroot, env and setpriv become the daemon.
     kill "$daemon"
     wait "$daemon" || die "the daemon does not end in order"
     daemon=
@@ -103,7 +102,6 @@ answers() {
     grep -q '1.2 Nm' "$root/tmp/answer"
 }
 
-if inside vademecum documents >"$root/tmp/refused" 2>&1; then :; fi
 check "root does not write into the service's library" inside sh -c 'vademecum ingest /tmp/demo 2>&1 | grep -q "belongs to user"'
 start
 check "the sample manual goes in through the daemon" inside vademecum ingest /tmp/demo --include '*.md'

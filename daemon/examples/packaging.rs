@@ -152,7 +152,21 @@ fn licence_files(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     entries.sort();
     for path in entries {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let skipped = ["tests", "test", "examples", "benches", "docs", "target", "models", ".git", "gguf-py", "scripts", "tools"];
+        let skipped = [
+            "tests",
+            "test",
+            "test_data",
+            "testdata",
+            "examples",
+            "benches",
+            "docs",
+            "target",
+            "models",
+            ".git",
+            "gguf-py",
+            "scripts",
+            "tools",
+        ];
         if path.is_dir() && depth < 4 && !skipped.contains(&name.as_str()) {
             licence_files(&path, depth + 1, found);
         } else if path.is_file()
