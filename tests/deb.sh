@@ -16,6 +16,14 @@ for program in debootstrap lintian dpkg-deb; do
 done
 say() { printf 'deb (%s, %s): %s\n' "$arch" "$suite" "$*" >&2; }
 
+# Another processor's programs run through qemu, which the kernel must be told of; systemd does that where it runs.
+binfmt=/proc/sys/fs/binfmt_misc
+if [ "$arch" != "$(dpkg --print-architecture)" ] && [ ! -e $binfmt/qemu-aarch64 ]; then
+    [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt
+    cat /usr/lib/binfmt.d/qemu-aarch64.conf >$binfmt/register ||
+        die "the kernel takes no handler for arm64 programs" "Remedy: apt-get install qemu-user-static, and binfmt_misc in the kernel"
+fi
+
 # --- A clean root ---------------------------------------------------------------------------------------------------------
 
 base=$CACHE/roots/$suite-$arch
