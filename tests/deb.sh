@@ -73,6 +73,7 @@ cp "$new" "$root/tmp/new.deb"
 inside apt-get -qq update
 inside apt-get -qq install -y --no-install-recommends /tmp/old.deb >"$root/tmp/apt.log" 2>&1 || { cat "$root/tmp/apt.log" >&2; exit 1; }
 check "version 0.0.9 is installed" inside sh -c 'dpkg -s vademecum | grep -q "^Version: 0.0.9-1"'
+# shellcheck disable=SC2016  # the inner shell expands it
 check "the service's user and folder are there" inside sh -c '[ "$(stat -c %U:%a /var/lib/vademecum)" = vademecum:750 ]'
 check "it is not enabled" inside sh -c '! systemctl is-enabled --quiet vademecum'
 check "manual page and completion are there" inside sh -c 'ls /usr/share/bash-completion/completions/vademecum && dpkg -L vademecum | grep -q man1/vademecum.1.gz'
