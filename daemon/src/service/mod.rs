@@ -199,11 +199,7 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
                 crate::config::Lookup::On => Lookup::On,
             },
         },
-        repack: match config.model.repack {
-            crate::config::Repack::Auto => Repack::Auto,
-            crate::config::Repack::On => Repack::On,
-            crate::config::Repack::Off => Repack::Off,
-        },
+        repack: repack(config),
         mlock: config.model.mlock,
         // Some work, the others wait.
         queue: config.answer.queue + config.model.slots,
@@ -223,6 +219,15 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
     Ok(engine)
 }
 
+/// Whether weights may be repacked.
+pub(crate) fn repack(config: &Config) -> Repack {
+    match config.model.repack {
+        crate::config::Repack::Auto => Repack::Auto,
+        crate::config::Repack::On => Repack::On,
+        crate::config::Repack::Off => Repack::Off,
+    }
+}
+
 fn reader(reader: crate::config::Reader) -> Reader {
     use crate::config::Reader as Configured;
     match reader {
@@ -232,6 +237,7 @@ fn reader(reader: crate::config::Reader) -> Reader {
         Configured::Best => Reader::Best,
         Configured::Each => Reader::Each,
         Configured::Joined => Reader::Joined,
+        Configured::Composed => Reader::Composed,
     }
 }
 
@@ -424,7 +430,10 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
                     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("ready")]);
                 }
             }
-            _ = ticks.tick(), if config.service.metrics_every_s > 0 => server.publish_metrics(&report.metrics(&server)).await,
+            _ = ticks.tick(), if config.service.metrics_every_s > 0 => {
+                server.publish_metrics(&report.metrics(&server)).await;
+                server.renew_info().await;
+            }
             () = changed.notified() => server.publish_info().await,
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
