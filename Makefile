@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools clean
+.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross deb test-deb lint-yocto clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,24 @@ fuzz: ## Fuzz what reads documents and files (make fuzz TIME=600: seconds for ea
 
 doc: ## Build the documentation of the crate and its rooms
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum
+
+cross: ## Build for a board on this desk (make cross BOARD=rpi4; see cross-targets/)
+	@cross-targets/cross.sh build "$(or $(BOARD),generic-aarch64)"
+
+deb: setup ## Pack a Debian package (make deb ARCH=arm64)
+	@$(SETUP)/setup.sh deb
+	@cross-targets/cross.sh build generic-$(if $(filter arm64,$(ARCH)),aarch64,x86-64)
+	@config/debian/package.sh $(or $(ARCH),amd64)
+
+test-deb: deb ## Install, start, ask, upgrade, remove and purge that package on a clean Debian (as root; SUITE=trixie for another one)
+	@$(SETUP)/setup.sh deb test
+	@VADEMECUM_CACHE="$(CACHE)" tests/deb.sh $(or $(ARCH),amd64) $(or $(SUITE),bookworm)
+
+lint-yocto: ## Lint and parse the Yocto layer (fetches oelint-adv and bitbake's parser)
+	@yocto/check.sh
+
+test-cross: setup build ## Run the aarch64 daemon under emulation and compare with this machine (CORES="cortex-a53 …" chooses)
+	@cross-targets/test.sh
 
 models-dir: ## Print the folder of the test models
 	@$(SETUP)/setup.sh models-dir

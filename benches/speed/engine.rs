@@ -5,7 +5,8 @@ use std::io::BufRead as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vademecum::engine::{
-    Cancel, Completion, Engine, EngineOptions, Event, Lookup, PromptPassage, Reading, Repack, Request, Sampling, Tuning,
+    Cancel, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Reading, Repack, Request, Sampling,
+    Tuning,
 };
 use vademecum::tune::Topology;
 use vademecum_benches::Result;
@@ -18,6 +19,7 @@ pub(crate) fn serve(model: &Path, threads: &str) -> Result<()> {
         tuning: Tuning { topology: Topology::detect(), saved: None, decode: threads, batch: threads, lookup: Lookup::Off },
         repack: Repack::Auto,
         mlock: false,
+        gpu_layers: GpuLayers::Auto,
         queue: 1,
         system: String::new(),
         slots: 4,

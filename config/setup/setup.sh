@@ -4,6 +4,7 @@
 #   setup.sh            packages, models, test clients, embedder (make setup)
 #   setup.sh packages   the Debian packages only
 #   setup.sh tools      what make lint needs beside them (make tools)
+#   setup.sh deb        what make deb needs: cargo-deb; with `test`, what make test-deb needs too
 #   setup.sh models-dir prints where the models are
 #   setup.sh cache-dir  prints the folder that holds them
 set -euo pipefail
@@ -11,6 +12,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 CARGO_DENY=0.20.2
+CARGO_DEB=3.8.0
 
 # --- Rust -------------------------------------------------------------------------------------------------------------
 
@@ -56,6 +58,7 @@ find_missing_packages() {
     have_libclang || want libclang-dev "lets bindgen read the headers of llama.cpp"
     have mosquitto || want mosquitto "the MQTT broker that the end-to-end tests start for themselves"
     have openssl || want openssl "makes the certificates of the tests of TLS"
+    [ -z "${WANT_MORE:-}" ] || "$WANT_MORE"
     have mosquitto_rr || want mosquitto-clients "the stock MQTT clients that the tests and the README use"
     have python3 || want python3 "runs the tests' MQTT 5 and CBOR client"
     if ! fetches_nothing; then
@@ -146,6 +149,19 @@ install_tools() {
 deny_is_done() {
     [ "$(printf '%s\n' "$CARGO_DENY" "$("$CACHE/tools/bin/cargo-deny" --version 2>/dev/null | awk '{print $2}')" | sort -V | head -n 1)" = "$CARGO_DENY" ]
 }
+install_cargo_deb() {
+    deb_is_done && return 0  # by the setup that this one waited for
+    say "building cargo-deb $CARGO_DEB into $CACHE/tools (one to two minutes)"
+    CARGO_TARGET_DIR=$CACHE/tools/build cargo install --locked --quiet --root "$CACHE/tools" --version "$CARGO_DEB" cargo-deb >&2 9>&- ||
+        die "cargo-deb could not be built (cargo's own words are above)" "Remedy: connect to the network, or put a cargo-deb $CARGO_DEB into $CACHE/tools/bin."
+    rm -rf "$CACHE/tools/build"
+}
+deb_is_done() { [ "$("$CACHE/tools/bin/cargo-deb" --version 2>/dev/null | awk '{print $NF}')" = "$CARGO_DEB" ]; }
+want_for_test_deb() {
+    have debootstrap || want debootstrap "makes the clean Debian that the package is tried in"
+    have lintian || want lintian "checks the package"
+    [ -e /usr/bin/qemu-aarch64-static ] || want qemu-user-static "runs the arm64 package on this machine"
+}
 check_components() {
     cargo fmt --version >/dev/null 2>&1 || die "cargo fmt is missing" "Remedy: rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || die "cargo clippy is missing" "Remedy: rustup component add clippy"
@@ -179,7 +195,16 @@ case ${1:-all} in
         check_components
         if ! group_is_done "tools-$(uname -m)" || ! deny_is_done; then with_lock install_tools; fi
         ;;
+    deb)
+        check_rust
+        deb_is_done || with_lock install_cargo_deb
+        if [ "${2:-}" = test ]; then
+            WANT_MORE=want_for_test_deb
+            find_missing_packages
+            [ ${#PACKAGES[@]} -eq 0 ] || with_lock install_packages
+        fi
+        ;;
     models-dir) printf '%s\n' "$CACHE/models" ;;
     cache-dir) printf '%s\n' "$CACHE" ;;
-    *) die "unknown part: $1" "Remedy: setup.sh [packages | tools | models-dir | cache-dir]" ;;
+    *) die "unknown part: $1" "Remedy: setup.sh [packages | tools | deb [test] | models-dir | cache-dir]" ;;
 esac

@@ -5,8 +5,10 @@
 //! condition, with a deadline, and a missed deadline shows the logs.
 
 mod mqtt;
+mod systemd;
 
 pub use mqtt::{Message, Mqtt, Properties};
+pub use systemd::{Journal, Notified};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -380,11 +382,35 @@ impl Setup {
         self
     }
 
+    /// Has it read this configuration file.
+    pub fn config(self, file: &Path) -> Self {
+        let none = OsStr::new("/dev/null");
+        let args: Vec<_> =
+            self.command.get_args().map(|arg| if arg == none { file.as_os_str() } else { arg }.to_owned()).collect();
+        let mut command = Command::new(self.command.get_program());
+        command.args(args);
+        self.instead(command)
+    }
+
     /// Has it ignore a signal, by the shell's name for it.
-    pub fn ignoring(mut self, signal: &str) -> Self {
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\"")]);
-        command.arg(self.command.get_program()).args(self.command.get_args());
+    pub fn ignoring(self, signal: &str) -> Self {
+        self.through(&format!("trap '' {signal}"))
+    }
+
+    /// Has a shell run a script before it becomes the daemon.
+    pub fn through(self, script: &str) -> Self {
+        self.within(&["sh", "-c", &format!("{script}; exec \"$0\" \"$@\"")])
+    }
+
+    /// Has another program run it, which becomes the daemon.
+    pub fn within(self, program: &[&str]) -> Self {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(self.command.get_program()).args(self.command.get_args());
+        self.instead(command)
+    }
+
+    /// Another command with the same environment.
+    fn instead(mut self, mut command: Command) -> Self {
         for (name, value) in self.command.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

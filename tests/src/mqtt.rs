@@ -75,12 +75,24 @@ impl Mqtt {
 
     /// Connects to a loopback port and waits until the subscription stands.
     pub fn connect(port: u16) -> Self {
+        Self::open(port, None)
+    }
+
+    /// The same, with user name and password.
+    pub fn with_account(port: u16, username: &str, password: &str) -> Self {
+        Self::open(port, Some((username, password)))
+    }
+
+    fn open(port: u16, account: Option<(&str, &str)>) -> Self {
         static CLIENTS: AtomicUsize = AtomicUsize::new(0);
         // rumqttc does not wait for a broker that is about to listen.
         crate::wait_for("the broker", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
         let id = format!("test-{}-{}", std::process::id(), CLIENTS.fetch_add(1, Ordering::Relaxed));
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(30)).set_max_packet_size(Some(8 << 20));
+        if let Some((username, password)) = account {
+            options.set_credentials(username, password);
+        }
         let (client, mut connection) = Client::new(options, 64);
         let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
         let for_thread = Arc::clone(&heard);

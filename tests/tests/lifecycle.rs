@@ -4,37 +4,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::time::{Duration, Instant};
-use vademecum_tests::{Broker, Daemon, MANUAL, Mqtt, QUESTION, Setup, free_port, program, run, wait_for};
-
-/// What systemd would hear.
-struct Notified {
-    socket: UnixDatagram,
-    heard: String,
-}
-
-impl Notified {
-    fn on(path: &Path) -> Self {
-        let socket = UnixDatagram::bind(path).expect("a notification socket");
-        socket.set_nonblocking(true).expect("non-blocking");
-        Self { socket, heard: String::new() }
-    }
-
-    fn so_far(&mut self) -> &str {
-        let mut buffer = [0; 4096];
-        while let Ok(length) = self.socket.recv(&mut buffer) {
-            self.heard += &String::from_utf8_lossy(&buffer[..length]);
-            self.heard.push('\n');
-        }
-        &self.heard
-    }
-
-    fn wait(&mut self, words: &str) {
-        wait_for(words, || self.so_far().contains(words).then_some(()));
-    }
-}
+use vademecum_tests::{Broker, Daemon, MANUAL, Mqtt, Notified, QUESTION, Setup, free_port, program, run, wait_for};
 
 fn state(mqtt: &Mqtt, daemon: &Daemon, wanted: &str) {
     let topic = daemon.topic("state");

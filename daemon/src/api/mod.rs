@@ -11,8 +11,8 @@ use crate::retrieve::{Query, RetrieveError};
 use crate::store::{Document, StoreError};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use wire::{ErrorCode, PassageReply};
@@ -79,7 +79,8 @@ pub struct Counters {
 /// The rooms that requests need, joined; cheap to clone.
 #[derive(Clone)]
 pub struct Api {
-    limits: Arc<Limits>,
+    /// They change when the configuration is read again.
+    limits: Arc<RwLock<Arc<Limits>>>,
     answerer: Answerer,
     pipeline: Arc<Pipeline>,
     counters: Arc<Counters>,
@@ -93,7 +94,8 @@ impl Api {
     /// Joins the rooms.
     pub fn new(limits: Limits, answerer: Answerer, pipeline: Pipeline, watched: Watched) -> Self {
         let counters = Arc::new(Counters::default());
-        Self { limits: Arc::new(limits), answerer, pipeline: Arc::new(pipeline), counters, watched, turn: Arc::default() }
+        let limits = Arc::new(RwLock::new(Arc::new(limits)));
+        Self { limits, answerer, pipeline: Arc::new(pipeline), counters, watched, turn: Arc::default() }
     }
 
     /// Held while a document is taken in.
@@ -102,8 +104,13 @@ impl Api {
     }
 
     /// What requests may ask for.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    pub fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces them: for requests that come from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
     }
 
     /// Counts since the start.
@@ -121,7 +128,7 @@ impl Api {
     /// # Errors
     /// The bound that is broken.
     pub fn question(&self, ask: &wire::Ask, asked: Instant) -> Result<Question, Problem> {
-        let limits = &self.limits;
+        let limits = self.limits();
         let text = ask.question.trim();
         if text.is_empty() {
             return Err((ErrorCode::BadRequest, "the question is empty".into()));
@@ -168,7 +175,8 @@ impl Api {
     }
 
     fn collection(&self, named: Option<&str>) -> Result<String, Problem> {
-        let name = named.unwrap_or(&self.limits.collection);
+        let limits = self.limits();
+        let name = named.unwrap_or(&limits.collection);
         if collection_name_is_valid(name) {
             Ok(name.to_owned())
         } else {

@@ -369,6 +369,23 @@ pub enum ErrorCode {
     Internal,
 }
 
+impl ErrorCode {
+    /// The word that crosses the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::TooLarge => "too_large",
+            Self::UnknownCollection => "unknown_collection",
+            Self::QueueFull => "queue_full",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Cancelled => "cancelled",
+            Self::NotReady => "not_ready",
+            Self::Storage => "storage",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// Longest id taken from a client, in bytes.
 pub const MAX_ID: usize = 128;
 

@@ -22,7 +22,7 @@ use crate::http::ClientError;
 use crate::ingest::{check_id, child};
 use crate::store::Document;
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -150,6 +150,11 @@ fn is_usage(code: ErrorCode) -> bool {
 
 type Outcome = Result<ExitCode, Failure>;
 
+/// The definition of the command line: what manual pages and completions are made from.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     if let Some(format) = child::asked_for() {
@@ -161,16 +166,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     child::use_own_process();
     limit_arenas();
-    let level = |loaded: &Loaded| match (cli.common.verbose, loaded.config.log.level.parse()) {
-        (0, Ok(level)) => level,
-        (1, _) => log::LevelFilter::Debug,
-        (0, Err(_)) => log::LevelFilter::Info,
-        _ => log::LevelFilter::Trace,
-    };
     let outcome = cli.common.load().map_err(Failure::from).and_then(|loaded| {
         // Commands speak for themselves; only the daemon tells what it is doing.
         let quiet = cli.common.verbose == 0 && !matches!(cli.command, Command::Run);
-        crate::service::logging::start(if quiet { log::LevelFilter::Warn } else { level(&loaded) });
+        let level = loaded.config.log.level.parse().unwrap_or(log::LevelFilter::Info);
+        crate::service::logging::start(if quiet { log::LevelFilter::Warn } else { level });
         dispatch(&cli, loaded)
     });
     match outcome {
@@ -234,6 +234,9 @@ impl Common {
         ];
         let mut flags: Flags = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
         flags.extend(self.set.iter().cloned());
+        if self.verbose > 0 {
+            flags.push(("log.level".into(), if self.verbose == 1 { "debug" } else { "trace" }.into()));
+        }
         let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         load(self.config.as_deref(), env, &flags)
     }
@@ -377,11 +380,8 @@ fn limit_arenas() {
 
 #[cfg(test)]
 mod tests {
-    use super::Cli;
-    use clap::CommandFactory;
-
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

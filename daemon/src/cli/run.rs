@@ -5,7 +5,9 @@ use crate::config::Loaded;
 
 pub(super) fn run(loaded: Loaded, common: &Common) -> Outcome {
     let runtime = runtime()?;
-    let result = runtime.block_on(crate::service::run(loaded)).map_err(Failure::from);
+    let common_again = common.clone();
+    let reread = Box::new(move || common_again.load());
+    let result = runtime.block_on(crate::service::run(loaded, reread)).map_err(Failure::from);
     // Nothing may hold the exit up: what has to be finished is finished by now.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     if let Err(failure) = &result {

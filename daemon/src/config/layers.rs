@@ -182,6 +182,8 @@ fn coerce(known: &Value, value: Value) -> Result<Value, String> {
             }
             Ok(Value::Array(items))
         }
+        // A word or a number.
+        (Value::String(word), Value::Integer(i)) if word == "auto" && i >= 0 => Ok(Value::String(i.to_string())),
         (Value::Integer(_), Value::Integer(i)) if i < 0 => Err(format!("is {i}; it cannot be negative")),
         (Value::Float(_), Value::Float(f)) if !f.is_finite() => Err(format!("is {f}; write a plain number")),
         (known, value) if known.same_type(&value) => Ok(value),

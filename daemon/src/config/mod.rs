@@ -8,6 +8,7 @@ mod layers;
 pub use layers::{Flags, Loaded, load};
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -159,6 +160,8 @@ pub struct Model {
     pub repack: Repack,
     /// Whether the weights' pages are kept from being thrown out of memory.
     pub mlock: bool,
+    /// Layers that a graphics processor takes: a number, or `auto`.
+    pub n_gpu_layers: String,
     /// Whether the next tokens are looked up in what was read, and several verified at once.
     pub lookup: Lookup,
     /// Questions that are worked on at once.
@@ -169,6 +172,13 @@ pub struct Model {
     pub passages_min_free_mb: u64,
     /// Whether the states of all passages are computed while there is nothing else to do.
     pub precompute: bool,
+}
+
+impl Model {
+    /// Layers that a graphics processor takes; `None`: as many as fit.
+    pub fn gpu_layers(&self) -> Option<u32> {
+        self.n_gpu_layers.parse().ok().filter(|layers| *layers <= 1000)
+    }
 }
 
 /// Whether weights are copied into memory in another order.
@@ -376,6 +386,7 @@ impl Default for Model {
             batch_threads: 0,
             repack: Repack::Auto,
             mlock: false,
+            n_gpu_layers: "auto".into(),
             lookup: Lookup::Auto,
             slots: 4,
             passages_mb: 512,
@@ -494,6 +505,12 @@ impl BrokerUrl {
 }
 
 impl Config {
+    /// Dotted keys whose values differ from those of `other`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (flat(self), flat(other));
+        ours.into_iter().filter(|(key, value)| theirs.get(key) != Some(value)).map(|(key, _)| key).collect()
+    }
+
     /// The configured node name, or the host name.
     pub fn node_name(&self) -> String {
         if self.node.is_empty() { host_name() } else { self.node.clone() }
@@ -567,6 +584,11 @@ impl Config {
             folders.push(folder);
         }
         Ok(folders)
+    }
+
+    /// Where states of passages are kept, which can be computed again: systemd's `CACHE_DIRECTORY`, else the data directory.
+    pub fn cache_dir(&self) -> PathBuf {
+        std::env::var_os("CACHE_DIRECTORY").map_or_else(|| self.data_dir(), PathBuf::from)
     }
 
     /// The local control socket.
@@ -694,6 +716,10 @@ impl Config {
         between("model.context", self.model.context as usize, 512, 131_072)?;
         between("model.threads", self.model.threads, 0, 512)?;
         between("model.batch_threads", self.model.batch_threads, 0, 512)?;
+        if self.model.n_gpu_layers != "auto" && self.model.gpu_layers().is_none() {
+            let problem = format!("is `{}`; write \"auto\" or a number of layers up to 1000", self.model.n_gpu_layers);
+            return Err(("model.n_gpu_layers", problem));
+        }
         between("model.slots", self.model.slots, 1, 16)?;
         between("model.passages_mb", self.model.passages_mb as usize, 0, 1 << 20)?;
         between("model.passages_min_free_mb", self.model.passages_min_free_mb as usize, 0, 1 << 20)?;
@@ -731,6 +757,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The values by their dotted keys.
+fn flat(config: &Config) -> BTreeMap<String, toml::Value> {
+    let table = toml::Table::try_from(config).unwrap_or_default();
+    let sections = table.into_iter().map(|(name, value)| match value {
+        toml::Value::Table(section) => section.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)).collect(),
+        value => vec![(name, value)],
+    });
+    sections.flatten().collect()
 }
 
 /// The rule for collection names, as a clause.

@@ -15,7 +15,6 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED;
 
@@ -278,8 +277,7 @@ fn own_model(
 
 fn load_model(path: &Path) -> Result<LlamaModel, String> {
     let backend = llama::backend().map_err(|error| error.to_string())?;
-    let params = LlamaModelParams::default().with_n_gpu_layers(0).with_use_mmap(true);
-    LlamaModel::load_from_file(backend, path, &params).map_err(|error| format!("cannot load {}: {error}", path.display()))
+    llama::load(backend, path, llama::Placement::PROCESSOR).map_err(|error| format!("cannot load {}: {error}", path.display()))
 }
 
 /// A context and a batch of fixed size.

@@ -94,6 +94,8 @@ pub struct EngineOptions {
     pub repack: Repack,
     /// Whether the weights' pages are kept from being thrown out.
     pub mlock: bool,
+    /// Layers on a graphics processor.
+    pub gpu_layers: GpuLayers,
     /// Requests that may wait.
     pub queue: usize,
     /// System prompt to compute in advance; its KV entries are reused by every question that begins with it.
@@ -142,7 +144,7 @@ pub struct Tuned {
     pub lookup: String,
 }
 
-pub use crate::llama::Repack;
+pub use crate::llama::{GpuLayers, Pulse, Repack};
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -254,6 +256,9 @@ pub struct EngineInfo {
     pub own_template: bool,
     /// Whether weights were copied into memory in the order that is quickest to compute with, and why.
     pub repack: String,
+    /// How many layers a graphics processor has, or why none; where build or configuration speaks of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// Requests that are worked on at once.
     pub slots: usize,
     /// Why no states of passages are kept, where they were asked for.
@@ -346,6 +351,7 @@ pub struct Engine {
     info: Arc<EngineInfo>,
     tuned: Arc<Mutex<Tuned>>,
     passages: Option<PassageCache>,
+    pulse: Pulse,
 }
 
 /// The owner thread, seen from outside. It must have ended before the process does: llama.cpp's threads may not outlive
@@ -403,11 +409,13 @@ impl Engine {
         let stopping = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stopping);
         let asked = Arc::new(AtomicBool::new(false));
-        let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path);
+        let pulse = Pulse::default();
+        let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path, pulse.clone());
         let tuned = tuner.told();
         let (path, options, cache) = (path.to_owned(), options.clone(), passages.clone());
         let queue = options.queue;
-        let start = scheduler::Start { path, gguf, options, tuner, passages: cache, asked: Arc::clone(&asked) };
+        let start =
+            scheduler::Start { path, gguf, options, tuner, passages: cache, asked: Arc::clone(&asked), pulse: pulse.clone() };
         let thread = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || scheduler::run(start, &ready_tx, &inbox, &told))
@@ -416,7 +424,7 @@ impl Engine {
         let info = ready_rx.recv().map_err(|_| EngineError::Stopped)??;
         let passages = if info.passages_off.is_some() { None } else { passages };
         let permits = Arc::new(Semaphore::new(queue));
-        Ok(Self { owner, permits, queue, info: Arc::new(info), tuned, passages })
+        Ok(Self { owner, permits, queue, info: Arc::new(info), tuned, passages, pulse })
     }
 
     /// Ends what is being computed and the thread; later requests get [`EngineError::Stopped`]. Blocks for a token's time.
@@ -432,6 +440,11 @@ impl Engine {
     /// What follows from the measurements made so far.
     pub fn tuned(&self) -> Tuned {
         self.tuned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells whether the thread gets on with what it computes.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// The states of passages that are kept, where they are.

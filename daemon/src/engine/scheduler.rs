@@ -12,7 +12,7 @@ use super::sequences::{SYSTEM, Sequences};
 use super::tuner::Tuner;
 use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job, Work};
 use crate::gguf::{Gguf, Kind};
-use crate::llama::{Context, ContextOptions, DecodeFailure, Entry};
+use crate::llama::{Context, ContextOptions, DecodeFailure, Entry, Placement, Pulse};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use std::collections::VecDeque;
@@ -57,6 +57,7 @@ pub(super) struct Start {
     pub(super) passages: Option<PassageCache>,
     /// Set when there is new work.
     pub(super) asked: Arc<AtomicBool>,
+    pub(super) pulse: Pulse,
 }
 
 /// Runs the owner thread until the last handle is gone.
@@ -66,7 +67,7 @@ pub(super) fn run(
     jobs: &Receiver<Work>,
     stopping: &AtomicBool,
 ) {
-    let Start { path, gguf, options, tuner, passages, asked } = start;
+    let Start { path, gguf, options, tuner, passages, asked, pulse } = start;
     let (path, gguf, options) = (path.as_path(), &gguf, &options);
     let failed = |reason: String| Err(EngineError::Load { path: path.to_owned(), reason });
     let backend = match crate::llama::backend() {
@@ -75,7 +76,8 @@ pub(super) fn run(
     };
     let needed = crate::llama::context_bytes(gguf, options.context, BATCH as u32);
     let (repack, why) = options.repack.decide(gguf, needed, &crate::llama::available_memory());
-    let model = match crate::llama::load(backend, path, repack, options.mlock) {
+    let (gpu_layers, gpu) = options.gpu_layers.place(gguf, needed);
+    let model = match crate::llama::load(backend, path, Placement { repack, mlock: options.mlock, gpu_layers }) {
         Ok(model) => model,
         Err(error) => return ready.send(failed(error.to_string())).unwrap_or(()),
     };
@@ -84,8 +86,14 @@ pub(super) fn run(
     let slots = options.slots.max(1);
     // A lane for each reading of each request, and the system prompt's sequence.
     let sequences = slots * MAX_READINGS + 1;
-    let context_options =
-        ContextOptions { cells, batch: BATCH as u32, sequences: sequences as u32, outputs: sequences as u32, threads };
+    let context_options = ContextOptions {
+        cells,
+        batch: BATCH as u32,
+        sequences: sequences as u32,
+        outputs: sequences as u32,
+        threads,
+        pulse: pulse.clone(),
+    };
     let template = Template::of(&model);
     let divisible = !crate::llama::is_recurrent(&model);
     let passages_off = (passages.is_some() && !divisible)
@@ -104,6 +112,7 @@ pub(super) fn run(
         context: cells,
         own_template: template.is_own(),
         repack: why,
+        gpu,
         slots,
         passages_off,
         passages_up_to: longest_state,
@@ -114,6 +123,7 @@ pub(super) fn run(
     // A generator that nobody asks needs neither keys and values nor buffers.
     let (context, work) = loop {
         let Ok(work) = jobs.recv() else { return };
+        pulse.set_at_work(true);
         let context = check(gguf, path, options).and_then(|()| {
             let reason = "it makes no context; the log says why".into();
             Context::new(&model, &context_options).ok_or(EngineError::Load { path: path.to_owned(), reason })
@@ -122,6 +132,7 @@ pub(super) fn run(
             Ok(context) => break (context, work),
             Err(error) => work.refuse(error),
         }
+        pulse.set_at_work(false);
     };
     let mut scheduler = Scheduler {
         model: &model,

@@ -11,6 +11,7 @@ fn options(context: u32) -> EngineOptions {
         context,
         tuning,
         repack: Repack::Auto,
+        gpu_layers: GpuLayers::Auto,
         mlock: false,
         queue: 2,
         system: SYSTEM.into(),
@@ -260,7 +261,9 @@ fn states_from_files_give_the_same_answers_one_after_the_other_and_have_room_tog
                 engine.generate(request, Cancel::default()).expect("queued")
             })
             .collect();
-        running.into_iter().for_each(|generation| drop(finish(generation).1.expect("answers")));
+        for generation in running {
+            finish(generation).1.expect("answers");
+        }
     }
 }
 
@@ -390,14 +393,21 @@ const VALVE: &str = "The valve V7 is opened by hand, a quarter of a turn to the 
 /// By how much the likeliest token leads the next one, in logits, after a prompt and what was said of the answer.
 fn lead_after(request: &Request, said: &str) -> f32 {
     let backend = crate::llama::backend().expect("starts");
-    let model = crate::llama::load(backend, &model("generator.gguf"), false, false).expect("loads");
+    let model = crate::llama::load(backend, &model("generator.gguf"), crate::llama::Placement::PROCESSOR).expect("loads");
     let template = prompt::Template::of(&model);
     let prompt = template.lay_out(&model, &request.system, &request.readings[0], &request.question, 1000).ok().expect("fits");
     let said = prompt::data_tokens(&model, said);
     let last = prompt.tokens.len() + said.len() - 1;
     let whole = prompt::Prompt::new([prompt.tokens, said].concat(), &prompt.cuts, prompt::STEP);
     let threads = crate::tune::Threads { decode: 1, batch: 2 };
-    let options = crate::llama::ContextOptions { cells: 1024, batch: prompt::STEP as u32, sequences: 1, outputs: 1, threads };
+    let options = crate::llama::ContextOptions {
+        cells: 1024,
+        batch: prompt::STEP as u32,
+        sequences: 1,
+        outputs: 1,
+        threads,
+        pulse: crate::llama::Pulse::default(),
+    };
     let mut context = crate::llama::Context::new(&model, &options).expect("a context");
     let (mut at, mut step) = (0, 0);
     while at <= last {

@@ -2,7 +2,7 @@
 //! machine has changed.
 
 use super::{Lookup, Tuned, Tuning, Work};
-use crate::llama::{Bench, LlamaError};
+use crate::llama::{Bench, LlamaError, Pulse};
 use crate::tune::{Busy, CALIBRATION, Drafts, Governor, Plan, Saved, Threads, Topology, calibrate, verify};
 use llama_cpp_2::model::LlamaModel;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub(super) struct Tuner {
     draft: usize,
     /// For those who ask from outside.
     told: Arc<Mutex<Tuned>>,
+    /// Whether the thread works, or waits for work.
+    pulse: Pulse,
 }
 
 /// Tokens guessed at once where nothing was measured and it is asked for all the same.
@@ -48,7 +50,7 @@ enum Ended {
 }
 
 impl Tuner {
-    pub(super) fn new(tuning: &Tuning, fingerprint: &str, path: &Path) -> Self {
+    pub(super) fn new(tuning: &Tuning, fingerprint: &str, path: &Path, pulse: Pulse) -> Self {
         let key = tuning.topology.key(fingerprint, crate::llama::build());
         let found = tuning.saved.as_ref().and_then(|saved| saved.find(&key));
         let plan = Plan::new(&tuning.topology, found, tuning.decode, tuning.batch);
@@ -66,6 +68,7 @@ impl Tuner {
             no_lookup: None,
             draft: 0,
             told: Arc::new(Mutex::new(told)),
+            pulse,
         };
         tuner.tell();
         tuner
@@ -116,6 +119,13 @@ impl Tuner {
 
     /// Waits for the next work, measuring meanwhile if that is due. `None` when there will be none.
     pub(super) fn wait(&mut self, model: &LlamaModel, jobs: &Receiver<Work>, stopping: &AtomicBool) -> Option<Work> {
+        self.pulse.set_at_work(false);
+        let work = self.wait_or_measure(model, jobs, stopping);
+        self.pulse.set_at_work(true);
+        work
+    }
+
+    fn wait_or_measure(&mut self, model: &LlamaModel, jobs: &Receiver<Work>, stopping: &AtomicBool) -> Option<Work> {
         // What is due is looked up while nobody waits for it.
         if let Ok(work) = jobs.try_recv() {
             return Some(work);
@@ -141,7 +151,10 @@ impl Tuner {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        match self.measure(model, jobs, stopping) {
+        self.pulse.set_at_work(true);
+        let measured = self.measure(model, jobs, stopping);
+        self.pulse.set_at_work(false);
+        match measured {
             Ok(()) => jobs.recv().ok(),
             // It is measured at the next quiet moment.
             Err(Ended::Asked(work)) => Some(*work),
@@ -165,7 +178,7 @@ impl Tuner {
 
     fn measure(&mut self, model: &LlamaModel, jobs: &Receiver<Work>, stopping: &AtomicBool) -> Result<(), Ended> {
         let topology = Topology::detect();
-        let mut bench = Bench::of(model, &self.path).map_err(Ended::Failed)?;
+        let mut bench = Bench::of(model, &self.path, self.pulse.clone()).map_err(Ended::Failed)?;
         let started = Instant::now();
         let undisturbed = || {
             if stopping.load(Ordering::Relaxed) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use super::{Context, ContextOptions, Entry, LlamaError, Repack};
+use super::{Context, ContextOptions, Entry, LlamaError, Placement, Pulse, Repack};
 use crate::gguf::{Gguf, Kind as ModelKind};
 use crate::tune::{Kind, Threads};
 
@@ -41,8 +41,9 @@ pub fn with_model<T>(
     let needed = super::check_fits(&gguf, CONTEXT as u32, BATCH as u32, &memory)?;
     let backend = super::backend()?;
     let (repack, _) = repack.decide(&gguf, needed, &memory);
-    let model = super::load(backend, path, repack, false).map_err(|error| unusable(error.to_string()))?;
-    body(&mut Bench::of(&model, path)?)
+    let place = Placement { repack, ..Placement::PROCESSOR };
+    let model = super::load(backend, path, place).map_err(|error| unusable(error.to_string()))?;
+    body(&mut Bench::of(&model, path, Pulse::default())?)
 }
 
 /// A generator to measure.
@@ -59,11 +60,11 @@ pub struct Bench<'model> {
 }
 
 impl<'model> Bench<'model> {
-    /// Makes a small context of its own for a loaded model, which `path` names.
+    /// Makes a small context of its own for a loaded model, which `path` names. `pulse` beats while it is measured.
     ///
     /// # Errors
     /// llama.cpp makes no context.
-    pub fn of(model: &'model LlamaModel, path: &Path) -> Result<Self, LlamaError> {
+    pub fn of(model: &'model LlamaModel, path: &Path, pulse: Pulse) -> Result<Self, LlamaError> {
         let path = path.display().to_string();
         let options = ContextOptions {
             cells: CONTEXT as u32,
@@ -71,6 +72,7 @@ impl<'model> Bench<'model> {
             sequences: 1,
             outputs: MOST_VERIFIED as u32,
             threads: Threads { decode: 1, batch: 1 },
+            pulse,
         };
         let reason = "it makes no context; the log says why".to_owned();
         let Some(context) = Context::new(model, &options) else { return Err(LlamaError::Measure { path, reason }) };
@@ -167,5 +169,20 @@ mod tests {
         assert!(speeds.expect("measured").iter().all(|speed| (0.05..1e6).contains(speed)));
         let error = with_model(&model("embedder.gguf"), Repack::Auto, |_| Ok(())).expect_err("an encoder");
         assert!(error.to_string().contains("bert"), "{error}");
+    }
+
+    #[test]
+    fn the_pulse_beats_with_the_nodes_of_a_pass() {
+        let path = model("generator.gguf");
+        let backend = crate::llama::backend().expect("initialises");
+        let loaded = crate::llama::load(backend, &path, crate::llama::Placement::PROCESSOR).expect("loads");
+        let pulse = Pulse::default();
+        let mut bench = Bench::of(&loaded, &path, pulse.clone()).expect("a context");
+        assert_eq!(pulse.step(), None, "at rest");
+        pulse.set_at_work(true);
+        assert_eq!(pulse.step(), Some(0));
+        bench.measure(Kind::Batch, 1).expect("measured");
+        // SmolLM2 has 30 layers of some twenty nodes.
+        assert!(pulse.step() > Some(300), "{:?}", pulse.step());
     }
 }

@@ -13,11 +13,12 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
+use super::Pulse;
 use super::pages::{Fresh, give_back_zeros};
 use crate::tune::Threads;
 
 /// How a context is made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ContextOptions {
     /// Cells of all sequences together, in tokens.
     pub cells: u32,
@@ -29,6 +30,8 @@ pub struct ContextOptions {
     pub outputs: u32,
     /// Threads for one token, and for several.
     pub threads: Threads,
+    /// Beats with every node that is computed.
+    pub pulse: Pulse,
 }
 
 /// One token of a batch.
@@ -64,13 +67,23 @@ pub enum DecodeFailure {
 /// What is computed to the end.
 const NEVER: *const dyn Fn() -> bool = &|| false;
 
+/// What llama.cpp asks, and tells by asking.
+struct Asked {
+    /// Whether to give up what is being computed.
+    given_up: Cell<*const dyn Fn() -> bool>,
+    pulse: Pulse,
+}
+
 /// llama.cpp's question between two nodes of a graph, put by the thread that computes the batch.
 ///
 /// # Safety
-/// `data` is a context's `given_up`.
+/// `data` is a context's `asked`.
 unsafe extern "C" fn is_given_up(data: *mut c_void) -> bool {
-    // SAFETY: see above; what it points to lives while the batch is computed, and is called by the thread that computes it.
-    unsafe { (*(*data.cast::<Cell<*const dyn Fn() -> bool>>()).get())() }
+    // SAFETY: see above; the context lives while its batch is computed.
+    let asked = unsafe { &*data.cast::<Asked>() };
+    asked.pulse.beat();
+    // SAFETY: what it points to lives while the batch is computed, and is called by the thread that computes it.
+    unsafe { (*asked.given_up.get())() }
 }
 
 /// A llama.cpp context. It is used by the thread that made it.
@@ -87,8 +100,8 @@ pub struct Context<'model> {
     fresh: Box<Fresh>,
     /// Keys have yet to be turned to their positions.
     turning: bool,
-    /// Whether to give up what is being computed; llama.cpp holds a pointer to it.
-    given_up: Box<Cell<*const dyn Fn() -> bool>>,
+    /// llama.cpp holds a pointer to it.
+    asked: Box<Asked>,
     _model: PhantomData<&'model LlamaModel>,
 }
 
@@ -120,9 +133,9 @@ impl<'model> Context<'model> {
         let mut fresh = Box::new(Fresh::new());
         params.cb_eval = Some(give_back_zeros);
         params.cb_eval_user_data = std::ptr::from_mut(&mut *fresh).cast();
-        let given_up: Box<Cell<*const dyn Fn() -> bool>> = Box::new(Cell::new(NEVER));
+        let asked = Box::new(Asked { given_up: Cell::new(NEVER), pulse: options.pulse.clone() });
         params.abort_callback = Some(is_given_up);
-        params.abort_callback_data = std::ptr::from_ref(&*given_up).cast_mut().cast();
+        params.abort_callback_data = std::ptr::from_ref(&*asked).cast_mut().cast();
         // SAFETY: the model outlives the context, by the lifetime; making a context does not change it.
         let raw = NonNull::new(unsafe { sys::llama_init_from_model(raw_model(model), params) })?;
         // SAFETY: the context lives.
@@ -139,7 +152,7 @@ impl<'model> Context<'model> {
             wanted: vec![],
             fresh,
             turning: false,
-            given_up,
+            asked,
             _model: PhantomData,
         })
     }
@@ -153,9 +166,9 @@ impl<'model> Context<'model> {
         #[allow(clippy::transmute_ptr_to_ptr, reason = "a cast does not change the lifetime")]
         // SAFETY: only the lifetime changes.
         let forever = unsafe { std::mem::transmute::<*const dyn Fn() -> bool, *const (dyn Fn() -> bool + 'static)>(given_up) };
-        self.given_up.set(forever);
+        self.asked.given_up.set(forever);
         let result = self.decode(entries);
-        self.given_up.set(NEVER);
+        self.asked.given_up.set(NEVER);
         result
     }
 
@@ -307,6 +320,8 @@ pub fn longest_state(model: &LlamaModel) -> Option<usize> {
 pub fn build() -> &'static str {
     static BUILD: OnceLock<String> = OnceLock::new();
     BUILD.get_or_init(|| {
+        // The code for this processor may have to be loaded first; what fails there fails again where a model is wanted.
+        let _ = super::backend();
         // SAFETY: llama.cpp writes into a string of its own, which stays until the next call; there is only this one.
         let system = unsafe { std::ffi::CStr::from_ptr(sys::llama_print_system_info()) };
         format!("llama-cpp-sys-2 {BINDINGS}; {}", system.to_string_lossy())

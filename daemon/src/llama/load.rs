@@ -62,16 +62,38 @@ fn repackable_bytes(gguf: &Gguf) -> u64 {
     tensors.filter(|tensor| repackable(tensor.tensor_type.name)).map(|tensor| tensor.bytes).sum()
 }
 
-/// Loads a model for the CPU, mapped.
-pub fn load(_: &LlamaBackend, path: &Path, repack: bool, mlock: bool) -> Result<LlamaModel, LlamaModelLoadError> {
+/// Where weights lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// Copied into memory in the order that is quickest to compute with.
+    pub repack: bool,
+    /// Kept from being thrown out of memory.
+    pub mlock: bool,
+    /// Layers on a graphics processor.
+    pub gpu_layers: u32,
+}
+
+impl Placement {
+    /// For the processor: repacked where its code wants that, mapped otherwise.
+    pub const PROCESSOR: Self = Self { repack: true, mlock: false, gpu_layers: 0 };
+}
+
+/// Loads a model, mapped.
+pub fn load(_: &LlamaBackend, path: &Path, placement: Placement) -> Result<LlamaModel, LlamaModelLoadError> {
+    let Placement { repack, mlock, gpu_layers } = placement;
     // llama-cpp-2 does not hand on the switch for repacking, and its override of the buffer type repacks all the same.
     // SAFETY: returns a plain struct.
     let mut params = unsafe { sys::llama_model_default_params() };
-    params.n_gpu_layers = 0;
+    params.n_gpu_layers = gpu_layers as i32;
+    // A list of no devices: without layers there, nothing else goes there either.
+    let mut none = [std::ptr::null_mut()];
+    if gpu_layers == 0 {
+        params.devices = none.as_mut_ptr();
+    }
     params.load_mode = if mlock { sys::LLAMA_LOAD_MODE_MMAP_MLOCK } else { sys::LLAMA_LOAD_MODE_MMAP };
     params.use_extra_bufts = repack;
     let path = CString::new(path.as_os_str().as_encoded_bytes())?;
-    // SAFETY: llama.cpp is initialised, and the path lives until the call returns.
+    // SAFETY: llama.cpp is initialised, and path and list live until the call returns.
     let raw = NonNull::new(unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) });
     Ok(owned(raw.ok_or(LlamaModelLoadError::NullResult)?))
 }
@@ -125,9 +147,9 @@ mod tests {
     fn measured(path: &Path, repack: bool, rounds: usize) -> (u64, Vec<f64>, Vec<f64>) {
         let backend = backend().expect("initialises");
         let before = anonymous();
-        let model = load(backend, path, repack, false).expect("loads");
+        let model = load(backend, path, Placement { repack, ..Placement::PROCESSOR }).expect("loads");
         let more = anonymous() - before;
-        let mut bench = Bench::of(&model, path).expect("a context");
+        let mut bench = Bench::of(&model, path, super::super::Pulse::default()).expect("a context");
         let of = |kind, bench: &mut Bench<'_>| (0..rounds).map(|_| bench.measure(kind, 1).expect("runs")).collect();
         let batch = of(Kind::Batch, &mut bench);
         (more, batch, of(Kind::Decode, &mut bench))

@@ -1,12 +1,15 @@
 //! The boundary to llama.cpp that `engine` and `embed` share: one initialisation, its log, and the checks that must
 //! come before a model is loaded, because llama.cpp ends the process where this crate wants an error.
 
+mod backends;
 mod bench;
 mod context;
+mod gpu;
 mod load;
 mod log;
 mod memory;
 mod pages;
+mod pulse;
 mod team;
 
 use std::sync::OnceLock;
@@ -14,17 +17,20 @@ use std::sync::OnceLock;
 use llama_cpp_2::llama_backend::LlamaBackend;
 
 use crate::gguf::{Gguf, Value};
+pub use backends::variant;
 pub use bench::{Bench, with_model};
 pub use context::{Context, ContextOptions, DecodeFailure, Entry, build, is_recurrent, longest_state};
-pub use load::{Repack, load};
+pub use gpu::GpuLayers;
+pub use load::{Placement, Repack, load};
 pub use memory::{Memory, available_memory};
+pub use pulse::Pulse;
 pub use team::{Waiting, set_waiting};
 
 /// Why llama.cpp is not asked to load a model, or could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LlamaError {
     /// The library did not initialise.
-    #[error("llama.cpp cannot be initialised: {0}; nothing else in this process may initialise it")]
+    #[error("llama.cpp cannot be initialised: {0}")]
     Backend(String),
     /// The file is larger than all memory the process may use: mapped pages would be thrown out and read again for
     /// every token.
@@ -82,7 +88,8 @@ static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
 pub fn backend() -> Result<&'static LlamaBackend, LlamaError> {
     let backend = BACKEND.get_or_init(|| {
         log::redirect();
-        LlamaBackend::init().map_err(|error| error.to_string())
+        backends::load()?;
+        LlamaBackend::init().map_err(|error| format!("{error}; nothing else in this process may initialise it"))
     });
     backend.as_ref().map_err(|error| LlamaError::Backend(error.clone()))
 }

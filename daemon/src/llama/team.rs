@@ -9,6 +9,9 @@
 //! gcc turns `#pragma omp` into calls of `GOMP_…`; defined in the program itself, these are taken in place of libgomp's. The set
 //! is complete for ggml's compute threads (`parallel` with a number of threads, `single`, `barrier`); a `parallel` without a
 //! number (ggml's tables for IQ quantisation, with loops that stay libgomp's) runs on the caller alone.
+//!
+//! Where llama.cpp is made of shared libraries (feature `dynamic-backends`) nothing is defined in libgomp's place: `make cross` puts
+//! `cross-targets/ggml/openmp.c` into them, which answers gcc's and clang's calls, and [`offer`] tells it of the functions here.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_uint, c_void};
@@ -339,7 +342,7 @@ impl Member {
 ///
 /// # Safety
 /// `body` takes `data` and may be called by several threads at once, as the compiler sees to.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "dynamic-backends"), unsafe(no_mangle))]
 #[allow(non_snake_case)]
 unsafe extern "C" fn GOMP_parallel(body: Body, data: *mut c_void, threads: c_uint, _flags: c_uint) {
     // SAFETY: as promised by the caller.
@@ -362,7 +365,7 @@ unsafe extern "C" fn GOMP_parallel(body: Body, data: *mut c_void, threads: c_uin
 }
 
 /// `#pragma omp barrier`
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "dynamic-backends"), unsafe(no_mangle))]
 #[allow(non_snake_case)]
 extern "C" fn GOMP_barrier() {
     let member = MEMBER.get();
@@ -372,19 +375,44 @@ extern "C" fn GOMP_barrier() {
     }
 }
 
+/// The functions below, as `openmp.c` takes them.
+#[cfg(feature = "dynamic-backends")]
+#[repr(C)]
+struct Functions {
+    parallel: unsafe extern "C" fn(Body, *mut c_void, c_uint, c_uint),
+    barrier: extern "C" fn(),
+    number: extern "C" fn() -> i32,
+    members: extern "C" fn() -> i32,
+}
+
+/// Tells llama.cpp's libraries that threads meet here. Libraries of another build do not ask, and wait as their own OpenMP does.
+#[cfg(feature = "dynamic-backends")]
+pub(super) fn offer() {
+    // SAFETY: a name that ends in zero.
+    let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"vademecum_team".as_ptr()) };
+    if function.is_null() {
+        return log::debug!("llama.cpp's libraries bring their own OpenMP");
+    }
+    let functions =
+        Functions { parallel: GOMP_parallel, barrier: GOMP_barrier, number: omp_get_thread_num, members: omp_get_num_threads };
+    // SAFETY: `openmp.c` defines that name as a function of this type, and copies what it is given.
+    unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const Functions)>(function)(&raw const functions) };
+}
+
 /// `#pragma omp single`: true for the one thread that runs the block.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "dynamic-backends"), unsafe(no_mangle))]
+#[cfg_attr(feature = "dynamic-backends", allow(dead_code, reason = "openmp.c asks for the number"))]
 #[allow(non_snake_case)]
 extern "C" fn GOMP_single_start() -> bool {
     MEMBER.get().number == 0
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "dynamic-backends"), unsafe(no_mangle))]
 extern "C" fn omp_get_thread_num() -> i32 {
     MEMBER.get().number as i32
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "dynamic-backends"), unsafe(no_mangle))]
 extern "C" fn omp_get_num_threads() -> i32 {
     MEMBER.get().members as i32
 }

@@ -19,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Requests that may wait between us and the event loop.
 const REQUESTS: usize = 256;
@@ -68,7 +69,7 @@ pub struct ConnectionOptions {
 }
 
 /// User name and password; the password is not shown by `{:?}`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// User name.
     pub username: String,
@@ -213,6 +214,9 @@ struct Shared {
     stalled: AtomicBool,
     /// Largest packet that the broker takes, in bytes.
     largest: AtomicUsize,
+    /// Credentials to connect anew with.
+    renewed: Mutex<Option<Credentials>>,
+    renewal: Notify,
 }
 
 /// What is known of a publish besides itself.
@@ -292,6 +296,12 @@ impl Sender {
     pub fn is_too_large(&self, message: &Outgoing) -> Option<usize> {
         let largest = self.0.largest.load(Ordering::Relaxed);
         (message.size() > largest).then_some(largest)
+    }
+
+    /// Connects anew, with these credentials from now on. What is under way is carried over as if the connection had been lost.
+    pub fn renew(&self, credentials: Credentials) {
+        *self.0.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(credentials);
+        self.0.renewal.notify_one();
     }
 
     /// Queues a message at QoS 1, waiting for room. [`Connection::next`] must be polled meanwhile, by another task.
@@ -467,6 +477,8 @@ impl Connection {
             connected: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             largest: AtomicUsize::new(usize::MAX),
+            renewed: Mutex::default(),
+            renewal: Notify::new(),
         });
         let sender = Sender(Arc::clone(&shared));
         let connection = Self {
@@ -497,7 +509,12 @@ impl Connection {
             }
             self.feed();
             let connection = self.shared.connection.load(Ordering::Acquire);
-            match poll(&mut self.event_loop, connection).await {
+            let shared = Arc::clone(&self.shared);
+            let polled = tokio::select! {
+                polled = poll(&mut self.event_loop, connection) => polled,
+                () = shared.renewal.notified() => Err(self.hang_up()),
+            };
+            match polled {
                 Ok(Some(Polled::Sent(pkid))) => self.sent(pkid),
                 Ok(Some(Polled::Acknowledged(pkid, refused))) => self.acknowledged(pkid, refused),
                 Ok(Some(Polled::Accepted { remembered, window, largest })) => {
@@ -538,6 +555,27 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Leaves the connection, for one with the new credentials.
+    fn hang_up(&mut self) -> Failure {
+        if let Some(credentials) = self.shared.renewed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let Credentials { username, password } = &credentials;
+            match &mut self.event_loop {
+                EventLoop::V5(event_loop) => {
+                    event_loop.options.set_credentials(username, password);
+                    event_loop.clean();
+                }
+                EventLoop::V4(event_loop) => {
+                    event_loop.mqtt_options.set_credentials(username, password);
+                    event_loop.clean();
+                }
+            }
+            self.options.credentials = Some(credentials);
+        }
+        // Not a failure of this connection: the next attempt is made at once.
+        (self.accepted, self.failures) = (None, 0);
+        Failure { reason: "there are new credentials".into(), handshake: false }
     }
 
     /// Notes that the next of the queue's messages was sent.

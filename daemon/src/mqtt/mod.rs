@@ -135,15 +135,18 @@ impl Server {
 
     /// Publishes `info` where it says something else than last time: threads were measured, states were kept.
     pub async fn renew_info(&self) {
-        let changed = *self.told.lock().unwrap_or_else(PoisonError::into_inner) != (self.info)().to_string();
+        let info = (self.info)().to_string();
+        let changed = *self.told.lock().unwrap_or_else(PoisonError::into_inner) != info;
         if changed {
             self.publish_info().await;
         }
     }
 
-    /// Publishes the metrics, not retained.
+    /// Publishes the metrics, not retained; of those that the broker does not take now, the next ones tell more.
     pub async fn publish_metrics(&self, metrics: &serde_json::Value) {
-        self.publish(self.topics.of("metrics"), metrics.to_string().into_bytes(), false).await;
+        let payload = metrics.to_string().into_bytes().into();
+        let message = Outgoing { topic: self.topics.of("metrics"), payload, retain: false, properties: Properties::default() };
+        self.sender.offer(message).await;
     }
 
     async fn publish(&self, topic: String, payload: Vec<u8>, retain: bool) {
@@ -163,6 +166,11 @@ impl Server {
     /// Questions at work or waiting.
     pub fn depth(&self) -> usize {
         self.questions.depth()
+    }
+
+    /// From now on at most `most` questions may wait.
+    pub fn set_queue(&self, most: usize) {
+        self.questions.set_queue(most);
     }
 
     /// What `metrics` tells about delivery.

@@ -130,6 +130,11 @@ impl Questions {
         tokio::spawn(Arc::clone(self).watch_deadlines());
     }
 
+    /// From now on at most `most` questions may wait.
+    pub(super) fn set_queue(&self, most: usize) {
+        self.state().waiting.set_most(most);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -556,8 +561,12 @@ impl Questions {
             Err(AnswerError::Cancelled) if self.stopping.load(Ordering::Relaxed) => self.lay_aside(&job).await,
             Err(error) => {
                 self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
-                log::warn!(VADEMECUM_QUESTION_ID = job.reply.id.as_str(); "question {:?} failed: {error}", job.reply.id);
-                self.finish(&job, &job.reply.failure(code_of(&error), error.to_string())).await;
+                let code = code_of(&error);
+                log::warn!(
+                    VADEMECUM_QUESTION_ID = job.reply.id.as_str(), VADEMECUM_ERROR = code.word();
+                    "question {:?} failed: {error}", job.reply.id
+                );
+                self.finish(&job, &job.reply.failure(code, error.to_string())).await;
             }
         }
     }

@@ -18,6 +18,11 @@ impl<T> Queue<T> {
         Self { most: most.max(1), classes: Default::default() }
     }
 
+    /// From now on at most `most` entries; those that wait stay.
+    pub(super) fn set_most(&mut self, most: usize) {
+        self.most = most.max(1);
+    }
+
     /// Entries that wait.
     pub(super) fn len(&self) -> usize {
         self.lines().map(|(_, line)| line.len()).sum()

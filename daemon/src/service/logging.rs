@@ -1,5 +1,6 @@
 //! Logs: to the journal with structured fields when stderr is connected to it, else to stderr for people.
 
+use crate::config::Config;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,19 +14,48 @@ pub fn start(level: LevelFilter) {
     };
     // A second start (in tests) keeps the first.
     let _ = match journal {
-        Some(journal) => journal.install(),
+        Some(journal) => log::set_boxed_logger(Box::new(Journal(journal))),
         None => log::set_boxed_logger(Box::new(Stderr)),
     };
     log::set_max_level(level);
+}
+
+/// Logs at the level that the configuration names from now on.
+pub fn set_level(config: &Config) {
+    if let Ok(level) = config.log.level.parse() {
+        log::set_max_level(level);
+    }
+}
+
+/// Libraries speak up only when something is wrong; llama.cpp and the rooms of this house at their own level.
+fn is_wanted(metadata: &Metadata) -> bool {
+    let ours = metadata.target().starts_with("vademecum") || metadata.target().starts_with("llama.cpp");
+    ours || metadata.level() <= Level::Warn || log::max_level() == LevelFilter::Trace
+}
+
+struct Journal(systemd_journal_logger::JournalLog);
+
+impl Log for Journal {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        is_wanted(metadata)
+    }
+
+    fn log(&self, record: &Record) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 struct Stderr;
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        // Libraries speak up only when something is wrong; llama.cpp and the rooms of this house at their own level.
-        let ours = metadata.target().starts_with("vademecum") || metadata.target().starts_with("llama.cpp");
-        ours || metadata.level() <= Level::Warn || log::max_level() == LevelFilter::Trace
+        is_wanted(metadata)
     }
 
     fn log(&self, record: &Record) {

@@ -1,17 +1,20 @@
-//! The daemon: start order, readiness, signals, shutdown.
+//! The daemon: start order, readiness, signals, reloading, shutdown.
 
 mod credentials;
 pub mod logging;
 mod metrics;
+mod reload;
+mod systemd;
 
 pub use metrics::temperature_c;
+pub use reload::Reread;
 
 use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{Engine, EngineOptions, Lookup, PassageCacheOptions, Repack, Sampling, Tuning};
-use crate::ingest::watch::{Folder, WatchOptions, Watched};
+use crate::engine::{Engine, EngineOptions, GpuLayers, Lookup, PassageCacheOptions, Repack, Sampling, Tuning};
+use crate::ingest::watch::{Folder, WatchOptions, Watched, Watcher};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};
 use crate::mqtt::Server;
@@ -21,12 +24,15 @@ use crate::mqtt::topics::Topics;
 use crate::retrieve::Retriever;
 use crate::store::{EmbedderId, Store, StoreOptions};
 use crate::tune::{Saved, Topology};
+use reload::Reload;
+use sd_notify::NotifyState;
+use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 /// Room that v5 packets get beyond the largest payload, so that a larger one gets an error instead of silence.
 const PACKET_HEADROOM: usize = 16 * 1024 * 1024;
@@ -127,6 +133,7 @@ pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
             dir.display()
         ))
     })?;
+    check_owner(&dir)?;
     let threads = Topology::detect().usable();
     let options = StoreOptions {
         cache_bytes: config.store.cache_bytes,
@@ -135,6 +142,21 @@ pub fn open_store(config: &Config) -> Result<Store, ServiceError> {
         ..StoreOptions::default()
     };
     Ok(Store::open(&dir, &options)?)
+}
+
+/// Refuses to let root work in the directory of another user, who could not write afterwards what root has written.
+fn check_owner(dir: &Path) -> Result<(), ServiceError> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(about) = std::fs::metadata(dir) else { return Ok(()) };
+    if !rustix::process::geteuid().is_root() || about.uid() == 0 {
+        return Ok(());
+    }
+    let (dir, user) = (dir.display(), about.uid());
+    Err(ServiceError::System(format!(
+        "the data directory {dir} belongs to user {user} and no daemon runs on it: start the daemon (`systemctl start vademecum`), or run \
+         this as that user: setpriv --reuid {user} --regid {} --clear-groups vademecum ...",
+        about.gid()
+    )))
 }
 
 /// What identifies an embedder in the store.
@@ -201,12 +223,13 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
         },
         repack: repack(config),
         mlock: config.model.mlock,
+        gpu_layers: config.model.gpu_layers().map_or(GpuLayers::Auto, GpuLayers::Exactly),
         // Some work, the others wait.
         queue: config.answer.queue + config.model.slots,
         system: config.answer.system.clone(),
         slots: config.model.slots,
         passages: (config.model.passages_mb > 0).then(|| PassageCacheOptions {
-            dir: config.data_dir().join("passages"),
+            dir: config.cache_dir().join("passages"),
             max_bytes: config.model.passages_mb * 1_000_000,
             min_free: config.model.passages_min_free_mb * 1_000_000,
         }),
@@ -301,11 +324,11 @@ pub fn connection_options(config: &Config) -> Result<ConnectionOptions, ServiceE
     })
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM or SIGINT; `reread` reads the configuration again at SIGHUP.
 ///
 /// # Errors
 /// It cannot start; the message names the thing and the remedy.
-pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
+pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), ServiceError> {
     let started = Instant::now();
     let config = Arc::new(loaded.config);
     log::info!("vademecum {} starting as node {:?}", env!("CARGO_PKG_VERSION"), config.node_name());
@@ -314,6 +337,9 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     }
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
+    let mut hangup = on_signal(SignalKind::hangup())?;
+    // Of a terminal it means that the terminal is gone.
+    let reloads = !std::io::stderr().is_terminal();
 
     // Another daemon on the same directory is what a port in use mostly comes from.
     Store::check_free(&config.data_dir())?;
@@ -361,6 +387,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
         config.mqtt.high_priority.clone(),
     );
     let mut options = connection_options(&config)?;
+    let credentials = options.credentials.clone();
     options.client_id = if config.mqtt.client_id.is_empty() {
         format!("vademecum-{}", config.node_name())
     } else {
@@ -396,7 +423,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
         for_info.info()
     });
     let (mail, left) = open_mail(&config)?;
-    let server = Server::new(topics, api.clone(), sender, mail, info_fn);
+    let server = Server::new(topics, api.clone(), sender.clone(), mail, info_fn);
 
     let changed = Arc::new(Notify::new());
     let turn = api.turn();
@@ -405,21 +432,28 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let status: ReportFn = Arc::new(move || for_status.0.status(&for_status.1));
     let (for_control, for_changes, max_document) =
         (socket.clone(), Arc::clone(&changed), config.ingest.max_document_bytes as usize);
-    let control =
-        tokio::spawn(async move { crate::http::serve(listener, &for_control, api, status, max_document, for_changes).await });
+    let for_socket = api.clone();
+    let control = tokio::spawn(async move {
+        crate::http::serve(listener, &for_control, for_socket, status, max_document, for_changes).await;
+    });
 
     let for_rebuild = Arc::clone(&changed);
     crate::ingest::start_rebuilding(rooms.pipeline.clone(), Arc::clone(&turn), move || for_rebuild.notify_one())
         .map_err(|error| ServiceError::System(format!("cannot start a thread: {error}")))?;
-    start_watch(&config, rooms.pipeline, watched, turn, changed.clone())?;
+    let watcher = start_watch(&config, rooms.pipeline, watched, turn, changed.clone())?;
 
     let (ready_tx, mut ready_rx) = oneshot::channel();
     let (stop_tx, stop_rx) = oneshot::channel();
     let polling = tokio::spawn(Arc::clone(&server).run(connection, left, ready_tx, stop_rx));
-    notify(&[sd_notify::NotifyState::Status("connecting to the broker")]);
+    systemd::notify(&[NotifyState::Status("connecting to the broker")]);
 
-    let every = Duration::from_secs(config.service.metrics_every_s.max(1));
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let metrics_every = watch::channel(config.service.metrics_every_s);
+    let telling = tokio::spawn(tell(Arc::clone(&server), report, Arc::clone(&changed), metrics_every.1));
+    let context = engine.info().context;
+    let mut reload =
+        Reload { reread, config: (*config).clone(), credentials, context, api, server: Arc::clone(&server), sender, watcher };
+    let mut watchdog = systemd::Watchdog::from_environment(engine.pulse());
+    let mut looks = watchdog.ticks();
     let mut ready = false;
     let reason = loop {
         tokio::select! {
@@ -427,22 +461,31 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
                 ready = true;
                 if let Ok(version) = version {
                     log::info!("ready after {:.2} s, on {} over MQTT {version}", started.elapsed().as_secs_f64(), config.topic_base());
-                    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("ready")]);
+                    systemd::notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
                 }
             }
-            _ = ticks.tick(), if config.service.metrics_every_s > 0 => {
-                server.publish_metrics(&report.metrics(&server)).await;
-                server.renew_info().await;
+            () = tick(&mut looks) => watchdog.look(ready).await,
+            _ = hangup.recv() => {
+                if !reloads {
+                    break "SIGHUP";
+                }
+                systemd::reloading();
+                reload.reload();
+                let _ = metrics_every.0.send(reload.config.service.metrics_every_s);
+                changed.notify_one();
+                let status = if ready { "ready" } else { "connecting to the broker" };
+                systemd::notify(&[NotifyState::Ready, NotifyState::Status(status)]);
             }
-            () = changed.notified() => server.publish_info().await,
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
         }
     };
 
-    log::info!("{reason}: stopping, {} s for the questions at work", config.service.shutdown_grace_s);
-    notify(&[sd_notify::NotifyState::Stopping]);
-    server.drain(Duration::from_secs(config.service.shutdown_grace_s)).await;
+    let grace = reload.config.service.shutdown_grace_s;
+    log::info!("{reason}: stopping, {grace} s for the questions at work");
+    systemd::notify(&[NotifyState::Stopping, NotifyState::Status("ending the questions at work")]);
+    telling.abort();
+    server.drain(Duration::from_secs(grace)).await;
     let _ = stop_tx.send(());
     if let Ok(connection) = polling.await {
         connection.close(Duration::from_secs(2)).await;
@@ -457,6 +500,34 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     rooms.store.close()?;
     log::info!("stopped");
     Ok(())
+}
+
+/// Waits for the next tick, for ever where there are none.
+async fn tick(ticks: &mut Option<tokio::time::Interval>) {
+    match ticks {
+        Some(ticks) => drop(ticks.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Publishes `metrics` every so many seconds (0: never) and `info` after every change of what it tells. Publishing waits for the
+/// broker; nobody waits for this.
+async fn tell(server: Arc<Server>, report: Report, changed: Arc<Notify>, mut every: watch::Receiver<u64>) {
+    let interval = |seconds: u64| {
+        let every = Duration::from_secs(seconds);
+        (seconds > 0).then(|| tokio::time::interval_at(tokio::time::Instant::now() + every, every))
+    };
+    let mut ticks = interval(*every.borrow_and_update());
+    loop {
+        tokio::select! {
+            () = tick(&mut ticks) => {
+                server.publish_metrics(&report.metrics(&server)).await;
+                server.renew_info().await;
+            }
+            () = changed.notified() => server.publish_info().await,
+            Ok(()) = every.changed() => ticks = interval(*every.borrow_and_update()),
+        }
+    }
 }
 
 /// Opens the inbox and outbox, and tells what earlier runs have left in them.
@@ -478,36 +549,36 @@ fn open_mail(config: &Config) -> Result<(Option<Mail>, Left), ServiceError> {
     Ok((Some(mail), left))
 }
 
-/// Follows the configured folders, if there are any.
+/// Follows the configured folders.
 fn start_watch(
     config: &Config,
     pipeline: Pipeline,
     watched: Watched,
     turn: Arc<Mutex<()>>,
     changed: Arc<Notify>,
-) -> Result<(), ServiceError> {
+) -> Result<Watcher, ServiceError> {
+    let started = Watcher::start(pipeline, &watch_options(config)?, watched, turn, move || changed.notify_one());
+    started.map_err(|error| ServiceError::System(format!("ingest.watch: {error}")))
+}
+
+/// What is watched.
+fn watch_options(config: &Config) -> Result<WatchOptions, ServiceError> {
     let configured = config.watched_folders().map_err(|problem| ServiceError::System(format!("ingest.watch {problem}")))?;
-    if configured.is_empty() {
-        return Ok(());
-    }
     let mut folders: Vec<Folder> = Vec::new();
     for folder in configured {
         // The first folder of a collection names its documents as `vademecum ingest` does, further ones put their name in front.
         let first = !folders.iter().any(|other| other.collection == folder.collection);
         let name = folder.path.file_name().unwrap_or_default().to_string_lossy();
         let prefix = if first { String::new() } else { format!("{name}/") };
-        log::info!("watching {} for the collection {}", folder.path.display(), folder.collection);
         folders.push(Folder { root: folder.path, collection: folder.collection, prefix });
     }
     let ingest = &config.ingest;
-    let options = WatchOptions {
+    Ok(WatchOptions {
         folders,
         include: ingest.include.clone(),
         exclude: ingest.exclude.clone(),
         max_document_bytes: ingest.max_document_bytes,
-    };
-    let started = crate::ingest::watch::start(pipeline, &options, watched, turn, move || changed.notify_one());
-    started.map_err(|error| ServiceError::System(format!("ingest.watch: {error}")))
+    })
 }
 
 fn start_precomputing(answerer: Answerer) -> Result<Precompute, ServiceError> {
@@ -529,13 +600,6 @@ async fn start_broker(config: &Config) -> Result<Option<crate::mqtt::broker::Bro
         .parse()
         .map_err(|_| ServiceError::System(format!("broker.listen is `{}`; write address:port", config.broker.listen)))?;
     Ok(Some(crate::mqtt::broker::Broker::start(listen).await?))
-}
-
-/// Tells systemd, when it is there.
-fn notify(states: &[sd_notify::NotifyState]) {
-    if let Err(error) = sd_notify::notify(false, states) {
-        log::debug!("sd_notify: {error}");
-    }
 }
 
 /// Makes the reports.
@@ -564,6 +628,7 @@ impl Report {
             "version": env!("CARGO_PKG_VERSION"),
             "node": self.config.node_name(),
             "model": self.info,
+            "processor": crate::llama::variant(),
             "reader": self.api.answerer().reader(),
             "passages": self.api.answerer().engine().passages().map(crate::engine::PassageCache::stats),
             "precompute": self.precompute.as_ref().map(Precompute::progress),

@@ -68,6 +68,11 @@ impl Watched {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets all of them: other folders are watched from now on.
+    pub(super) fn clear(&self) {
+        *self.notes() = Notes::default();
+    }
+
     /// Notes where a file is: `document` is what is known of it. One that is in the library is forgotten.
     pub(super) fn note(&self, document: Document, state: FileState, reason: Option<String>) {
         let mut notes = self.notes();

@@ -6,11 +6,9 @@ use std::{
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init, remove_watch},
     io::Errno,
 };
@@ -38,6 +36,11 @@ impl Watches {
     pub(super) fn new() -> Result<Self, Errno> {
         let fd = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         Ok(Self { fd, paths: HashMap::new(), numbers: HashMap::new() })
+    }
+
+    /// What there is to wait for.
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
     }
 
     /// Watches a folder, without what lies in its folders; `false` when it was watched already.
@@ -73,11 +76,8 @@ impl Watches {
         }
     }
 
-    /// Waits until something is touched, at most `timeout` (`None`: for ever), and says what.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> Vec<Touched> {
-        let timeout = timeout.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
-        // An interrupted wait has only ended early.
-        let _ = poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], timeout.as_ref());
+    /// What has been touched since it was last asked for.
+    pub(super) fn touched(&mut self) -> Vec<Touched> {
         let mut touched = Vec::new();
         let mut moved = Vec::new();
         let mut ended = Vec::new();

@@ -13,13 +13,14 @@ use std::{
     collections::BTreeMap,
     fs::Metadata,
     ops::ControlFlow,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use tokio::sync::Mutex;
 
 use super::{
     Entry, IngestError, Pipeline, counted,
@@ -56,25 +57,64 @@ pub struct WatchOptions {
     pub max_document_bytes: u64,
 }
 
-/// Starts to follow the folders, for as long as the process lives. `turn` is held while a document is taken in, `changed`
-/// is called after every change of the library; `watched` is kept current.
-///
-/// # Errors
-/// A glob that does not parse, the store's trouble, or no thread to be had.
-pub fn start(
-    pipeline: Pipeline,
-    options: &WatchOptions,
-    watched: Watched,
-    turn: Arc<Mutex<()>>,
-    changed: impl Fn() + Send + 'static,
-) -> Result<(), IngestError> {
-    let mut watch = Watch::new(pipeline, options, watched, turn, Box::new(changed))?;
-    let thread = std::thread::Builder::new().name("watch".into()).spawn(move || {
-        loop {
-            watch.step();
-        }
-    });
-    thread.map(|_| ()).map_err(|source| IngestError::Io { path: "watch".into(), source })
+/// The thread that follows folders, for as long as the process lives.
+pub struct Watcher(Arc<Orders>);
+
+/// What the thread is told from outside.
+struct Orders {
+    /// To be followed instead of what was followed before.
+    wanted: Mutex<Option<WatchOptions>>,
+    /// Readable when there is something wanted.
+    bell: OwnedFd,
+}
+
+impl Watcher {
+    /// Starts to follow the folders. `turn` is held while a document is taken in, `changed` is called after every change of the
+    /// library; `watched` is kept current.
+    ///
+    /// # Errors
+    /// A glob that does not parse, the store's trouble, or no thread to be had.
+    pub fn start(
+        pipeline: Pipeline,
+        options: &WatchOptions,
+        watched: Watched,
+        turn: Arc<tokio::sync::Mutex<()>>,
+        changed: impl Fn() + Send + 'static,
+    ) -> Result<Self, IngestError> {
+        let failed = |source| IngestError::Io { path: "watch".into(), source };
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
+        let orders = Arc::new(Orders { wanted: Mutex::default(), bell });
+        let mut watch = Watch::new(pipeline, options, watched, turn, Box::new(changed), Arc::clone(&orders))?;
+        let thread = std::thread::Builder::new().name("watch".into()).spawn(move || {
+            loop {
+                watch.step();
+            }
+        });
+        thread.map(|_| Self(orders)).map_err(failed)
+    }
+
+    /// Follows other folders, or reads other files in them, as soon as the document is read that is being read.
+    pub fn follow(&self, options: WatchOptions) {
+        *self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(options);
+        // It fails where it has been rung often and not heard: it will be.
+        let _ = rustix::io::write(&self.0.bell, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Orders {
+    /// Waits until something is wanted or `other` is readable, at most `timeout` (`None`: for ever).
+    fn wait(&self, other: Option<&OwnedFd>, timeout: Option<Duration>) {
+        let timeout = timeout.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
+        let fds = std::iter::once(&self.bell).chain(other);
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        // An interrupted wait has only ended early.
+        let _ = poll(&mut fds, timeout.as_ref());
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+    }
+
+    fn take(&self) -> Option<WatchOptions> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// A folder and what is to be done about it, when.
@@ -93,10 +133,11 @@ struct Watch {
     wanted: Wanted,
     max_document_bytes: u64,
     watched: Watched,
-    turn: Arc<Mutex<()>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     changed: Box<dyn Fn() + Send>,
     watches: Option<Watches>,
     followers: Vec<Follower>,
+    orders: Arc<Orders>,
 }
 
 /// Why a file was not taken in.
@@ -116,34 +157,49 @@ impl Watch {
         pipeline: Pipeline,
         options: &WatchOptions,
         watched: Watched,
-        turn: Arc<Mutex<()>>,
+        turn: Arc<tokio::sync::Mutex<()>>,
         changed: Box<dyn Fn() + Send>,
+        orders: Arc<Orders>,
     ) -> Result<Self, IngestError> {
         let wanted = Wanted::new(&options.include, &options.exclude)?;
-        let (documents, failed) = (pipeline.store().documents(None)?, pipeline.store().failed(None)?);
+        let max_document_bytes = options.max_document_bytes;
+        let (watches, followers) = (None, Vec::new());
+        let mut watch = Self { pipeline, wanted, max_document_bytes, watched, turn, changed, watches, followers, orders };
+        watch.follow(options)?;
+        Ok(watch)
+    }
+
+    /// Follows these folders, and no longer those that were followed before.
+    fn follow(&mut self, options: &WatchOptions) -> Result<(), IngestError> {
+        let wanted = Wanted::new(&options.include, &options.exclude)?;
+        let (documents, failed) = (self.pipeline.store().documents(None)?, self.pipeline.store().failed(None)?);
         let watches = Watches::new().inspect_err(|error| log::warn!("no inotify ({error}); {}", every_minute())).ok();
+        for Folder { root, collection, .. } in &options.folders {
+            log::info!("watching {} for the collection {collection}", root.display());
+        }
         let follower = |folder: &Folder| Follower {
             tracked: Tracked::new(folder.clone(), &documents, &failed),
             look: [(folder.root.clone(), Instant::now())].into(),
             pending: BTreeMap::new(),
             polled: watches.is_none() || is_remote(&folder.root),
         };
-        let followers = options.folders.iter().map(follower).collect();
-        let max_document_bytes = options.max_document_bytes;
-        Ok(Self { pipeline, wanted, max_document_bytes, watched, turn, changed, watches, followers })
+        self.followers = options.folders.iter().map(follower).collect();
+        self.watched.clear();
+        (self.wanted, self.watches, self.max_document_bytes) = (wanted, watches, options.max_document_bytes);
+        Ok(())
     }
 
     /// Sleeps until there is something to do, and does a piece of it: everything quiet is compared, one document read.
     fn step(&mut self) {
         let due = self.followers.iter().flat_map(|follower| follower.look.values().chain(follower.pending.values())).min();
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let touched = match (&mut self.watches, timeout) {
-            (Some(watches), timeout) => watches.wait(timeout),
-            (None, timeout) => {
-                std::thread::sleep(timeout.unwrap_or(RESCAN));
-                Vec::new()
-            }
-        };
+        self.orders.wait(self.watches.as_ref().map(Watches::fd), timeout);
+        if let Some(options) = self.orders.take()
+            && let Err(error) = self.follow(&options)
+        {
+            log::error!("the watched folders stay as they were: {error}");
+        }
+        let touched = self.watches.as_mut().map(Watches::touched).unwrap_or_default();
         for touched in touched {
             self.touch(&touched);
         }
@@ -308,7 +364,7 @@ impl Watch {
 
     /// Lists what has come while `reading` is taken in, which may last; it is looked at properly afterwards.
     fn hear(&mut self, reading: &Path) {
-        let touched = self.watches.as_mut().map(|watches| watches.wait(Some(Duration::ZERO))).unwrap_or_default();
+        let touched = self.watches.as_mut().map(Watches::touched).unwrap_or_default();
         for touched in &touched {
             self.touch(touched);
             let Touched::Path(path) = touched else { continue };

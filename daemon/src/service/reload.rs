@@ -1,0 +1,135 @@
+//! SIGHUP: the configuration is read again, and what can change while the daemon runs takes effect.
+//!
+//! All or nothing: a configuration that is refused, or a password that cannot be read, changes nothing.
+
+use super::{ServiceError, credentials, limits, logging, watch_options};
+use crate::api::Api;
+use crate::config::{Config, ConfigError, Loaded};
+use crate::ingest::watch::Watcher;
+use crate::mqtt::Server;
+use crate::mqtt::connection::{Credentials, Sender};
+use std::sync::Arc;
+
+/// What takes effect at once; everything else does at the next start.
+const AT_ONCE: [&str; 18] = [
+    "log.level",
+    "answer.top_k",
+    "answer.max_tokens",
+    "answer.temperature",
+    "answer.top_p",
+    "answer.min_p",
+    "answer.seed",
+    "answer.deadline_ms",
+    "answer.queue",
+    "answer.max_question_bytes",
+    "mqtt.documents",
+    "mqtt.username",
+    "mqtt.password_file",
+    "ingest.watch",
+    "ingest.include",
+    "ingest.exclude",
+    "service.shutdown_grace_s",
+    "service.metrics_every_s",
+];
+
+/// Reads the configuration as it was read at the start.
+pub type Reread = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
+
+/// What a reload changes.
+pub(super) struct Reload {
+    pub(super) reread: Reread,
+    /// What is in effect.
+    pub(super) config: Config,
+    /// What the broker was shown.
+    pub(super) credentials: Option<Credentials>,
+    /// Tokens of the generator's context.
+    pub(super) context: u32,
+    pub(super) api: Api,
+    pub(super) server: Arc<Server>,
+    pub(super) sender: Sender,
+    pub(super) watcher: Watcher,
+}
+
+impl Reload {
+    /// Reads the configuration again and says in the log what has changed, what has not yet, or why nothing has.
+    pub(super) fn reload(&mut self) {
+        match self.apply() {
+            Ok(Changes { applied, waiting }) => {
+                let said = match (applied.as_slice(), waiting.as_slice()) {
+                    ([], []) => "nothing has changed".to_owned(),
+                    (applied, []) => format!("in effect now: {}", applied.join(", ")),
+                    ([], waiting) => format!("in effect after a restart: {}", waiting.join(", ")),
+                    (applied, waiting) => {
+                        format!("in effect now: {}; after a restart: {}", applied.join(", "), waiting.join(", "))
+                    }
+                };
+                // Told whether the level was raised or lowered.
+                let level = log::max_level();
+                logging::set_level(&self.config);
+                let new = log::max_level();
+                log::set_max_level(level.max(new));
+                log::info!("configuration read again: {said}");
+                log::set_max_level(new);
+            }
+            Err(error) => log::error!("configuration not taken over, all stays as it was: {error}"),
+        }
+    }
+
+    fn apply(&mut self) -> Result<Changes, ServiceError> {
+        let read = (self.reread)().map_err(|error| ServiceError::System(error.to_string()))?.config;
+        let changed = self.config.differences(&read);
+        let (mut applied, mut waiting): (Vec<String>, Vec<String>) =
+            changed.into_iter().partition(|key| AT_ONCE.contains(&key.as_str()));
+        let next = self.next(&read);
+        // What is new may not fit what stays as it is until a restart.
+        next.validate().map_err(|(key, problem)| {
+            ServiceError::System(format!("`{key}` {problem}, beside what stays as it is until a restart"))
+        })?;
+        let credentials = credentials::credentials(&next.mqtt)?;
+        let folders = watch_options(&next)?;
+
+        match (&self.credentials, &credentials) {
+            (before, now) if before == now => {}
+            (_, Some(now)) => {
+                self.sender.renew(now.clone());
+                applied.push("the credentials for the broker".into());
+            }
+            // A connection that has shown some cannot be without.
+            (_, None) => waiting.push("to be without credentials for the broker".into()),
+        }
+        if credentials.is_some() {
+            self.credentials = credentials;
+        }
+        if applied.iter().any(|key| key.starts_with("ingest.")) {
+            self.watcher.follow(folders);
+        }
+        self.api.set_limits(limits(&next, self.context));
+        self.server.set_queue(next.answer.queue);
+        self.config = next;
+        Ok(Changes { applied, waiting })
+    }
+
+    /// What is in effect, with what takes effect at once from `read`.
+    fn next(&self, read: &Config) -> Config {
+        let mut next = self.config.clone();
+        next.log = read.log.clone();
+        next.service = read.service.clone();
+        next.mqtt.documents = read.mqtt.documents;
+        next.mqtt.username.clone_from(&read.mqtt.username);
+        next.mqtt.password_file.clone_from(&read.mqtt.password_file);
+        next.ingest.watch.clone_from(&read.ingest.watch);
+        next.ingest.include.clone_from(&read.ingest.include);
+        next.ingest.exclude.clone_from(&read.ingest.exclude);
+        let (answer, new) = (&mut next.answer, &read.answer);
+        (answer.top_k, answer.max_tokens) = (new.top_k, new.max_tokens);
+        (answer.temperature, answer.top_p, answer.min_p, answer.seed) = (new.temperature, new.top_p, new.min_p, new.seed);
+        (answer.deadline_ms, answer.queue, answer.max_question_bytes) = (new.deadline_ms, new.queue, new.max_question_bytes);
+        next
+    }
+}
+
+/// Keys, by when they take effect.
+struct Changes {
+    applied: Vec<String>,
+    waiting: Vec<String>,
+}
