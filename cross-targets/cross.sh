@@ -18,7 +18,9 @@ TOOLS=$CACHE/cross/tools
 # The oldest glibc of all boards: every build is made for it, each board's own limit is checked.
 GLIBC=2.27
 # Variants that are built for a family; boards take theirs from them.
+# shellcheck disable=SC2034 # named by the family
 VARIANTS_aarch64=armv8.0_1,armv8.2_2,armv8.6_0
+# shellcheck disable=SC2034
 VARIANTS_x86_64=x64,sse42,haswell,alderlake
 FEATURES=${FEATURES-broker}
 
@@ -91,6 +93,7 @@ environment() {
     export CARGO_TARGET_DIR=$BUILD XDG_CACHE_HOME=$CACHE/cross/zig-$GLIBC
     export VADEMECUM_VARIANTS=${!variants} CMAKE_PROJECT_INCLUDE=$HERE/ggml/variants.cmake
     # Libraries find each other where they lie, carry no names beyond those they give away, and drop what nobody calls.
+    # shellcheck disable=SC2016 # the loader's word, not the shell's
     export CMAKE_INSTALL_RPATH='$ORIGIN' CMAKE_SHARED_LINKER_FLAGS='-s -Wl,--gc-sections' CMAKE_MODULE_LINKER_FLAGS='-s -Wl,--gc-sections'
     export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
     unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET

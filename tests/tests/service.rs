@@ -177,7 +177,7 @@ fn sighup_shows_the_broker_new_credentials_and_loses_nothing() {
     std::fs::write(&accounts, "").expect("a file");
     for (name, word) in [("first", "one"), ("second", "tw0-words"), ("client", "three")] {
         let mut command = std::process::Command::new(vademecum_tests::program("mosquitto_passwd"));
-        run(command.arg("-b").arg(&accounts).args([name, word])).exits(0);
+        let _ = run(command.arg("-b").arg(&accounts).args([name, word])).exits(0);
     }
     let port = vademecum_tests::free_port();
     let settings = format!("allow_anonymous false\npersistence false\npassword_file {}\n", accounts.display());
@@ -246,7 +246,7 @@ fn the_journal_gets_fields() {
         "{entry:?} {answer}"
     );
     assert!(number("VADEMECUM_TOTAL_MS") >= number("VADEMECUM_TTFT_MS"));
-    assert_eq!(number("VADEMECUM_ANSWER_TOKENS"), answer["usage"]["answer_tokens"].as_f64().expect("a count"));
+    assert_eq!(number("VADEMECUM_ANSWER_TOKENS") as u64, answer["usage"]["answer_tokens"].as_u64().expect("a count"));
     let refused = mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "collection": "none" }));
     assert_eq!(refused["error"]["code"], "unknown_collection");
     let entry = journal.wait(&format!("question {} failed", refused["id"]));
