@@ -278,6 +278,9 @@ impl Scheduler<'_> {
     /// Computes the system prompt once, so that the first question need not, and touches the weights' pages; again after a failure.
     fn warm_up(&mut self, stopping: &AtomicBool) {
         self.cold = false;
+        if !self.sequences.tokens(SYSTEM).is_empty() {
+            return;
+        }
         let prefix = self.template.prefix(self.model, &self.system);
         if prefix.len() >= self.cells / 2 || prefix.is_empty() {
             return;
@@ -322,7 +325,7 @@ impl Scheduler<'_> {
                     None => return,
                 }
             }
-            if self.cold {
+            if self.cold && self.running.is_empty() {
                 self.warm_up(stopping);
             }
             self.asked.store(false, Ordering::Relaxed);
@@ -448,6 +451,7 @@ impl Scheduler<'_> {
                 }
                 // There may have been no room for it in one piece; what was there before is gone either way.
                 log::debug!("llama.cpp did not take a passage's state; it is computed");
+                self.cold = true;
                 cache.refuse(document, &key);
                 return Some((sequence, 0));
             }

@@ -101,15 +101,27 @@ impl Sequences {
         Some((free as u32, reused))
     }
 
-    /// Puts a state into a taken sequence, in place of what it held.
+    /// Puts a state into a taken sequence, in place of what it held. The system prompt it begins with takes the place of ours, so that it
+    /// stands where it would stand if it were computed, and no cells are taken twice; when that fails, ours is gone as well.
     pub(super) fn restore(&mut self, context: &mut Context<'_>, sequence: u32, tokens: &[LlamaToken], state: &[u8]) -> bool {
         self.empty(context, sequence as usize);
+        let system = self.held[SYSTEM as usize].tokens.len();
+        let shared = system > 0 && tokens.starts_with(&self.held[SYSTEM as usize].tokens);
+        if shared {
+            context.truncate(SYSTEM, 0);
+        }
         let whole = context.restore(sequence, state)
             && context.first_position(sequence) == Some(0)
             && context.last_position(sequence).map(|last| last + 1) == Some(tokens.len());
         if whole {
             self.held[sequence as usize].tokens = tokens.to_vec();
+            if shared {
+                context.copy(sequence, SYSTEM, system);
+            }
         } else {
+            if shared {
+                self.held[SYSTEM as usize].tokens.clear();
+            }
             // We hold no tokens in it, llama.cpp may.
             context.truncate(sequence, 0);
         }
