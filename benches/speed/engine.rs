@@ -5,7 +5,8 @@ use std::io::BufRead as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vademecum::engine::{
-    Cancel, Completion, Engine, EngineOptions, Event, Lookup, PromptPassage, Reading, Repack, Request, Sampling, Tuning,
+    Cancel, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Reading, Repack, Request, Sampling,
+    Tuning,
 };
 use vademecum::tune::Topology;
 use vademecum_benches::Result;
@@ -17,6 +18,7 @@ pub(crate) fn serve(model: &Path, threads: &str) -> Result<()> {
         context: 2048,
         tuning: Tuning { topology: Topology::detect(), saved: None, decode: threads, batch: threads, lookup: Lookup::Off },
         repack: Repack::Auto,
+        gpu_layers: GpuLayers::Auto,
         mlock: false,
         queue: 1,
         system: String::new(),

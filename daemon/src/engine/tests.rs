@@ -319,7 +319,12 @@ const VALVE: &str = "The valve V7 is opened by hand, a quarter of a turn to the 
 /// By how much the likeliest token leads the next one, in logits, after a prompt and what was said of the answer.
 fn lead_after(request: &Request, said: &str) -> f32 {
     let backend = crate::llama::backend().expect("starts");
-    let model = crate::llama::load(backend, &model("generator.gguf"), false, false).expect("loads");
+    let model = crate::llama::load(
+        backend,
+        &model("generator.gguf"),
+        crate::llama::Placement { repack: false, ..crate::llama::Placement::PROCESSOR },
+    )
+    .expect("loads");
     let template = prompt::Template::of(&model);
     let prompt = template.lay_out(&model, &request.system, &request.readings[0], &request.question, 1000).ok().expect("fits");
     let said = prompt::data_tokens(&model, said);

@@ -21,7 +21,7 @@ pub enum GpuLayers {
 const SPARE: u64 = 256 << 20;
 
 /// Whether this program has code for such a device at all.
-pub const BUILT: bool = cfg!(any(feature = "cuda", feature = "vulkan"));
+const BUILT: bool = cfg!(any(feature = "cuda", feature = "vulkan"));
 
 /// A device that computes faster than the processor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +106,7 @@ mod tests {
         let decide = |layers: GpuLayers, available: u64| layers.decide(&gguf, 50 << 20, Some(&of(available)));
         assert_eq!(decide(GpuLayers::Auto, 2 << 30).0, 31);
         assert_eq!(decide(GpuLayers::Auto, 100 << 20).0, 0);
-        let half = decide(GpuLayers::Auto, SPARE + (gguf.file_bytes() + (50 << 20)) / 2).0;
+        let half = decide(GpuLayers::Auto, SPARE + u64::midpoint(gguf.file_bytes(), 50 << 20)).0;
         assert!((14..=16).contains(&half), "{half}");
         assert_eq!(decide(GpuLayers::Exactly(7), 0), (7, Some("7 of 31 layers on G, as configured".into())));
         assert_eq!(decide(GpuLayers::Exactly(99), 0).0, 31);
