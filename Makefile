@@ -44,6 +44,7 @@ torture: setup build ## Kill the daemon, disturb the broker, damage stores, and 
 lint: tools ## Check format, clippy, spelling, licences and shell scripts
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release --package vademecum --no-default-features --features openmp -- -D warnings
 	@$(SETUP)/lint-text.sh
 	@$(SETUP)/deny.sh
 

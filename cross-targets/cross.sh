@@ -20,7 +20,8 @@ TOOLS=$CACHE/cross/tools
 GLIBC=2.27
 # Variants that are built for a family; boards take theirs from them.
 declare -A VARIANTS=([aarch64]="armv8.0_1 armv8.2_2 armv8.6_0" [x86_64]="x64 sse42 haswell alderlake")
-FEATURES=${FEATURES-broker}
+# What the program holds beside the least (cargo features of the daemon); empty for boards with little room.
+FEATURES=${FEATURES-broker,pdf}
 
 # --- Boards -----------------------------------------------------------------------------------------------------------
 
