@@ -409,7 +409,7 @@ impl TextOrNumber {
     }
 }
 
-pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::<TextOrNumber>::deserialize(deserializer)?.map(TextOrNumber::into_id).transpose()
 }
 

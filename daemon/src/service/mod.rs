@@ -221,7 +221,11 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
                 crate::config::Lookup::On => Lookup::On,
             },
         },
-        repack: repack(config),
+        repack: match config.model.repack {
+            crate::config::Repack::Auto => Repack::Auto,
+            crate::config::Repack::On => Repack::On,
+            crate::config::Repack::Off => Repack::Off,
+        },
         mlock: config.model.mlock,
         gpu_layers: config.model.gpu_layers().map_or(GpuLayers::Auto, GpuLayers::Exactly),
         // Some work, the others wait.
@@ -242,15 +246,6 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
     Ok(engine)
 }
 
-/// Whether weights may be repacked.
-pub(crate) fn repack(config: &Config) -> Repack {
-    match config.model.repack {
-        crate::config::Repack::Auto => Repack::Auto,
-        crate::config::Repack::On => Repack::On,
-        crate::config::Repack::Off => Repack::Off,
-    }
-}
-
 fn reader(reader: crate::config::Reader) -> Reader {
     use crate::config::Reader as Configured;
     match reader {
@@ -260,7 +255,6 @@ fn reader(reader: crate::config::Reader) -> Reader {
         Configured::Best => Reader::Best,
         Configured::Each => Reader::Each,
         Configured::Joined => Reader::Joined,
-        Configured::Composed => Reader::Composed,
     }
 }
 
@@ -520,10 +514,7 @@ async fn tell(server: Arc<Server>, report: Report, changed: Arc<Notify>, mut eve
     let mut ticks = interval(*every.borrow_and_update());
     loop {
         tokio::select! {
-            () = tick(&mut ticks) => {
-                server.publish_metrics(&report.metrics(&server)).await;
-                server.renew_info().await;
-            }
+            () = tick(&mut ticks) => server.publish_metrics(&report.metrics(&server)).await,
             () = changed.notified() => server.publish_info().await,
             Ok(()) = every.changed() => ticks = interval(*every.borrow_and_update()),
         }
