@@ -72,14 +72,11 @@ pick_rustc() {
 }
 
 debian_rust() {
-    local sudo=()
     command -v apt-get >/dev/null && [ "$1" = aarch64-unknown-linux-gnu ] || return 0
-    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
     say "rustup cannot fetch the library of $1; installing Debian's: rustc-web, libstd-rust-web-dev:arm64"
-    "${sudo[@]}" dpkg --add-architecture arm64
-    "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 --quiet update >&2
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 --quiet --yes \
-        --no-install-recommends install rustc-web cargo-web libstd-rust-web-dev:arm64 >&2
+    as_root dpkg --add-architecture arm64
+    apt_get update --quiet
+    apt_get install --quiet --yes --no-install-recommends rustc-web cargo-web libstd-rust-web-dev:arm64
 }
 
 # --- Build ------------------------------------------------------------------------------------------------------------

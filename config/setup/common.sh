@@ -22,6 +22,12 @@ die() {
     exit 1
 }
 
+# Runs a command as root, through sudo where we are not.
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# Waits for another apt (unattended-upgrades) instead of failing; asks nothing.
+apt_get() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" >&2 9>&-; }
+
 # The folder outside the checkout that holds models, test clients and tools. Always absolute.
 cache_dir() {
     local dir=${VADEMECUM_CACHE:-}

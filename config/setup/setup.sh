@@ -71,22 +71,17 @@ install_packages() {
     find_missing_packages  # again: the setup that this one waited for may have installed them
     [ ${#PACKAGES[@]} -gt 0 ] || return 0
     say "missing on this machine:"
-    local i sudo=()
+    local i
     for i in "${!PACKAGES[@]}"; do say "  ${PACKAGES[i]} - ${WHY[i]}"; done
     have apt-get || die "this is no Debian system, so nothing was installed" "Remedy: install what the list above names with your package manager, then run make setup again."
-    if [ "$(id -u)" -ne 0 ]; then
-        have sudo || die "not root, and there is no sudo" "Remedy: as root: apt-get update && apt-get install --no-install-recommends ${PACKAGES[*]}"
-        sudo=(sudo)
-    fi
-    say "installing with: ${sudo[*]:+sudo }apt-get install --no-install-recommends ${PACKAGES[*]}"
-    apt_get update --quiet
-    apt_get install --quiet --yes --no-install-recommends "${PACKAGES[@]}"
+    [ "$(id -u)" -eq 0 ] || have sudo || die "not root, and there is no sudo" "Remedy: as root: apt-get update && apt-get install --no-install-recommends ${PACKAGES[*]}"
+    say "installing with: $([ "$(id -u)" -eq 0 ] || echo 'sudo ')apt-get install --no-install-recommends ${PACKAGES[*]}"
+    apt_get update --quiet || apt_failed update
+    apt_get install --quiet --yes --no-install-recommends "${PACKAGES[@]}" || apt_failed install
     case " ${PACKAGES[*]} " in *" mosquitto "*) after_mosquitto ;; esac
 }
-apt_get() {
-    # Waits for another apt (unattended-upgrades) instead of failing; asks nothing.
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" >&2 9>&- ||
-        die "apt-get $1 failed (its own words are above)" "Remedy: connect to the network, or repair apt, then: apt-get update && apt-get install ${PACKAGES[*]}"
+apt_failed() {
+    die "apt-get $1 failed (its own words are above)" "Remedy: connect to the network, or repair apt, then: apt-get update && apt-get install ${PACKAGES[*]}"
 }
 after_mosquitto() {
     [ -d /run/systemd/system ] || return 0

@@ -371,18 +371,8 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// The word that crosses the wire.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad_request",
-            Self::TooLarge => "too_large",
-            Self::UnknownCollection => "unknown_collection",
-            Self::QueueFull => "queue_full",
-            Self::DeadlineExceeded => "deadline_exceeded",
-            Self::Cancelled => "cancelled",
-            Self::NotReady => "not_ready",
-            Self::Storage => "storage",
-            Self::Internal => "internal",
-        }
+    pub fn word(self) -> String {
+        serde_json::to_value(self).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
     }
 }
 

@@ -509,6 +509,22 @@ impl Config {
         ours.into_iter().filter(|(key, value)| theirs.get(key) != Some(value)).map(|(key, _)| key).collect()
     }
 
+    /// These values, but those of `other` under these dotted keys.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold.
+    pub fn with_keys_of(&self, other: &Self, keys: &[&str]) -> Result<Self, String> {
+        let table = |config: &Self| toml::Table::try_from(config).map_err(|error| error.to_string());
+        let (mut next, theirs) = (table(self)?, table(other)?);
+        for (section, leaf) in keys.iter().filter_map(|key| key.split_once('.')) {
+            let ours = next.get_mut(section).and_then(|section| section.get_mut(leaf));
+            if let (Some(ours), Some(theirs)) = (ours, theirs.get(section).and_then(|section| section.get(leaf))) {
+                ours.clone_from(theirs);
+            }
+        }
+        next.try_into().map_err(|error: toml::de::Error| error.to_string())
+    }
+
     /// The configured node name, or the host name.
     pub fn node_name(&self) -> String {
         if self.node.is_empty() { host_name() } else { self.node.clone() }

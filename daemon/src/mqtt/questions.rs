@@ -563,7 +563,7 @@ impl Questions {
                 self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
                 let code = code_of(&error);
                 log::warn!(
-                    VADEMECUM_QUESTION_ID = job.reply.id.as_str(), VADEMECUM_ERROR = code.word();
+                    VADEMECUM_QUESTION_ID = job.reply.id.as_str(), VADEMECUM_ERROR = code.word().as_str();
                     "question {:?} failed: {error}", job.reply.id
                 );
                 self.finish(&job, &job.reply.failure(code, error.to_string())).await;

@@ -80,7 +80,7 @@ impl Reload {
         let changed = self.config.differences(&read);
         let (mut applied, mut waiting): (Vec<String>, Vec<String>) =
             changed.into_iter().partition(|key| AT_ONCE.contains(&key.as_str()));
-        let next = self.next(&read);
+        let next = self.config.with_keys_of(&read, &AT_ONCE).map_err(ServiceError::System)?;
         // What is new may not fit what stays as it is until a restart.
         next.validate().map_err(|(key, problem)| {
             ServiceError::System(format!("`{key}` {problem}, beside what stays as it is until a restart"))
@@ -108,28 +108,34 @@ impl Reload {
         self.config = next;
         Ok(Changes { applied, waiting })
     }
-
-    /// What is in effect, with what takes effect at once from `read`.
-    fn next(&self, read: &Config) -> Config {
-        let mut next = self.config.clone();
-        next.log = read.log.clone();
-        next.service = read.service.clone();
-        next.mqtt.documents = read.mqtt.documents;
-        next.mqtt.username.clone_from(&read.mqtt.username);
-        next.mqtt.password_file.clone_from(&read.mqtt.password_file);
-        next.ingest.watch.clone_from(&read.ingest.watch);
-        next.ingest.include.clone_from(&read.ingest.include);
-        next.ingest.exclude.clone_from(&read.ingest.exclude);
-        let (answer, new) = (&mut next.answer, &read.answer);
-        (answer.top_k, answer.max_tokens) = (new.top_k, new.max_tokens);
-        (answer.temperature, answer.top_p, answer.min_p, answer.seed) = (new.temperature, new.top_p, new.min_p, new.seed);
-        (answer.deadline_ms, answer.queue, answer.max_question_bytes) = (new.deadline_ms, new.queue, new.max_question_bytes);
-        next
-    }
 }
 
 /// Keys, by when they take effect.
 struct Changes {
     applied: Vec<String>,
     waiting: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_effect_at_once_are_keys_and_nothing_else_is_taken_over() {
+        let ours = Config::default();
+        let table = toml::Table::try_from(&ours).expect("a table");
+        for key in AT_ONCE {
+            let (section, leaf) = key.split_once('.').expect("a section");
+            assert!(table[section].get(leaf).is_some(), "{key}");
+        }
+        let mut read = Config::default();
+        read.answer.top_k = 7;
+        read.answer.temperature = 0.3;
+        read.answer.sentences = 5;
+        read.ingest.watch = vec!["/srv/manuals".into()];
+        read.model.context = 4096;
+        let next = ours.with_keys_of(&read, &AT_ONCE).expect("values");
+        assert_eq!(next.differences(&ours), ["answer.temperature", "answer.top_k", "ingest.watch"]);
+        assert_eq!(next.differences(&read), ["answer.sentences", "model.context"]);
+    }
 }
