@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross deb test-deb lint-yocto clean
+.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross deb test-deb lint-yocto clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,7 @@ torture: setup build ## Kill the daemon, disturb the broker, damage stores, and 
 lint: tools ## Check format, clippy, spelling, licences and shell scripts
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release --package vademecum --no-default-features --features openmp -- -D warnings
 	@$(SETUP)/lint-text.sh
 	@$(SETUP)/deny.sh
 
@@ -83,6 +84,9 @@ test-deb: deb ## Install, start, ask, upgrade, remove and purge that package on 
 
 lint-yocto: ## Lint and parse the Yocto layer (fetches oelint-adv and bitbake's parser)
 	@yocto/check.sh
+
+test-cross: setup build ## Run the aarch64 daemon under emulation and compare with this machine (CORES="cortex-a53 …" chooses)
+	@cross-targets/test.sh
 
 models-dir: ## Print the folder of the test models
 	@$(SETUP)/setup.sh models-dir

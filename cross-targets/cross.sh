@@ -3,6 +3,7 @@
 #
 #   cross.sh build BOARD       -> <target dir>/cross/<board>/{root/usr/…, report.json} (make cross BOARD=…)
 #   cross.sh tools [ARCH]      what that needs beside make setup: zig, cargo-zigbuild, the target's Rust library
+#   cross.sh tests BOARD       builds the unit tests and prints their path
 #   cross.sh boards            lists the boards
 #   cross.sh check LIMIT FILE… fails when a file needs a newer glibc, any libstdc++ or a library that is not the system's
 #
@@ -18,11 +19,9 @@ TOOLS=$CACHE/cross/tools
 # The oldest glibc of all boards: every build is made for it, each board's own limit is checked.
 GLIBC=2.27
 # Variants that are built for a family; boards take theirs from them.
-# shellcheck disable=SC2034 # named by the family
-VARIANTS_aarch64=armv8.0_1,armv8.2_2,armv8.6_0
-# shellcheck disable=SC2034
-VARIANTS_x86_64=x64,sse42,haswell,alderlake
-FEATURES=${FEATURES-broker}
+declare -A VARIANTS=([aarch64]="armv8.0_1 armv8.2_2 armv8.6_0" [x86_64]="x64 sse42 haswell alderlake")
+# What the program holds beside the least (cargo features of the daemon); empty for boards with little room.
+FEATURES=${FEATURES-broker,pdf}
 
 # --- Boards -----------------------------------------------------------------------------------------------------------
 
@@ -83,14 +82,14 @@ debian_rust() {
 
 # Everything that cargo and llama.cpp's build are told, for `cargo-zigbuild` of one family.
 environment() {
-    local arch=$1 variants=VARIANTS_$1
+    local arch=$1
     TRIPLE=$arch-unknown-linux-gnu
     # A build made with other tools, variants or flags must not be taken for this one: cmake does not configure twice.
     BUILD=${CROSS_BUILD_DIR:-$TARGET_DIR/cross}/build-$arch
     export CARGO_TARGET_DIR=$BUILD XDG_CACHE_HOME=$CACHE/cross/zig-$GLIBC
-    export VADEMECUM_VARIANTS=${!variants} CMAKE_PROJECT_INCLUDE=$HERE/ggml/variants.cmake
+    export VADEMECUM_VARIANTS="${VARIANTS[$arch]}" CMAKE_PROJECT_INCLUDE=$HERE/ggml/variants.cmake
     # Libraries find each other where they lie, carry no names beyond those they give away, and drop what nobody calls.
-    # shellcheck disable=SC2016 # the loader's word, not the shell's
+    # shellcheck disable=SC2016  # the loader reads $ORIGIN
     export CMAKE_INSTALL_RPATH='$ORIGIN' CMAKE_SHARED_LINKER_FLAGS='-s -Wl,--gc-sections' CMAKE_MODULE_LINKER_FLAGS='-s -Wl,--gc-sections'
     export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
     unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
@@ -105,6 +104,8 @@ zigbuild() {
         find "$BUILD" -maxdepth 4 -type d -name 'llama-cpp-sys-2-*' -prune -exec rm -rf {} +
         printf '%s\n' "$key" >"$BUILD/.key"
     fi
+    # Copies of links that lead nowhere, on which the crate's build script stumbles the next time; nothing uses them.
+    rm -f "$BUILD/$TRIPLE/packaged"/{,deps/,examples/}lib{llama,ggml}*.so*
     "$TOOLS/bin/cargo-zigbuild" "$@" --target "$TRIPLE.$GLIBC" --profile packaged --package vademecum \
         --no-default-features --features "dynamic-backends,$FEATURES"
 }
@@ -133,6 +134,14 @@ build() {
     check "$(of_board "$board" glibc)" "$root/bin/vademecum" "$root"/lib/vademecum/*
     report "$board" >"$out/report.json"
     summary "$board"
+}
+
+tests() {
+    local arch
+    arch=$(of_board "$1" arch)
+    tools "$arch"
+    environment "$arch"
+    zigbuild test --no-run --lib --message-format json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 
 # --- Proof of what came out -------------------------------------------------------------------------------------------
@@ -184,6 +193,7 @@ summary() {
 
 case ${1:-} in
     build) build "${2:?which board? ($(boards | tr '\n' ' '))}" ;;
+    tests) tests "${2:-generic-aarch64}" ;;
     tools) tools "${2:-aarch64}" ;;
     boards) boards ;;
     check) check "${@:2}" ;;

@@ -1,10 +1,10 @@
 # Read by llama.cpp's build after each project() (CMAKE_PROJECT_INCLUDE). Of ggml's many processor variants only those named in
-# VADEMECUM_VARIANTS are built (ggml has no option for that), each with its threads in the program's team (openmp.c).
+# VADEMECUM_VARIANTS (parted by spaces) are built (ggml has no option for that), each with its threads in the program's team (openmp.c).
 #
 # Where it takes hold: ggml defines ggml_add_cpu_backend_variant, adds the folder ggml-cpu, and then calls it once per variant.
 set(VADEMECUM_GGML "${CMAKE_CURRENT_LIST_DIR}")
 set(LLAMA_OPENSSL OFF CACHE BOOL "" FORCE)
-string(REPLACE "," ";" VADEMECUM_CHOSEN "$ENV{VADEMECUM_VARIANTS}")
+string(REPLACE " " ";" VADEMECUM_CHOSEN "$ENV{VADEMECUM_VARIANTS}")
 
 function(vademecum_variant tag)
   if(tag IN_LIST VADEMECUM_CHOSEN)

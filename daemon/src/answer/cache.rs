@@ -1,6 +1,7 @@
 //! Answers that were given, for the same question over the same library. Off unless configured.
 
 use super::{Answer, Question};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -37,8 +38,9 @@ impl Cache {
             return None;
         }
         let parts = (&question.collection, &question.filter, question.top_k, question.max_tokens, question.mode);
-        // Two questions are one when they differ in case, spacing and the marks at their end only.
-        let words = question.text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ");
+        // Two questions are one when they differ in spacing, the marks at their end and the capitals that words begin with only: `-a` and
+        // `-A` are two things, as are `IT` and `it`.
+        let words = question.text.split_whitespace().map(plain).collect::<Vec<_>>().join(" ");
         let words = words.trim_end_matches(['?', '.', '!', ' ']);
         Some(format!("{parts:?} {words}"))
     }
@@ -69,6 +71,14 @@ impl Cache {
         }
         inner.kept.insert(key, Kept { version, used, answer: answer.clone() });
     }
+}
+
+/// A word of two letters or more without the capital that it begins with; anything else as it stands.
+fn plain(word: &str) -> Cow<'_, str> {
+    let mut letters = word.trim_end_matches(['?', '.', '!', ',']).chars();
+    let capital = letters.next().is_some_and(char::is_uppercase);
+    let rest = letters.as_str();
+    if capital && !rest.is_empty() && rest.chars().all(char::is_lowercase) { word.to_lowercase().into() } else { word.into() }
 }
 
 #[cfg(test)]
@@ -110,14 +120,18 @@ mod tests {
     fn a_question_is_known_again_until_the_library_changes() {
         let cache = Cache::new(2);
         let key = |text: &str| cache.key(&question(text, 0.0)).expect("one");
-        assert_eq!(key("What is  F3? "), key("what is f3"));
+        assert_eq!(key("What is  F3? "), key("what is F3"));
+        assert_eq!(key("How Is The Pump cleaned?"), key("how is the pump cleaned"));
+        for (a, b) in [("What does -a do?", "What does -A do?"), ("What is IT?", "What is it?"), ("What is X?", "What is x?")] {
+            assert_ne!(key(a), key(b));
+        }
         assert_ne!(key("What is F3?"), key("What is F4?"));
         let other = Question { top_k: 1, ..question("What is F3?", 0.0) };
         assert_ne!(key("What is F3?"), cache.key(&other).expect("one"));
         assert!(cache.key(&question("What is F3?", 0.7)).is_none() && Cache::new(0).key(&question("a", 0.0)).is_none());
 
         cache.keep(key("a"), 5, &answer("A"));
-        assert_eq!(cache.find(&key("A?"), 5).expect("kept").answer, "A");
+        assert_eq!(cache.find(&key("a?"), 5).expect("kept").answer, "A");
         assert!(cache.find(&key("a"), 6).is_none() && cache.find(&key("a"), 5).is_none(), "of another library");
         // The one asked for longest ago goes.
         for text in ["a", "b", "a", "c"] {

@@ -3,6 +3,7 @@
 
 use super::{Answerer, Reader, chunk_passage, reading};
 use crate::engine::{EngineError, Precomputed};
+use crate::retrieve::RetrieveError;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -55,9 +56,22 @@ impl Precompute {
             return Ok(Self { changed: None, progress, off });
         }
         let (sender, changed) = sync_channel(1);
-        let worker = Worker { answerer, progress: Arc::clone(&progress), done: HashSet::new(), impossible: HashSet::new() };
+        let worker = Worker::new(answerer, &progress);
         std::thread::Builder::new().name("precompute".into()).spawn(move || worker.run(&changed))?;
         Ok(Self { changed: Some(sender), progress, off })
+    }
+
+    /// Computes what can be computed, at once, and says how far that was.
+    ///
+    /// # Errors
+    /// The library cannot be read.
+    pub fn all(answerer: Answerer) -> Result<PrecomputeProgress, RetrieveError> {
+        let (_open, changed) = sync_channel(1);
+        let done = Self { changed: None, progress: Arc::default(), off: why_not(&answerer) };
+        if done.off.is_none() {
+            Worker::new(answerer, &done.progress).round(&changed)?;
+        }
+        Ok(done.progress())
     }
 
     /// To be called at the start and after every change of the library.
@@ -80,8 +94,8 @@ impl Precompute {
 }
 
 fn why_not(answerer: &Answerer) -> Option<String> {
-    if !matches!(answerer.reader(), Reader::Best | Reader::Each) {
-        return Some("the readers best and each alone read single passages, and another one is in use".into());
+    if !matches!(answerer.reader(), Reader::Best | Reader::Each | Reader::Composed) {
+        return Some("the readers best, each and composed alone read single passages, and another one is in use".into());
     }
     match &answerer.engine().info().passages_off {
         Some(why) => Some(why.clone()),
@@ -108,6 +122,10 @@ enum Ended {
 }
 
 impl Worker {
+    fn new(answerer: Answerer, progress: &Arc<Progress>) -> Self {
+        Self { answerer, progress: Arc::clone(progress), done: HashSet::new(), impossible: HashSet::new() }
+    }
+
     fn run(mut self, changed: &Receiver<()>) {
         let mut known = false;
         loop {
@@ -134,7 +152,7 @@ impl Worker {
     }
 
     /// Goes through all chunks once.
-    fn round(&mut self, changed: &Receiver<()>) -> Result<Ended, crate::retrieve::RetrieveError> {
+    fn round(&mut self, changed: &Receiver<()>) -> Result<Ended, RetrieveError> {
         let documents = self.answerer.retriever.chunk_counts()?;
         for known in [&mut self.done, &mut self.impossible] {
             known.retain(|(number, _)| documents.contains_key(number));

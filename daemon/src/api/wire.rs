@@ -399,7 +399,7 @@ impl TextOrNumber {
     }
 }
 
-fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::<TextOrNumber>::deserialize(deserializer)?.map(TextOrNumber::into_id).transpose()
 }
 

@@ -1,6 +1,7 @@
 //! `vademecum eval`: retrieval and answers on a labelled set in BEIR format.
 
 use super::{Common, Failure, Outcome, positive, print_json, print_line, progress_bar, runtime};
+use crate::answer::Precompute;
 use crate::api::new_id;
 use crate::config::Config;
 use crate::eval::{self, AnswerReport, Asking, Dataset, LabelledDocument, Report};
@@ -100,6 +101,12 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
 fn answers(config: &Config, args: &Args, dataset: &Dataset, rooms: &Rooms) -> Result<AnswerReport, Failure> {
     let engine = crate::service::open_engine(config)?;
     let answerer = crate::service::answerer(config, rooms, engine);
+    if config.model.precompute {
+        let done = Precompute::all(answerer.clone()).map_err(|e| Failure::Other(e.to_string()))?;
+        if let Some(why) = done.off {
+            return Err(Failure::Other(format!("model.precompute: {why}")));
+        }
+    }
     let asking = Asking {
         collection: config.collection.clone(),
         top_k: config.answer.top_k,

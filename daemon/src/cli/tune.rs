@@ -37,7 +37,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         if calibration.is_none() && !args.no_measure {
             let started = Instant::now();
             let limit = Duration::from_secs(args.seconds);
-            let measured = llama::with_model(&path, |bench| {
+            let measured = llama::with_model(&path, crate::service::repack(config), |bench| {
                 let elapsed = || started.elapsed();
                 let mut found = calibrate(&topology.candidates(), limit, elapsed, |kind, threads| bench.measure(kind, threads))?;
                 if let Some(found) = &mut found {

@@ -215,7 +215,7 @@ impl PassageCache {
     /// A file with the state that `key` names, its head included (see [`HEAD`]); checked.
     pub(super) fn load(&self, document: u64, key: &Key) -> Option<Vec<u8>> {
         let path = self.path(document, key)?;
-        match fs::read(&path) {
+        match self.read(&path) {
             Ok(bytes) if is_whole(&bytes, key) => {
                 self.tell(Task::Touch(path));
                 self.counters.hits.fetch_add(1, Ordering::Relaxed);
@@ -231,6 +231,13 @@ impl PassageCache {
         }
         self.counters.misses.fetch_add(1, Ordering::Relaxed);
         None
+    }
+
+    /// A file that is none of ours may be anything: a pipe that never ends, or larger than the memory.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let about = fs::symlink_metadata(path)?;
+        let ours = about.is_file() && about.len() <= self.options.max_bytes;
+        if ours { fs::read(path) } else { Ok(vec![]) }
     }
 
     /// Whether a state is there, without reading it.

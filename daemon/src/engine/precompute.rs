@@ -126,7 +126,7 @@ impl Scheduler<'_> {
             }
             if let Err(error) = result {
                 log::warn!("computing a passage in advance failed: {error}");
-                self.sequences.clear(&mut self.context);
+                self.forget();
                 return Some(Precomputed::Failed);
             }
             self.sequences.extend(sequence, &tokens);

@@ -7,6 +7,7 @@
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use minijinja::{Environment, Error, ErrorKind, context};
+use std::ops::Range;
 
 const SYSTEM_MARK: &str = "\u{E000}S\u{E000}";
 const USER_MARK: &str = "\u{E000}U\u{E000}";
@@ -27,6 +28,8 @@ pub struct PromptPassage {
 pub struct Reading {
     /// Strongest first; the weakest are left out when they do not fit.
     pub passages: Vec<PromptPassage>,
+    /// Passages whose states are kept are not read: their states are put one behind the other, as if none had been read after another.
+    pub composed: bool,
     /// ln of how likely it holds the answer, beside the other readings.
     pub prior: f64,
 }
@@ -40,7 +43,19 @@ pub(super) struct Prompt {
     pub(super) cuts: Vec<usize>,
     /// State that is worth keeping: after how many tokens, and of which document.
     pub(super) keep: Option<(usize, u64)>,
+    /// Tokens before the first passage.
+    pub(super) anchor: usize,
+    /// Passages behind the first that may come from their states, in order.
+    pub(super) pieces: Vec<Piece>,
     pub(super) passages_used: usize,
+}
+
+/// A passage of a composed prompt. Its state was computed behind the system prompt alone, and is moved to where it stands here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Its tokens in the prompt.
+    pub(super) range: Range<usize>,
+    pub(super) document: u64,
 }
 
 impl Prompt {
@@ -54,7 +69,7 @@ impl Prompt {
                 cuts.push(at);
             }
         }
-        Self { tokens, cuts, keep: None, passages_used: 0 }
+        Self { tokens, cuts, keep: None, anchor: 0, pieces: vec![], passages_used: 0 }
     }
 
     /// The first cut after `position`.
@@ -163,15 +178,17 @@ impl Template {
         question: &str,
         room: usize,
     ) -> Result<Prompt, TooLong> {
-        let many = reading.passages.len() > 1;
+        // The number is not part of a state: it depends on the question.
+        let many = reading.passages.len() > 1 && !reading.composed;
         let question = data_tokens(model, &question_text(question, self.own, many));
         let anchor = self.prefix(model, system).len();
         let fixed = self.tokens(model, system, &question).len();
         let mut user = Vec::new();
         let mut first = 0;
+        let mut pieces = Vec::new();
         let mut passages_used = 0;
         for (i, passage) in reading.passages.iter().enumerate() {
-            let tokens = data_tokens(model, &passage_text(passage, many));
+            let tokens = data_tokens(model, &passage_text(passage, self.own, many));
             if fixed + user.len() + tokens.len() > room {
                 if i == 0 {
                     return Err(TooLong { needed: fixed + tokens.len() });
@@ -180,10 +197,15 @@ impl Template {
                 log::info!("{out} of {all} passages do not fit into the context and are left out");
                 break;
             }
+            let at = anchor + user.len();
             user.extend(tokens);
             passages_used = i + 1;
             if i == 0 {
                 first = anchor + user.len();
+            } else if reading.composed
+                && let Some(document) = passage.document
+            {
+                pieces.push(Piece { range: at..anchor + user.len(), document });
             }
         }
         user.extend(question);
@@ -192,8 +214,11 @@ impl Template {
             return Err(TooLong { needed: tokens.len() });
         }
         let document = reading.passages.first().and_then(|passage| passage.document);
-        let starts = if document.is_some() { vec![anchor, first] } else { vec![anchor] };
+        let mut starts = if document.is_some() { vec![anchor, first] } else { vec![anchor] };
+        starts.extend(pieces.iter().map(|piece| piece.range.end));
         let mut prompt = Prompt::new(tokens, &starts, STEP);
+        prompt.pieces = pieces;
+        prompt.anchor = anchor;
         prompt.keep = document.map(|document| (first, document));
         prompt.passages_used = passages_used;
         Ok(prompt)
@@ -222,22 +247,27 @@ pub(super) fn data_tokens(model: &LlamaModel, text: &str) -> Vec<LlamaToken> {
     model.vocab().tokenize(text.as_bytes(), false, false)
 }
 
-/// A passage as it stands in the user turn, with its number where there are several.
-fn passage_text(passage: &PromptPassage, many: bool) -> String {
+/// A passage as it stands in the user turn, with its number where there are several. A chat model is told once more what is wanted,
+/// for small ones forget the system prompt over the passages; a base model would only repeat it. Behind a passage that is read
+/// alone it is told before the question, as a part of what is kept: SmolLM2 answers 0.39 of 100 questions so, 0.37 when it is
+/// told last.
+fn passage_text(passage: &PromptPassage, chat: bool, many: bool) -> String {
     let text = passage.text.trim();
-    if many { format!("[{}] {text}\n", passage.n) } else { format!("{text}\n") }
+    match (chat, many) {
+        (_, true) => format!("[{}] {text}\n", passage.n),
+        (true, false) => format!("{text}\nAnswer the question with a few words copied from the text above.\n"),
+        (false, false) => format!("{text}\n"),
+    }
 }
 
-/// The question as it stands at the end of the user turn. A chat model is told once more what is wanted, for small ones forget
-/// the system prompt over the passages; a base model would only repeat it.
+/// The question as it stands at the end of the user turn.
 fn question_text(question: &str, chat: bool, many: bool) -> String {
     let question = question.trim();
     match (chat, many) {
         (true, true) => {
             format!("Question: {question}\nAnswer with a few words copied from the text above, and its number like [1].")
         }
-        (true, false) => format!("Question: {question}\nAnswer with a few words copied from the text above."),
-        (false, _) => format!("Question: {question}"),
+        _ => format!("Question: {question}"),
     }
 }
 

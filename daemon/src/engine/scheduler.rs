@@ -143,6 +143,8 @@ pub(super) fn run(
         longest_state: longest_state.unwrap_or(usize::MAX),
         tuner,
         keys: Keys::new(&gguf.fingerprint()),
+        system: options.system.clone(),
+        cold: true,
         cells: cells as usize,
         slots,
         outputs: sequences,
@@ -153,7 +155,6 @@ pub(super) fn run(
         entries: vec![],
     };
     scheduler.take(work);
-    scheduler.warm_up(&options.system, stopping);
     scheduler.run(jobs, stopping);
 }
 
@@ -167,6 +168,9 @@ pub(super) struct Scheduler<'model> {
     pub(super) longest_state: usize,
     pub(super) tuner: Tuner,
     pub(super) keys: Keys,
+    /// The system prompt, and whether it has yet to be computed.
+    system: String,
+    cold: bool,
     /// Cells of the KV cache.
     pub(super) cells: usize,
     slots: usize,
@@ -189,7 +193,7 @@ struct Running {
     lanes: Vec<Lane>,
     /// The lane whose answer is given, once that is clear.
     chosen: Option<usize>,
-    /// Cells that it will need beyond the system prompt's.
+    /// Cells that it will need.
     reserved: usize,
     started: Instant,
     /// When the first token was there.
@@ -271,9 +275,13 @@ fn interrupted(job: &Job, stopping: bool) -> Option<Finish> {
 }
 
 impl Scheduler<'_> {
-    /// Computes the system prompt once, so that the first question need not, and touches the weights' pages.
-    fn warm_up(&mut self, system: &str, stopping: &AtomicBool) {
-        let prefix = self.template.prefix(self.model, system);
+    /// Computes the system prompt once, so that the first question need not, and touches the weights' pages; again after a failure.
+    fn warm_up(&mut self, stopping: &AtomicBool) {
+        self.cold = false;
+        if !self.sequences.tokens(SYSTEM).is_empty() {
+            return;
+        }
+        let prefix = self.template.prefix(self.model, &self.system);
         if prefix.len() >= self.cells / 2 || prefix.is_empty() {
             return;
         }
@@ -316,6 +324,9 @@ impl Scheduler<'_> {
                     Some(work) => self.take(work),
                     None => return,
                 }
+            }
+            if self.cold && self.running.is_empty() {
+                self.warm_up(stopping);
             }
             self.asked.store(false, Ordering::Relaxed);
             for work in jobs.try_iter() {
@@ -374,9 +385,9 @@ impl Scheduler<'_> {
                 Err(_) => break,
             }
         }
-        let system = self.sequences.tokens(SYSTEM).len();
+        // With the system prompt: a state that comes from a file brings its own.
         let needs = |prompts: &[Prompt]| -> usize {
-            prompts.iter().map(|prompt| prompt.tokens.len().saturating_sub(system) + request.max_tokens + CONTEXT_MARGIN).sum()
+            prompts.iter().map(|prompt| prompt.tokens.len() + request.max_tokens + CONTEXT_MARGIN).sum()
         };
         while prompts.len() > 1 && needs(&prompts) > self.sequences.room() {
             prompts.pop();
@@ -433,16 +444,41 @@ impl Scheduler<'_> {
         {
             let key = self.keys.of(&prompt.tokens[..upto]);
             if let Some(bytes) = cache.load(document, &key) {
+                // It stands where it would stand if it were computed: in another order of cells sums are rounded in another way.
+                self.sequences.drop_idle(&mut self.context);
                 if self.sequences.restore(&mut self.context, sequence, &prompt.tokens[..upto], &bytes[HEAD..]) {
-                    return Some((sequence, upto));
+                    return Some((sequence, upto + self.compose(sequence, prompt)));
                 }
                 // There may have been no room for it in one piece; what was there before is gone either way.
                 log::debug!("llama.cpp did not take a passage's state; it is computed");
+                self.cold = true;
                 cache.refuse(document, &key);
                 return Some((sequence, 0));
             }
         }
-        Some((sequence, reused))
+        Some((sequence, reused + self.compose(sequence, prompt)))
+    }
+
+    /// Puts the passages of a composed prompt that come next, and whose states are kept, behind what has been read of it. Returns
+    /// their tokens.
+    fn compose(&mut self, sequence: u32, prompt: &Prompt) -> usize {
+        let mut tokens = 0;
+        while let Some(cache) = &self.passages
+            && let at = self.sequences.tokens(sequence).len()
+            && let Some(piece) = prompt.pieces.iter().find(|piece| piece.range.start == at)
+            && prompt.anchor + piece.range.len() <= self.longest_state
+            && self.context.can_shift()
+        {
+            let own = &prompt.tokens[piece.range.clone()];
+            let key = self.keys.of(&[&prompt.tokens[..prompt.anchor], own].concat());
+            let Some(bytes) = cache.load(piece.document, &key) else { break };
+            if !self.sequences.append(&mut self.context, sequence, prompt.anchor, own, &bytes[HEAD..]) {
+                log::debug!("there is no room to put a passage's state in its place; it is read");
+                break;
+            }
+            tokens += own.len();
+        }
+        tokens
     }
 
     /// Computes one batch.
@@ -466,6 +502,13 @@ impl Scheduler<'_> {
             Ok(()) => self.distribute(&entries, &routes),
             // All of them end with the next look at them.
             Err(DecodeFailure::GivenUp) => {}
+            // Never so by what is reserved; if it is all the same, the others go on.
+            Err(error @ DecodeFailure::NoRoom) if self.running.len() > 1 => {
+                if let Some(mut running) = self.running.pop() {
+                    self.release(&mut running.lanes, None);
+                    let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
+                }
+            }
             Err(error) => self.fail(error),
         }
         self.entries = entries;
@@ -573,6 +616,7 @@ impl Scheduler<'_> {
                 return self.fail(DecodeFailure::NotCut);
             }
         }
+        self.compose_on();
         for i in (0..self.running.len()).rev() {
             let decided = self.running[i].chosen.is_some();
             let finish = self.running[i].speak();
@@ -587,12 +631,26 @@ impl Scheduler<'_> {
         }
     }
 
+    /// Goes on composing where a passage has been read whose state was not kept.
+    fn compose_on(&mut self) {
+        let mut running = std::mem::take(&mut self.running);
+        for lane in running.iter_mut().flat_map(|running| &mut running.lanes).filter(|lane| !lane.prompt.pieces.is_empty()) {
+            lane.reused += self.compose(lane.sequence, &lane.prompt);
+        }
+        self.running = running;
+    }
+
     /// Ends lanes, all but one or all, and gives their sequences back.
     fn release(&mut self, lanes: &mut [Lane], but: Option<usize>) {
         for (l, lane) in lanes.iter_mut().enumerate() {
             if but != Some(l) && !std::mem::replace(&mut lane.released, true) {
                 lane.end(Finish::Stop);
-                self.sequences.release(&mut self.context, lane.sequence);
+                if lane.prompt.pieces.is_empty() {
+                    self.sequences.release(&mut self.context, lane.sequence);
+                } else {
+                    // What was composed is not what would have been read: no other prompt may begin with it.
+                    self.sequences.discard(&mut self.context, lane.sequence);
+                }
             }
         }
     }
@@ -615,7 +673,13 @@ impl Scheduler<'_> {
             self.release(&mut running.lanes, None);
             let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
         }
+        self.forget();
+    }
+
+    /// Forgets everything that was computed, after a failure.
+    pub(super) fn forget(&mut self) {
         self.sequences.clear(&mut self.context);
+        self.cold = true;
     }
 }
 

@@ -55,7 +55,7 @@ impl Sequences {
     /// Gives a free sequence that holds the longest usable beginning of `tokens`, one of `cuts` long at most, or `None` when all
     /// are at work. The last token is never among what is reused: its logits are what comes next.
     ///
-    /// `reserved`: cells beyond the system prompt that lanes at work, the new one included, will need.
+    /// `reserved`: cells that lanes at work, the new one included, will need.
     pub(super) fn take(
         &mut self,
         context: &mut Context<'_>,
@@ -101,18 +101,55 @@ impl Sequences {
         Some((free as u32, reused))
     }
 
-    /// Puts a state into a taken sequence, in place of what it held.
+    /// Puts a state into a taken sequence, in place of what it held. The system prompt it begins with takes the place of ours, so that it
+    /// stands where it would stand if it were computed, and no cells are taken twice; when that fails, ours is gone as well.
     pub(super) fn restore(&mut self, context: &mut Context<'_>, sequence: u32, tokens: &[LlamaToken], state: &[u8]) -> bool {
         self.empty(context, sequence as usize);
+        let system = self.held[SYSTEM as usize].tokens.len();
+        let shared = system > 0 && tokens.starts_with(&self.held[SYSTEM as usize].tokens);
+        if shared {
+            context.truncate(SYSTEM, 0);
+        }
         let whole = context.restore(sequence, state)
             && context.first_position(sequence) == Some(0)
             && context.last_position(sequence).map(|last| last + 1) == Some(tokens.len());
         if whole {
             self.held[sequence as usize].tokens = tokens.to_vec();
+            if shared {
+                context.copy(sequence, SYSTEM, system);
+            }
         } else {
+            if shared {
+                self.held[SYSTEM as usize].tokens.clear();
+            }
             // We hold no tokens in it, llama.cpp may.
             context.truncate(sequence, 0);
         }
+        whole
+    }
+
+    /// Puts a state of `anchor + tokens.len()` positions, all but its first `anchor`, behind what a sequence at work holds; `false` where there
+    /// is no room. Keys are turned to their new positions; what they were computed from stays what it was.
+    pub(super) fn append(
+        &mut self,
+        context: &mut Context<'_>,
+        sequence: u32,
+        anchor: usize,
+        tokens: &[LlamaToken],
+        state: &[u8],
+    ) -> bool {
+        let oldest = (1..self.held.len()).filter(|i| !self.held[*i].busy).min_by_key(|i| self.held[*i].used);
+        let Some(spare) = oldest else { return false };
+        self.empty(context, spare);
+        let at = self.held[sequence as usize].tokens.len();
+        let whole = context.restore(spare as u32, state)
+            && context.first_position(spare as u32) == Some(0)
+            && context.last_position(spare as u32).map(|last| last + 1) == Some(anchor + tokens.len());
+        if whole {
+            context.append(spare as u32, anchor, sequence, at);
+            self.extend(sequence, tokens);
+        }
+        context.truncate(spare as u32, 0);
         whole
     }
 
@@ -150,7 +187,7 @@ impl Sequences {
     /// Drops kept contents, the oldest first, until `reserved` cells fit beside what is left.
     fn make_room(&mut self, context: &mut Context<'_>, reserved: usize) {
         loop {
-            let kept: usize = self.idle().map(|i| self.own_cells(i)).sum();
+            let kept: usize = self.idle().map(|i| self.held[i].tokens.len()).sum();
             if kept + reserved <= self.room() {
                 return;
             }
@@ -168,12 +205,6 @@ impl Sequences {
 
     fn idle(&self) -> impl Iterator<Item = usize> {
         (1..self.held.len()).filter(|i| !self.held[*i].busy && !self.held[*i].tokens.is_empty())
-    }
-
-    /// Cells that a sequence does not share with the system prompt.
-    fn own_cells(&self, i: usize) -> usize {
-        let system = &self.held[SYSTEM as usize].tokens;
-        self.held[i].tokens.len() - self.held[i].tokens.iter().zip(system).take_while(|(a, b)| a == b).count()
     }
 
     fn empty(&mut self, context: &mut Context<'_>, i: usize) {

@@ -49,6 +49,7 @@ fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
                 .enumerate()
                 .map(|(i, text)| PromptPassage { n: i + 1, document: None, text: (*text).to_owned() })
                 .collect(),
+            composed: false,
             prior: 0.0,
         }],
         no_answer: |text| text.starts_with("Not found"),
@@ -233,6 +234,78 @@ fn a_kept_state_gives_the_very_same_answer() {
 }
 
 #[test]
+fn states_from_files_give_the_same_answers_one_after_the_other_and_have_room_together() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let questions =
+        [(1, "Which fuse is F3?", FUSES), (2, "When does the pump stop?", PUMP), (3, "How is the valve opened?", VALVE)];
+    let answers = |engine: &Engine| -> Vec<String> {
+        let ask = |(document, question, text)| ask(engine, about(document, question, text)).1.expect("answers").text;
+        questions.iter().chain(questions.iter().rev()).map(|question| ask(*question)).collect()
+    };
+    let computed = answers(&engine(1024));
+    answers(&keeping(dir.path()));
+    let engine = keeping(dir.path());
+    assert_eq!(answers(&engine), computed);
+    assert_eq!(engine.passages().expect("kept").stats().misses, 0);
+    drop(engine);
+    // Together they do not fit, with the system prompt that each state brings along: some wait, none fails.
+    let passages = PassageCacheOptions { dir: dir.path().into(), max_bytes: 1 << 30, min_free: 0 };
+    for max_tokens in [16, 40, 64, 88, 112, 136] {
+        let options = EngineOptions { passages: Some(passages.clone()), slots: 3, queue: 8, ..options(512) };
+        let engine = Engine::load(&model("generator.gguf"), &options).expect("loads");
+        engine.passages().expect("kept").bind(DATABASE);
+        let running: Vec<Generation> = questions
+            .iter()
+            .map(|(document, question, text)| {
+                let request = Request { max_tokens, ..about(*document, question, text) };
+                engine.generate(request, Cancel::default()).expect("queued")
+            })
+            .collect();
+        for generation in running {
+            finish(generation).1.expect("answers");
+        }
+    }
+}
+
+/// The texts of three documents in one prompt, put together from what is kept.
+fn composed(question: &str) -> Request {
+    let mut request = request(question, &[VALVE, FUSES, PUMP], 24);
+    let reading = &mut request.readings[0];
+    reading.composed = true;
+    reading.passages.iter_mut().zip(1..).for_each(|(passage, document)| passage.document = Some(document));
+    request
+}
+
+#[test]
+fn a_prompt_is_composed_of_the_states_there_are() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let question = "Which fuse is F3?";
+    let left = |completion: &Completion| completion.prompt_tokens - completion.reused_tokens;
+    // None is kept: all are read, one after the other, and the first is kept.
+    let read = ask(&keeping(dir.path()), composed(question)).1.expect("answers");
+    assert!(left(&read) > 150, "{read:?}");
+    for (document, text) in [(2, FUSES), (3, PUMP)] {
+        let engine = keeping(dir.path());
+        // The second is there: the third is read behind it, and the other way round.
+        let some = ask(&engine, composed(question)).1.expect("answers");
+        assert!(left(&some) < left(&read), "{some:?} {read:?}");
+        assert_eq!(some.passages_used, 3);
+        let reading = about(document, "", text).readings.remove(0);
+        assert_eq!(engine.precompute(SYSTEM, reading).expect("runs"), Precomputed::Kept);
+    }
+    let engine = keeping(dir.path());
+    let whole = ask(&engine, composed(question)).1.expect("answers");
+    assert!(left(&whole) < 40, "the question alone is read: {whole:?}");
+    assert_eq!((whole.prompt_tokens, whole.passages_used), (read.prompt_tokens, 3));
+    assert!(whole.text.contains("fuse"), "the middle passage is understood where it stands: {whole:?}");
+    let again = ask(&engine, composed(question)).1.expect("answers");
+    assert_eq!((&again.text, left(&again)), (&whole.text, left(&whole)));
+    // What was composed does not leak into what is read: the answer to a passage by itself is that of a fresh process.
+    let exact = ask(&self::engine(1024), about(1, "What opens?", VALVE)).1.expect("answers");
+    assert_eq!(ask(&engine, about(1, "What opens?", VALVE)).1.expect("answers").text, exact.text);
+}
+
+#[test]
 fn damaged_states_are_computed_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let first = ask(&keeping(dir.path()), about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
@@ -264,6 +337,7 @@ fn of_competing_readings_the_one_that_answers_is_given() {
         .enumerate()
         .map(|(i, text)| Reading {
             passages: vec![PromptPassage { n: i + 1, document: None, text: (*text).to_owned() }],
+            composed: false,
             prior: 0.0,
         })
         .collect();

@@ -88,6 +88,8 @@ pub(super) fn refused(id: &str, fault: Fault) -> IngestError {
     match fault {
         Fault::Damaged(reason) => IngestError::Damaged { id, reason },
         Fault::DamagedPdf(reason) => IngestError::DamagedPdf { id, reason },
+        #[cfg(not(feature = "pdf"))]
+        Fault::NotBuilt(format) => IngestError::NotBuilt { id, format: format.name() },
         Fault::Locked => IngestError::Locked { id },
         Fault::NoText { pages } => IngestError::NoText { id, pages },
         Fault::TooSlow(limit) => IngestError::TooSlow { id, seconds: limit.as_secs() },

@@ -104,6 +104,17 @@ pub enum IngestError {
         /// Its number of pages.
         pages: usize,
     },
+    /// A format that this program was built without.
+    #[cfg(not(feature = "pdf"))]
+    #[error(
+        "{id}: this program is built without a reader for {format}; install the full package, or give the text in another form"
+    )]
+    NotBuilt {
+        /// The document.
+        id: String,
+        /// The format.
+        format: &'static str,
+    },
     /// Bytes that no reader understands.
     #[error("{id}: {kind} cannot be read; give text, Markdown, HTML, DocBook, a manual page, PDF or EPUB")]
     Binary {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use super::{Context, ContextOptions, Entry, LlamaError, Pulse};
+use super::{Context, ContextOptions, Entry, LlamaError, Placement, Pulse, Repack};
 use crate::gguf::{Gguf, Kind as ModelKind};
 use crate::tune::{Kind, Threads};
 
@@ -27,15 +27,22 @@ const MOST_VERIFIED: usize = 9;
 ///
 /// # Errors
 /// The file is not a generator or cannot be used; what `body` returns otherwise.
-pub fn with_model<T>(path: &Path, body: impl FnOnce(&mut Bench<'_>) -> Result<T, LlamaError>) -> Result<T, LlamaError> {
+pub fn with_model<T>(
+    path: &Path,
+    repack: Repack,
+    body: impl FnOnce(&mut Bench<'_>) -> Result<T, LlamaError>,
+) -> Result<T, LlamaError> {
     let unusable = |reason: String| LlamaError::Measure { path: path.display().to_string(), reason };
     let gguf = Gguf::open(path).map_err(|error| unusable(error.to_string()))?;
     if gguf.kind() != ModelKind::Generator {
         return Err(unusable(format!("its architecture is `{}`, not one that generates text", gguf.architecture())));
     }
-    super::check_fits(&gguf, CONTEXT as u32, BATCH as u32, &super::available_memory())?;
+    let memory = super::available_memory();
+    let needed = super::check_fits(&gguf, CONTEXT as u32, BATCH as u32, &memory)?;
     let backend = super::backend()?;
-    let model = super::load(backend, path, super::Placement::PROCESSOR).map_err(|error| unusable(error.to_string()))?;
+    let (repack, _) = repack.decide(&gguf, needed, &memory);
+    let place = Placement { repack, ..Placement::PROCESSOR };
+    let model = super::load(backend, path, place).map_err(|error| unusable(error.to_string()))?;
     body(&mut Bench::of(&model, path, Pulse::default())?)
 }
 
@@ -154,13 +161,13 @@ mod tests {
 
     #[test]
     fn both_kinds_are_measured_and_encoders_are_refused() {
-        let speeds = with_model(&model("generator.gguf"), |bench| {
+        let speeds = with_model(&model("generator.gguf"), Repack::Auto, |bench| {
             let verified = bench.verify(4, both(1))?;
             assert!(verified > Duration::ZERO && bench.verify(1000, both(1))? > Duration::ZERO);
             Ok([bench.measure(Kind::Decode, 1)?, bench.measure(Kind::Batch, 2)?, bench.measure(Kind::Decode, 2)?])
         });
         assert!(speeds.expect("measured").iter().all(|speed| (0.05..1e6).contains(speed)));
-        let error = with_model(&model("embedder.gguf"), |_| Ok(())).expect_err("an encoder");
+        let error = with_model(&model("embedder.gguf"), Repack::Auto, |_| Ok(())).expect_err("an encoder");
         assert!(error.to_string().contains("bert"), "{error}");
     }
 

@@ -36,6 +36,8 @@ pub struct Server {
     changes: UnboundedSender<(Kind, Message)>,
     waiting_changes: Mutex<Option<UnboundedReceiver<(Kind, Message)>>>,
     info: ReportFn,
+    /// What was published as `info`.
+    told: Mutex<String>,
 }
 
 impl Server {
@@ -43,7 +45,16 @@ impl Server {
     pub fn new(topics: Topics, api: Api, sender: Sender, mail: Option<Mail>, info: ReportFn) -> Arc<Self> {
         let questions = Questions::new(topics.clone(), api.clone(), sender.clone(), mail);
         let (changes, waiting) = unbounded_channel();
-        Arc::new(Self { topics, api, sender, questions, changes, waiting_changes: Mutex::new(Some(waiting)), info })
+        Arc::new(Self {
+            topics,
+            api,
+            sender,
+            questions,
+            changes,
+            waiting_changes: Mutex::new(Some(waiting)),
+            info,
+            told: Mutex::default(),
+        })
     }
 
     /// Polls the connection until `stop` is told; gives the connection back for the goodbye. `ready` hears of the first
@@ -117,7 +128,18 @@ impl Server {
 
     /// Publishes `info`, retained: after every change of the library.
     pub async fn publish_info(&self) {
-        self.publish(self.topics.of("info"), (self.info)().to_string().into_bytes(), true).await;
+        let info = (self.info)().to_string();
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&info);
+        self.publish(self.topics.of("info"), info.into_bytes(), true).await;
+    }
+
+    /// Publishes `info` where it says something else than last time: threads were measured, states were kept.
+    pub async fn renew_info(&self) {
+        let info = (self.info)().to_string();
+        let changed = *self.told.lock().unwrap_or_else(PoisonError::into_inner) != info;
+        if changed {
+            self.publish_info().await;
+        }
     }
 
     /// Publishes the metrics, not retained; of those that the broker does not take now, the next ones tell more.

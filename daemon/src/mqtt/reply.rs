@@ -6,8 +6,8 @@ use crate::answer::Citation;
 use crate::api::wire::{self, Encoding, ErrorBody, ErrorCode, ErrorReply};
 use crate::api::{Problem, new_id};
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// The open end of a request.
 #[derive(Debug)]
@@ -18,6 +18,15 @@ pub(super) struct Reply {
     correlation_data: Option<Bytes>,
     seq: u64,
     broken: bool,
+}
+
+/// What of a request says where its reply goes, whatever else it says.
+#[derive(Default, Deserialize)]
+struct Address {
+    #[serde(default, deserialize_with = "wire::id")]
+    id: Option<String>,
+    #[serde(default)]
+    reply_to: Option<String>,
 }
 
 /// A request's own idea of its id and reply topic.
@@ -66,9 +75,15 @@ impl Reply {
             }
         };
         let correlation_data = message.properties.correlation_data.clone();
-        let own = known_as.or_else(|| request.as_ref().ok().and_then(Addressed::id)).map(str::to_owned);
+        // Of a request with a field that cannot be read, these two often can: whoever waits for the id hears of the error.
+        let address = match (&request, encoding) {
+            (Ok(request), _) => Address { id: request.id().map(str::to_owned), reply_to: request.reply_to().map(str::to_owned) },
+            (Err((ErrorCode::BadRequest, _)), Some(encoding)) => encoding.decode(&message.payload).unwrap_or_default(),
+            _ => Address::default(),
+        };
+        let own = known_as.map(str::to_owned).or(address.id);
         let id = own.or_else(|| correlation_data.as_deref().and_then(id_of_correlation)).unwrap_or_else(new_id);
-        let asked = message.properties.response_topic.as_deref().or_else(|| request.as_ref().ok().and_then(Addressed::reply_to));
+        let asked = message.properties.response_topic.as_deref().or(address.reply_to.as_deref());
         let (topic, request) = match asked.map(|topic| topics.check_reply(topic).map(|()| topic.to_owned())) {
             None => (topics.answer(&id), request),
             Some(Ok(topic)) => (topic, request),
@@ -176,6 +191,21 @@ mod tests {
         assert_eq!(open(br#"{"id":"a","question":"q"}"#, correlated(b"c")).0.id, "a");
         assert_eq!(open(b"plain question", correlated(b"c")).0.id, "c");
         assert_eq!(open(b"plain question", correlated(b"\xff\x00")).0.id.len(), 16);
+    }
+
+    #[test]
+    fn who_asks_with_one_field_wrong_hears_of_it_where_they_listen() {
+        for payload in [
+            &br#"{"id":"a","question":"q","top_k":2.5,"reply_to":"reply/2"}"#[..],
+            br#"{"id":"a","question":"q","deadline_ms":-5,"reply_to":"reply/2"}"#,
+            br#"{"id":"a","reply_to":"reply/2"}"#,
+        ] {
+            let (reply, request) = open(payload, Properties::default());
+            assert_eq!((reply.id.as_str(), reply.topic.as_str()), ("a", "reply/2"));
+            assert_eq!(request.expect_err("refused").0, ErrorCode::BadRequest);
+        }
+        let (reply, request) = open(br#"{"id":"a","question":5,"reply_to":"home/lamp"}"#, Properties::default());
+        assert_eq!((reply.topic.as_str(), request.is_err()), ("v/pi/answer/a", true));
     }
 
     #[test]

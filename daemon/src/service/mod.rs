@@ -221,11 +221,7 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
                 crate::config::Lookup::On => Lookup::On,
             },
         },
-        repack: match config.model.repack {
-            crate::config::Repack::Auto => Repack::Auto,
-            crate::config::Repack::On => Repack::On,
-            crate::config::Repack::Off => Repack::Off,
-        },
+        repack: repack(config),
         mlock: config.model.mlock,
         gpu_layers: config.model.gpu_layers().map_or(GpuLayers::Auto, GpuLayers::Exactly),
         // Some work, the others wait.
@@ -246,6 +242,15 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
     Ok(engine)
 }
 
+/// Whether weights may be repacked.
+pub(crate) fn repack(config: &Config) -> Repack {
+    match config.model.repack {
+        crate::config::Repack::Auto => Repack::Auto,
+        crate::config::Repack::On => Repack::On,
+        crate::config::Repack::Off => Repack::Off,
+    }
+}
+
 fn reader(reader: crate::config::Reader) -> Reader {
     use crate::config::Reader as Configured;
     match reader {
@@ -255,6 +260,7 @@ fn reader(reader: crate::config::Reader) -> Reader {
         Configured::Best => Reader::Best,
         Configured::Each => Reader::Each,
         Configured::Joined => Reader::Joined,
+        Configured::Composed => Reader::Composed,
     }
 }
 
@@ -514,7 +520,10 @@ async fn tell(server: Arc<Server>, report: Report, changed: Arc<Notify>, mut eve
     let mut ticks = interval(*every.borrow_and_update());
     loop {
         tokio::select! {
-            () = tick(&mut ticks) => server.publish_metrics(&report.metrics(&server)).await,
+            () = tick(&mut ticks) => {
+                server.publish_metrics(&report.metrics(&server)).await;
+                server.renew_info().await;
+            }
             () = changed.notified() => server.publish_info().await,
             Ok(()) = every.changed() => ticks = interval(*every.borrow_and_update()),
         }

@@ -8,6 +8,7 @@ mod epub;
 pub(super) mod html;
 pub(super) mod man;
 mod markdown;
+#[cfg(feature = "pdf")]
 mod pdf;
 
 use std::time::Duration;
@@ -39,6 +40,9 @@ pub(crate) enum Fault {
         /// Number of pages.
         pages: usize,
     },
+    /// This program has no reader for it.
+    #[cfg(not(feature = "pdf"))]
+    NotBuilt(Format),
     /// It keeps its reader busy beyond reason.
     TooSlow(Duration),
 }
@@ -48,7 +52,7 @@ pub(crate) const MEND_PDF: &str =
     "download or copy it again, or repair it (for example `qpdf IN.pdf OUT.pdf` or `mutool clean IN.pdf OUT.pdf`)";
 
 /// Formats whose readers need a process of their own: their files are programs, archives, or both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Format {
     /// Portable Document Format.
     Pdf,
@@ -72,9 +76,13 @@ impl Format {
 }
 
 /// Reads a document of a known format.
+#[cfg_attr(not(feature = "pdf"), allow(clippy::needless_pass_by_value, reason = "the reader of PDF takes them"))]
 pub(crate) fn parse(format: Format, bytes: Vec<u8>) -> Result<Parsed, Fault> {
     match format {
+        #[cfg(feature = "pdf")]
         Format::Pdf => pdf::parse(bytes),
+        #[cfg(not(feature = "pdf"))]
+        Format::Pdf => Err(Fault::NotBuilt(format)),
         Format::Epub => epub::parse(&bytes),
     }
 }
