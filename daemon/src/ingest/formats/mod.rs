@@ -76,7 +76,7 @@ impl Format {
 }
 
 /// Reads a document of a known format.
-#[cfg_attr(not(feature = "pdf"), allow(clippy::needless_pass_by_value, reason = "the reader of PDF takes them"))]
+#[cfg_attr(not(feature = "pdf"), allow(clippy::needless_pass_by_value, reason = "the reader of PDF keeps the bytes"))]
 pub(crate) fn parse(format: Format, bytes: Vec<u8>) -> Result<Parsed, Fault> {
     match format {
         #[cfg(feature = "pdf")]
