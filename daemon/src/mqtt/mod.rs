@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use topics::{Kind, Topics};
 
 /// The MQTT side of the daemon.
@@ -36,13 +36,22 @@ pub struct Server {
     changes: UnboundedSender<(Kind, Message)>,
     waiting_changes: Mutex<Option<UnboundedReceiver<(Kind, Message)>>>,
     info: ReportFn,
+    /// Told after a change of the library.
+    changed: Arc<Notify>,
     /// What was published as `info`.
     told: Mutex<String>,
 }
 
 impl Server {
     /// Joins the rooms that requests need. `mail`: where questions and answers are kept; `None` keeps nothing.
-    pub fn new(topics: Topics, api: Api, sender: Sender, mail: Option<Mail>, info: ReportFn) -> Arc<Self> {
+    pub fn new(
+        topics: Topics,
+        api: Api,
+        sender: Sender,
+        mail: Option<Mail>,
+        info: ReportFn,
+        changed: Arc<Notify>,
+    ) -> Arc<Self> {
         let questions = Questions::new(topics.clone(), api.clone(), sender.clone(), mail);
         let (changes, waiting) = unbounded_channel();
         Arc::new(Self {
@@ -53,6 +62,7 @@ impl Server {
             changes,
             waiting_changes: Mutex::new(Some(waiting)),
             info,
+            changed,
             told: Mutex::default(),
         })
     }
@@ -264,7 +274,7 @@ impl Server {
         let changed = result.as_ref().is_ok_and(|r: &wire::PutReply| r.change != "unchanged");
         self.finish(reply, result).await;
         if changed {
-            self.publish_info().await;
+            self.changed.notify_one();
         }
     }
 
@@ -280,7 +290,7 @@ impl Server {
         let changed = result.as_ref().is_ok_and(|r: &wire::DeleteReply| r.deleted);
         self.finish(reply, result).await;
         if changed {
-            self.publish_info().await;
+            self.changed.notify_one();
         }
     }
 

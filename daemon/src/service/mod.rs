@@ -13,7 +13,7 @@ use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{Engine, EngineOptions, GpuLayers, Lookup, PassageCacheOptions, Repack, Sampling, Tuning};
+use crate::engine::{Engine, EngineOptions, GpuLayers, Lookup, PassageCache, PassageCacheOptions, Repack, Sampling, Tuning};
 use crate::ingest::watch::{Folder, WatchOptions, Watched, Watcher};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};
@@ -408,24 +408,11 @@ pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), ServiceError> {
         precompute: precompute.clone(),
     };
     let for_info = report.clone();
-    let (for_states, passages) = (rooms.store.clone(), engine.passages().cloned());
-    let info_fn: ReportFn = Arc::new(move || {
-        // It is asked for after every change of the library: what was computed over a document goes with it.
-        if let Some(passages) = &passages {
-            match for_states.numbers() {
-                Ok(numbers) => passages.retain(numbers),
-                Err(error) => log::warn!("states of removed documents stay: {error}"),
-            }
-        }
-        if let Some(precompute) = &precompute {
-            precompute.library_changed();
-        }
-        for_info.info()
-    });
+    let info_fn: ReportFn = Arc::new(move || for_info.info());
+    let follow = Follow { store: rooms.store.clone(), passages: engine.passages().cloned(), precompute };
     let (mail, left) = open_mail(&config)?;
-    let server = Server::new(topics, api.clone(), sender.clone(), mail, info_fn);
-
     let changed = Arc::new(Notify::new());
+    let server = Server::new(topics, api.clone(), sender.clone(), mail, info_fn, Arc::clone(&changed));
     let turn = api.turn();
     let listener = crate::http::bind(&socket)?;
     let for_status = (report.clone(), Arc::clone(&server));
@@ -448,7 +435,7 @@ pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), ServiceError> {
     systemd::notify(&[NotifyState::Status("connecting to the broker")]);
 
     let metrics_every = watch::channel(config.service.metrics_every_s);
-    let telling = tokio::spawn(tell(Arc::clone(&server), report, Arc::clone(&changed), metrics_every.1));
+    let telling = tokio::spawn(tell(Arc::clone(&server), report, follow, Arc::clone(&changed), metrics_every.1));
     let context = engine.info().context;
     let mut reload =
         Reload { reread, config: (*config).clone(), credentials, context, api, server: Arc::clone(&server), sender, watcher };
@@ -510,9 +497,32 @@ async fn tick(ticks: &mut Option<tokio::time::Interval>) {
     }
 }
 
+/// What follows from the library: states of its passages.
+struct Follow {
+    store: Store,
+    passages: Option<PassageCache>,
+    precompute: Option<Precompute>,
+}
+
+impl Follow {
+    /// To be called at the start and after every change of the library: what was computed over a document goes with it.
+    fn library(&self) {
+        if let Some(passages) = &self.passages {
+            match self.store.numbers() {
+                Ok(numbers) => passages.retain(numbers),
+                Err(error) => log::warn!("states of removed documents stay: {error}"),
+            }
+        }
+        if let Some(precompute) = &self.precompute {
+            precompute.library_changed();
+        }
+    }
+}
+
 /// Publishes `metrics` every so many seconds (0: never) and `info` after every change of what it tells. Publishing waits for the
 /// broker; nobody waits for this.
-async fn tell(server: Arc<Server>, report: Report, changed: Arc<Notify>, mut every: watch::Receiver<u64>) {
+async fn tell(server: Arc<Server>, report: Report, follow: Follow, changed: Arc<Notify>, mut every: watch::Receiver<u64>) {
+    follow.library();
     let interval = |seconds: u64| {
         let every = Duration::from_secs(seconds);
         (seconds > 0).then(|| tokio::time::interval_at(tokio::time::Instant::now() + every, every))
@@ -524,7 +534,10 @@ async fn tell(server: Arc<Server>, report: Report, changed: Arc<Notify>, mut eve
                 server.publish_metrics(&report.metrics(&server)).await;
                 server.renew_info().await;
             }
-            () = changed.notified() => server.publish_info().await,
+            () = changed.notified() => {
+                follow.library();
+                server.publish_info().await;
+            }
             Ok(()) = every.changed() => ticks = interval(*every.borrow_and_update()),
         }
     }
