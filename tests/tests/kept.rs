@@ -167,7 +167,7 @@ fn an_answer_is_kept_until_something_changes() {
     let cached = |answer: &Value| answer["cached"] == true;
     let first = ask(&daemon, &mqtt, QUESTION);
     assert!(!cached(&first), "{first}");
-    let again = ask(&daemon, &mqtt, &format!("  {} ", QUESTION.replacen("W", "w", 1)));
+    let again = ask(&daemon, &mqtt, &format!("  {} ", QUESTION.replacen('W', "w", 1)));
     assert!(cached(&again) && again["answer"] == first["answer"] && again["citations"] == first["citations"], "{again}");
     assert_eq!(again["usage"]["prompt_tokens"], 0, "{again}");
     // One that streams gets all its parts.

@@ -361,44 +361,70 @@ fn check(dir: &Path, said: &Said, damage: Damage, opened: bool, counters: &mut C
         *counters.silent.entry(damage).or_default() += 1;
     }
     let mut failures = 0;
+    let examined = loop {
+        settle(&store, &mut failures);
+        let examined: Result<Vec<_>, StoreError> = said.acknowledged.iter().map(|(&id, _)| examine(&store, said, id)).collect();
+        match examined {
+            Ok(examined) => break examined,
+            // What the rebuilding did not touch.
+            Err(error) => {
+                late(&error, &mut failures);
+                store.wait_for_repair();
+            }
+        }
+    };
+    let rebuilt = store.recovery();
+    counters.rebuilt += rebuilt.rebuilt;
+    counters.late += usize::from(rebuilt.set_aside.len() > found.set_aside.len());
+    for ((&id, &version), wrong) in said.acknowledged.iter().zip(examined) {
+        counters.documents += usize::from(version > 0);
+        if let Some((may_be, found)) = wrong {
+            println!("d{id}: {may_be:?} expected, {found:?} found");
+            if may_be.iter().any(|version| *version > 0) { counters.lost += 1 } else { counters.revived += 1 }
+        }
+    }
+}
+
+/// Rebuilds until nothing is missing.
+fn settle(store: &Store, failures: &mut usize) {
     loop {
         while let Some((document, bytes)) = store.next_missing() {
             let text = std::str::from_utf8(&bytes).expect("text");
             let put = store.begin_put(&document, &bytes).and_then(|incoming| put_text(incoming.rebuilt(), &document.id, text));
             if let Err(error) = put {
-                late(&error, &mut failures);
+                late(&error, failures);
             }
         }
         match store.search("c", |_| ()) {
-            Ok(_) => break,
-            Err(error) => late(&error, &mut failures),
+            Ok(_) => return,
+            Err(error) => late(&error, failures),
         }
         store.wait_for_repair();
     }
-    let rebuilt = store.recovery();
-    counters.rebuilt += rebuilt.rebuilt;
-    counters.late += usize::from(rebuilt.set_aside.len() > found.set_aside.len());
-    for (&id, &version) in &said.acknowledged {
-        let may_be: Vec<u64> =
-            std::iter::once(version).chain(said.begun.filter(|(begun, _)| *begun == id).map(|(_, version)| version)).collect();
-        let document = store.document("c", &format!("d{id}")).expect("readable");
-        let right = match &document {
-            None => may_be.contains(&0),
-            Some(document) => may_be.iter().filter(|version| **version > 0).any(|&version| {
+}
+
+/// Whether a document is as it was acknowledged, or as a change that was under way makes it: else the versions it may have, and
+/// the one it has.
+#[allow(clippy::type_complexity, reason = "once")]
+fn examine(store: &Store, said: &Said, id: u64) -> Result<Option<(Vec<u64>, Option<u64>)>, StoreError> {
+    let begun = said.begun.filter(|(begun, _)| *begun == id).map(|(_, version)| version);
+    let may_be: Vec<u64> = std::iter::once(said.acknowledged[&id]).chain(begun).collect();
+    let document = store.document("c", &format!("d{id}"))?;
+    let right = match &document {
+        None => may_be.contains(&0),
+        Some(document) => {
+            let chunks = chunks_of(store, &document.id)?;
+            may_be.iter().filter(|version| **version > 0).any(|&version| {
                 let text = text(id, version);
                 let lines: Vec<&str> = text.lines().collect();
                 document.hash == sha256_hex(text.as_bytes())
                     && document.chunks as usize == lines.len()
                     && store.source(&document.hash).is_ok_and(|source| source == text.as_bytes())
-                    && chunks_of(&store, &document.id) == lines
-            }),
-        };
-        counters.documents += usize::from(version > 0);
-        if !right {
-            println!("d{id}: {may_be:?} expected, {:?} found", document.as_ref().map(|document| document.added_unix));
-            if may_be.iter().any(|version| *version > 0) { counters.lost += 1 } else { counters.revived += 1 }
+                    && chunks == lines
+            })
         }
-    }
+    };
+    Ok((!right).then(|| (may_be, document.map(|document| document.added_unix))))
 }
 
 /// Damage that shows only in use: the database is set aside by the next change.
@@ -408,13 +434,13 @@ fn late(error: &StoreError, failures: &mut usize) {
     *failures += 1;
 }
 
-fn chunks_of(store: &Store, id: &str) -> Vec<String> {
+fn chunks_of(store: &Store, id: &str) -> Result<Vec<String>, StoreError> {
     let number = store.search("c", |index| {
         let live = (0..u32::try_from(index.rows()).unwrap_or(0)).filter(|row| index.live().contains(*row));
         live.filter_map(|row| index.document(index.place(row).slot)).find(|document| document.id == id).map(|d| d.number)
     });
-    let Some(number) = number.expect("searched").flatten() else { return Vec::new() };
-    (0..).map_while(|ordinal| store.chunk(number, ordinal).expect("readable")).map(|chunk| chunk.text).collect()
+    let Some(number) = number?.flatten() else { return Ok(Vec::new()) };
+    (0..).map_while(|ordinal| store.chunk(number, ordinal).map(|chunk| chunk.map(|chunk| chunk.text)).transpose()).collect()
 }
 
 #[test]

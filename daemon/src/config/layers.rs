@@ -51,17 +51,25 @@ pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, fl
         set_from_text(&mut merged, &defaults, key, value, COMMAND_LINE, &mut origins)?;
     }
 
-    let config: Config = Value::Table(merged).try_into().map_err(|e: toml::de::Error| ConfigError::BadValue {
-        origin: "configuration".into(),
-        key: String::new(),
-        problem: e.to_string(),
-    })?;
+    let config: Config = Value::Table(merged).try_into().map_err(|e: toml::de::Error| misfit(&e, &origins))?;
     config.validate().map_err(|(key, problem)| ConfigError::BadValue {
         origin: origins.get(key).cloned().unwrap_or_else(|| "default".into()),
         key: key.into(),
         problem,
     })?;
     Ok(Loaded { config, origins, file: file.map(Path::to_owned) })
+}
+
+/// A value of the right type that is none of those there are. The TOML crate names its key at the end of its message only.
+fn misfit(error: &toml::de::Error, origins: &BTreeMap<String, String>) -> ConfigError {
+    let text = error.to_string();
+    let place = text.rsplit_once("in `").and_then(|(_, rest)| rest.split_once('`'));
+    let key = place.map_or("", |(key, _)| key);
+    ConfigError::BadValue {
+        origin: origins.get(key).cloned().unwrap_or_else(|| "configuration".into()),
+        key: key.into(),
+        problem: error.message().to_owned(),
+    }
 }
 
 /// Every key with its default: the schema that the layers are held against.

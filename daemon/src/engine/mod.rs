@@ -256,6 +256,9 @@ pub struct EngineInfo {
     pub own_template: bool,
     /// Whether weights were copied into memory in the order that is quickest to compute with, and why.
     pub repack: String,
+    /// Whether the weights are locked in memory, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mlock: Option<String>,
     /// How many layers a graphics processor has, or why none; where build or configuration speaks of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<String>,

@@ -49,7 +49,7 @@ pub struct PassageCacheOptions {
 }
 
 /// Size and use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PassageCacheStats {
     /// States on disk.
     pub passages: u64,
@@ -63,6 +63,9 @@ pub struct PassageCacheStats {
     pub misses: u64,
     /// Files that could not be used and were removed.
     pub damaged: u64,
+    /// Why the last state that was to be kept is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Names a state.
@@ -117,6 +120,7 @@ struct Counters {
     hits: AtomicU64,
     misses: AtomicU64,
     damaged: AtomicU64,
+    problem: Mutex<Option<String>>,
 }
 
 enum Task {
@@ -173,7 +177,6 @@ impl PassageCache {
             counters: Arc::clone(&counters),
             folder: PathBuf::new(),
             files: HashMap::new(),
-            full: false,
         };
         let thread = std::thread::Builder::new().name("passages".into()).spawn(move || keeper.run(&tasks))?;
         let writer = Writer { tasks: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) };
@@ -198,6 +201,7 @@ impl PassageCache {
             hits: of(&self.counters.hits),
             misses: of(&self.counters.misses),
             damaged: of(&self.counters.damaged),
+            problem: self.counters.problem.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
@@ -313,8 +317,6 @@ struct Keeper {
     folder: PathBuf,
     /// Size and last use; the epoch: never, computed in advance.
     files: HashMap<PathBuf, (u64, SystemTime)>,
-    /// The disk was too full for the last file: said once.
-    full: bool,
 }
 
 impl Keeper {
@@ -379,17 +381,12 @@ impl Keeper {
                 // Others need the space more.
                 self.evict_to((self.bytes() as f64 * 0.5) as u64);
                 if self.options.is_nearly_full(size) {
-                    if !self.full {
-                        log::warn!("{}: the disk is nearly full; states of passages are not kept", self.options.dir.display());
-                    }
-                    self.full = true;
-                    return;
+                    return self.trouble(Some("the disk is nearly full"));
                 }
             }
         } else if self.files.contains_key(&path) || !self.options.has_room(self.bytes(), size) {
             return;
         }
-        self.full = false;
         let used = if reason == Reason::Asked { SystemTime::now() } else { SystemTime::UNIX_EPOCH };
         let part = path.with_extension("part");
         let written = || -> io::Result<()> {
@@ -405,12 +402,27 @@ impl Keeper {
         match written() {
             Ok(()) => {
                 self.files.insert(path, (size, used));
+                self.trouble(None);
             }
             Err(error) => {
-                log::warn!("{}: {error}; the state is not kept", path.display());
                 let _ = fs::remove_file(&part);
+                self.trouble(Some(&error.to_string()));
             }
         }
+    }
+
+    /// Tells why states are not kept, once for each reason, and that they are again.
+    fn trouble(&self, reason: Option<&str>) {
+        let now = reason.map(|reason| format!("{}: {reason}; states of passages are not kept", self.options.dir.display()));
+        let mut told = self.counters.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == now {
+            return;
+        }
+        match &now {
+            Some(problem) => log::warn!("{problem}"),
+            None => log::info!("states of passages are kept again"),
+        }
+        *told = now;
     }
 
     fn touch(&mut self, path: &Path) {
@@ -553,6 +565,28 @@ mod tests {
         assert_eq!(cache.stats().damaged, 2);
         let cache = reopened(cache, &options);
         assert!(!cache.holds(7, &key(1)), "a damaged file is removed");
+    }
+
+    #[test]
+    fn it_is_told_that_states_are_not_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = options(dir.path(), 100_000);
+        // A file where the database's folder should be.
+        fs::write(dir.path().join(format!("{DATABASE:016x}")), "in the way").expect("writes");
+        let cache = opened(&options);
+        cache.keep(1, &key(1), state(1), Reason::Asked);
+        cache.retain(HashSet::from([1]));
+        let counters = Arc::clone(&cache.counters);
+        let problem = || counters.problem.lock().expect("told").clone();
+        drop(cache);
+        assert!(problem().is_some_and(|why| why.ends_with("states of passages are not kept")), "{:?}", problem());
+
+        let cache = opened(&PassageCacheOptions { min_free: u64::MAX / 2, ..options.clone() });
+        let full = Arc::clone(&cache.counters);
+        cache.keep(1, &key(1), state(1), Reason::Asked);
+        drop(cache);
+        let told = full.problem.lock().expect("told").clone();
+        assert!(told.as_deref().is_some_and(|why| why.contains("nearly full")), "{told:?}");
     }
 
     #[test]

@@ -112,6 +112,7 @@ pub(super) fn run(
         context: cells,
         own_template: template.is_own(),
         repack: why,
+        mlock: options.mlock.then(crate::llama::locked),
         gpu,
         slots,
         passages_off,

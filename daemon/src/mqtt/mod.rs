@@ -44,14 +44,7 @@ pub struct Server {
 
 impl Server {
     /// Joins the rooms that requests need. `mail`: where questions and answers are kept; `None` keeps nothing.
-    pub fn new(
-        topics: Topics,
-        api: Api,
-        sender: Sender,
-        mail: Option<Mail>,
-        info: ReportFn,
-        changed: Arc<Notify>,
-    ) -> Arc<Self> {
+    pub fn new(topics: Topics, api: Api, sender: Sender, mail: Option<Mail>, info: ReportFn, changed: Arc<Notify>) -> Arc<Self> {
         let questions = Questions::new(topics.clone(), api.clone(), sender.clone(), mail);
         let (changes, waiting) = unbounded_channel();
         Arc::new(Self {
