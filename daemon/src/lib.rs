@@ -45,6 +45,19 @@ pub(crate) fn free_bytes(path: &std::path::Path) -> Option<u64> {
     Some(about.f_bavail.saturating_mul(about.f_frsize))
 }
 
+/// Sizes from /proc/self/status (proc(5)) by their names, in kB.
+pub(crate) fn status_kb<const N: usize>(names: [&str; N]) -> Option<[u64; N]> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let size = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
+    };
+    let mut sizes = [0; N];
+    for (place, name) in sizes.iter_mut().zip(names) {
+        *place = size(name)?;
+    }
+    Some(sizes)
+}
+
 /// Gives freed memory back to the system: after many small pieces glibc keeps it.
 pub(crate) fn give_back_memory() {
     #[cfg(target_env = "gnu")]

@@ -31,7 +31,6 @@ impl Repack {
         let bytes = repackable_bytes(gguf);
         let mega = |bytes: u64| format!("{} MB", bytes / 1_000_000);
         match self {
-            Self::On if bytes == 0 => (true, "on, as configured, but it holds no weights that could be".into()),
             Self::On => (true, "on, as configured".into()),
             Self::Off => (false, "off, as configured".into()),
             Self::Auto if bytes == 0 => (false, "off: it holds no weights that could be".into()),
@@ -58,9 +57,8 @@ impl Repack {
 
 /// How much of this process is locked in memory, for people; llama.cpp says in the log alone that it could not.
 pub fn locked() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmLck:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    match kib.unwrap_or(0) {
+    let kib = crate::status_kb(["VmLck"]).map_or(0, |[kib]| kib);
+    match kib {
         0 => "no: the system does not allow it (LimitMEMLOCK= of the unit, `ulimit -l`)".into(),
         kib => format!("{} MB", kib * 1024 / 1_000_000),
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Collects the figures of this moment.
 pub(super) fn collect(counters: &Counters, depth: usize, uptime: Duration, data_dir: &Path) -> Value {
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let memory = memory_kb();
+    let memory = crate::status_kb(["RssAnon", "RssFile"]);
     json!({
         "uptime_s": uptime.as_secs(),
         "queue": depth,
@@ -18,21 +18,12 @@ pub(super) fn collect(counters: &Counters, depth: usize, uptime: Duration, data_
         "errors": count(&counters.errors),
         "ttft_ms": count(&counters.last_ttft_us) as f64 / 1e3,
         "tokens_per_s": count(&counters.last_milli_tokens_per_s) as f64 / 1e3,
-        "rss_kb": memory.map(|m| m.0 + m.1),
-        "rss_anonymous_kb": memory.map(|m| m.0),
-        "rss_file_kb": memory.map(|m| m.1),
+        "rss_kb": memory.map(|[anonymous, file]| anonymous + file),
+        "rss_anonymous_kb": memory.map(|[anonymous, _]| anonymous),
+        "rss_file_kb": memory.map(|[_, file]| file),
         "temperature_c": temperature_c(),
         "disk_free_bytes": crate::free_bytes(data_dir),
     })
-}
-
-/// Anonymous and file-backed resident memory, in kB.
-fn memory_kb() -> Option<(u64, u64)> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let field = |name: &str| {
-        status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
-    };
-    Some((field("RssAnon")?, field("RssFile")?))
 }
 
 /// The hottest thermal zone.
