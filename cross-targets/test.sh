@@ -26,15 +26,14 @@ finish() {
 trap finish EXIT
 
 install_emulator() {
-    local sudo=() wanted=()
+    local wanted=()
     command -v $QEMU >/dev/null || wanted+=(qemu-user-static)
     [ -e /lib/ld-linux-aarch64.so.1 ] || wanted+=(libc6:arm64)
     [ ${#wanted[@]} -gt 0 ] || return 0
-    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
     say "installing ${wanted[*]} (runs programs for Arm on this machine)"
-    "${sudo[@]}" dpkg --add-architecture arm64
-    "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 --quiet update >&2
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 --quiet --yes --no-install-recommends install "${wanted[@]}" >&2
+    as_root dpkg --add-architecture arm64
+    apt_get update --quiet
+    apt_get install --quiet --yes --no-install-recommends "${wanted[@]}"
 }
 
 expected_variant() {

@@ -505,9 +505,8 @@ impl Scheduler<'_> {
             Err(DecodeFailure::GivenUp) => {}
             // Never so by what is reserved; if it is all the same, the others go on.
             Err(error @ DecodeFailure::NoRoom) if self.running.len() > 1 => {
-                if let Some(mut running) = self.running.pop() {
-                    self.release(&mut running.lanes, None);
-                    let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
+                if let Some(running) = self.running.pop() {
+                    self.fail_one(running, error);
                 }
             }
             Err(error) => self.fail(error),
@@ -670,11 +669,15 @@ impl Scheduler<'_> {
 
     /// After a failure nothing in the KV cache can be relied on.
     fn fail(&mut self, error: DecodeFailure) {
-        for mut running in std::mem::take(&mut self.running) {
-            self.release(&mut running.lanes, None);
-            let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
+        for running in std::mem::take(&mut self.running) {
+            self.fail_one(running, error);
         }
         self.forget();
+    }
+
+    fn fail_one(&mut self, mut running: Running, error: DecodeFailure) {
+        self.release(&mut running.lanes, None);
+        let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
     }
 
     /// Forgets everything that was computed, after a failure.

@@ -131,18 +131,23 @@ impl Server {
 
     /// Publishes `info`, retained: after every change of the library.
     pub async fn publish_info(&self) {
-        let info = (self.info)().to_string();
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&info);
+        let (info, _) = self.told_anew();
         self.publish(self.topics.of("info"), info.into_bytes(), true).await;
     }
 
     /// Publishes `info` where it says something else than last time: threads were measured, states were kept.
     pub async fn renew_info(&self) {
-        let info = (self.info)().to_string();
-        let changed = *self.told.lock().unwrap_or_else(PoisonError::into_inner) != info;
-        if changed {
-            self.publish_info().await;
+        let (info, before) = self.told_anew();
+        if info != before {
+            self.publish(self.topics.of("info"), info.into_bytes(), true).await;
         }
+    }
+
+    /// What is to be told now, and what was told last.
+    fn told_anew(&self) -> (String, String) {
+        let info = (self.info)().to_string();
+        let before = std::mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), info.clone());
+        (info, before)
     }
 
     /// Publishes the metrics, not retained; of those that the broker does not take now, the next ones tell more.
