@@ -3,6 +3,7 @@
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use vademecum_tests::{Broker, Daemon, MANUAL, Mqtt, QUESTION, Setup, run, temp_dir, vademecum, wait_for};
 
@@ -112,6 +113,47 @@ fn a_disk_that_takes_nothing_refuses_documents_and_answers_questions() {
             "{id}: {listed}"
         );
     }
+    daemon.stop();
+}
+
+#[test]
+fn a_full_disk_refuses_documents_and_answers_questions() {
+    // A mount namespace of its own gives the daemon a small disk.
+    if run(std::process::Command::new("unshare").args(["-rm", "true"])).code != Some(0) {
+        eprintln!("not tried: this system gives no namespaces");
+        return;
+    }
+    let broker = Broker::start();
+    let dir = temp_dir();
+    let script = format!("mount -t tmpfs -o size=24m none {}", dir.path().display());
+    let daemon = Setup::with(&broker).data_dir(dir.path()).through(&script).within(&["unshare", "-rm"]).start();
+    let disk = format!("/proc/{}/root{}", daemon.pid(), dir.path().display());
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    let put = |name: &str| {
+        mqtt.request(&daemon, "documents/put", json!({ "document": name, "text": "The valve is open. ".repeat(500) }))
+    };
+    let ask = || {
+        let answer = mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 }));
+        assert_eq!(answer["citations"][0]["document"], "pump.md", "{answer}");
+    };
+    let filler = Path::new(&disk).join("filler");
+    let mut file = fs::File::create(&filler).expect("made");
+    let full = loop {
+        if let Err(error) = file.write_all(&[1; 4096]) {
+            break error;
+        }
+    };
+    drop(file);
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
+    for number in 0..4 {
+        let refused = put(&format!("refused{number}.md"));
+        assert_eq!(refused["error"]["code"], "storage", "{refused}");
+        ask();
+    }
+    fs::remove_file(&filler).expect("removed");
+    assert_eq!(put("taken.md")["change"], "added");
+    ask();
     daemon.stop();
 }
 

@@ -12,6 +12,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use vademecum::store::{Chunk, Document, EmbedderId, Incoming, Store, StoreError, StoreOptions, sha256_hex};
 use vademecum_tests::{Killed, PATIENCE, binary, temp_dir};
@@ -22,6 +23,8 @@ const DOCUMENTS: u64 = 24;
 const COPIES: usize = 12;
 /// How long sled may take for a small store before it counts as hung.
 const HUNG: Duration = Duration::from_secs(10);
+/// How long one store may take before the run ends itself and leaves the store where it is.
+const STUCK: Duration = Duration::from_secs(100);
 const PAGE: u64 = 4096;
 
 fn text(id: u64, version: u64) -> String {
@@ -443,6 +446,25 @@ fn chunks_of(store: &Store, id: &str) -> Result<Vec<String>, StoreError> {
     (0..).map_while(|ordinal| store.chunk(number, ordinal).map(|chunk| chunk.map(|chunk| chunk.text)).transpose()).collect()
 }
 
+/// Ends the whole process when nothing has been told for too long, with what was told last.
+fn end_when_stuck(damaged: PathBuf) -> Sender<String> {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let mut last = String::new();
+        loop {
+            match told.recv_timeout(STUCK) {
+                Ok(what) => last = what,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    eprintln!("stuck for {STUCK:?} at {last}; the store is left at {}", damaged.display());
+                    std::process::abort();
+                }
+            }
+        }
+    });
+    tell
+}
+
 #[test]
 fn every_acknowledged_document_survives_damage() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
@@ -453,12 +475,15 @@ fn every_acknowledged_document_survives_damage() {
     let dir = temp_dir();
     let (store, damaged, earlier) = (dir.path().join("store"), dir.path().join("damaged"), dir.path().join("earlier"));
     let (mut counters, mut said) = (Counters::default(), Said::default());
+    let alive = end_when_stuck(damaged.clone());
+    let now = |what: String| alive.send(what).expect("somebody listens");
     for trial in 0.. {
         if trial * COPIES >= trials {
             break;
         }
         let mut writer = Writer::start(&store, random.u64(..), said.clone());
         for number in trial * COPIES..trials.min((trial + 1) * COPIES) {
+            now(format!("{number}, writing"));
             writer.run_for(Duration::from_millis(random.u64(0..300)));
             copy(&store, &damaged);
             if !earlier.exists() {
@@ -466,7 +491,9 @@ fn every_acknowledged_document_survives_damage() {
             }
             let kind = DAMAGES[number % DAMAGES.len()];
             damage(&damaged, &earlier, kind, &mut random);
+            now(format!("{number}, {kind:?}, trying to open it"));
             let (did, words) = sled_opens(&damaged);
+            now(format!("{number}, {kind:?}, {did:?}, looking for what was acknowledged"));
             *counters.sled.entry((kind, did)).or_default() += 1;
             if did != Sled::Opened {
                 println!("{number}: {kind:?}: {did:?}: {words}");

@@ -59,6 +59,7 @@ pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
     let mut checks = vec![configuration(loaded), cores(), memory(), disk(config), clock(), permissions(config)];
     checks.push(generator(config));
     checks.push(embedder(config));
+    checks.extend(passages(config, daemon.as_ref()));
     let opened = (daemon.is_none() && config.data_dir().exists()).then(|| open_store(config));
     checks.push(store(config, daemon.as_ref(), opened.as_ref()));
     checks.extend(documents(&listed(config, &runtime, opened.as_ref())));
@@ -195,6 +196,41 @@ fn generator(config: &Config) -> Check {
         ),
         Err(error) => Check::fail("generator", error.to_string(), "use a smaller model or a smaller model.context"),
     }
+}
+
+/// Whether states of passages can be kept, where they are to be.
+fn passages(config: &Config, daemon: Option<&serde_json::Value>) -> Option<Check> {
+    let mib = config.model.passages_mb;
+    if mib == 0 {
+        return None;
+    }
+    let dir = config.passages_dir();
+    let warn = |detail: String| {
+        Some(Check::warn("passages", detail, format!("without them answers take longer: look at {}", dir.display())))
+    };
+    if let Some(status) = daemon {
+        let info = &status["info"];
+        let told = &info["passages"];
+        let reason = [&told["problem"], &info["model"]["passages_off"]].into_iter().find_map(serde_json::Value::as_str);
+        return match (reason, told["bytes"].as_u64()) {
+            (Some(reason), _) => warn(reason.to_owned()),
+            (None, None) => warn("none are kept: the daemon's log says why".to_owned()),
+            (None, Some(bytes)) => {
+                let detail = format!("{} states, {} of {mib} MB", told["passages"], bytes / 1_000_000);
+                Some(Check::ok("passages", detail))
+            }
+        };
+    }
+    let existing = dir.ancestors().find(|path| path.exists())?;
+    let usable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok();
+    if !(usable && existing.is_dir()) {
+        return warn(format!("cannot be kept: {} is not a folder that may be written to", existing.display()));
+    }
+    let (floor, free) = (config.model.passages_min_free_mb, crate::free_bytes(existing)? / 1_000_000);
+    if free < floor {
+        return warn(format!("not kept any more: {free} MB of disk are free, and model.passages_min_free_mb is {floor}"));
+    }
+    Some(Check::ok("passages", format!("up to {mib} MB in {}", dir.display())))
 }
 
 fn embedder(config: &Config) -> Check {

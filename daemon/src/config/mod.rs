@@ -607,6 +607,11 @@ impl Config {
         std::env::var_os("CACHE_DIRECTORY").map_or_else(|| self.data_dir(), PathBuf::from)
     }
 
+    /// The folder of the states of passages.
+    pub fn passages_dir(&self) -> PathBuf {
+        self.cache_dir().join("passages")
+    }
+
     /// The local control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.data_dir().join("control.sock")

@@ -31,9 +31,9 @@ impl Repack {
         let bytes = repackable_bytes(gguf);
         let mega = |bytes: u64| format!("{} MB", bytes / 1_000_000);
         match self {
-            Self::On => (true, "on, as configured".into()),
             Self::Off => (false, "off, as configured".into()),
-            Self::Auto if bytes == 0 => (false, "off: it holds no weights that could be".into()),
+            _ if bytes == 0 => (false, "off: it holds no weights that could be".into()),
+            Self::On => (true, "on, as configured".into()),
             Self::Auto => {
                 let left = memory.available.saturating_sub(needed);
                 let spare = SPARE.max(memory.total / 8);
@@ -198,7 +198,8 @@ mod tests {
         let (on, why) = decide(Repack::Auto, &q4_0, 600 << 20);
         assert!(!on && why.starts_with("off: it needs ") && why.contains("left to others"), "{why}");
         assert_eq!(decide(Repack::Auto, &q4_1, 2 << 30), (false, "off: it holds no weights that could be".into()));
-        assert_eq!(decide(Repack::On, &q4_1, 0), (true, "on, as configured".into()));
+        assert_eq!(decide(Repack::On, &q4_0, 0), (true, "on, as configured".into()));
+        assert_eq!(decide(Repack::On, &q4_1, 2 << 30), (false, "off: it holds no weights that could be".into()));
         assert_eq!(decide(Repack::Off, &q4_0, 2 << 30), (false, "off, as configured".into()));
     }
 

@@ -229,7 +229,7 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
         system: config.answer.system.clone(),
         slots: config.model.slots,
         passages: (config.model.passages_mb > 0).then(|| PassageCacheOptions {
-            dir: config.cache_dir().join("passages"),
+            dir: config.passages_dir(),
             max_bytes: config.model.passages_mb * 1_000_000,
             min_free: config.model.passages_min_free_mb * 1_000_000,
         }),

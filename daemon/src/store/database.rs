@@ -156,9 +156,18 @@ pub(super) fn is_there(dir: &Path) -> bool {
     fs::metadata(dir.join("db/db")).is_ok_and(|file| file.len() > 0)
 }
 
+/// Refuses where the disk is all but full.
+pub(super) fn check_room(dir: &Path) -> Result<(), StoreError> {
+    if crate::free_bytes(dir).is_none_or(|free| free >= ROOM) {
+        return Ok(());
+    }
+    let source = io::Error::new(io::ErrorKind::StorageFull, format!("less than {} MiB of the disk are free", ROOM >> 20));
+    Err(StoreError::io("write to", dir)(source))
+}
+
 /// Whether the disk takes what sled may write when it opens the database.
 pub(super) fn has_room(dir: &Path) -> bool {
-    if crate::free_bytes(dir).is_some_and(|free| free < ROOM) {
+    if check_room(dir).is_err() {
         return false;
     }
     let path = dir.join("room.unfinished");

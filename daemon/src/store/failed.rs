@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Document, MAX_FIELD_BYTES, Store, StoreError, check_collection, check_id, keys, terms};
+use super::{Batch, Document, MAX_FIELD_BYTES, Store, StoreError, check_collection, check_id, keys, terms};
 
 /// Most that are remembered; what fails beyond is told to whoever brought it, and no more.
 const MAX_FAILED: usize = 1000;
@@ -29,7 +29,7 @@ impl Store {
         if known.as_ref() == Some(&failed) || (known.is_none() && is_full()?) {
             return Ok(());
         }
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.insert(key, self.encode(&failed)?);
         self.commit(batch)
     }
@@ -66,7 +66,7 @@ impl Store {
         if self.value(&key)?.is_none() {
             return Ok(false);
         }
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.remove(key);
         self.commit(batch)?;
         Ok(true)
@@ -108,7 +108,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         for number in 0..MAX_FAILED {
             let failed = FailedDocument { document: document(&format!("{number}")), reason: String::new() };
             batch.insert(keys::failed("c", &failed.document.id), store.encode(&failed).unwrap());

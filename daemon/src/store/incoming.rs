@@ -7,8 +7,8 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Chunk, Document, DocumentRecord, MAX_CHUNK_BYTES, Put, StatementVectors, Store, StoreError, check_collection, check_fields,
-    check_id, head_of, keys, remove_rows, row, sha256_hex,
+    Batch, Chunk, Document, DocumentRecord, MAX_CHUNK_BYTES, Put, StatementVectors, Store, StoreError, check_collection,
+    check_fields, check_id, database, head_of, keys, remove_rows, row, sha256_hex,
     sources::Staged,
     statements,
     terms::{self, Language},
@@ -65,6 +65,8 @@ impl Store {
             let reason = "its hash is not the SHA-256 of its source".to_owned();
             return Err(StoreError::Refused { id: document.id.clone(), reason });
         }
+        // Before the database meets an error: see the room `recovery`.
+        database::check_room(&self.inner.dir)?;
         let staged = self.inner.sources.stage(&document.hash, source)?;
         let document = Document { bytes: source.len() as u64, ..document.clone() };
         Ok(Incoming {
@@ -106,14 +108,14 @@ impl Store {
                 if some.is_empty() {
                     break;
                 }
-                let mut batch = sled::Batch::default();
+                let mut batch = Batch::default();
                 for key in some {
                     batch.remove(key);
                 }
                 self.apply(batch)?;
             }
         }
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.remove(keys::unfinished(number));
         self.commit(batch)
     }
@@ -195,7 +197,7 @@ impl Incoming<'_> {
             None => self.reserve()?,
         };
         self.check_epoch()?;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         self.insert_held(&mut batch, number);
         self.store.apply(batch)
     }
@@ -204,7 +206,7 @@ impl Incoming<'_> {
         let _writer = self.store.writer();
         self.check_epoch()?;
         let number = self.store.next_number()?;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.insert(keys::unfinished(number), &[]);
         batch.insert(keys::SEQUENCE, &number.to_be_bytes());
         self.store.commit(batch)?;
@@ -221,7 +223,7 @@ impl Incoming<'_> {
         Err(StoreError::io("finish a document in", &self.store.inner.dir)(source))
     }
 
-    fn insert_held(&mut self, batch: &mut sled::Batch, number: u64) {
+    fn insert_held(&mut self, batch: &mut Batch, number: u64) {
         let first = self.chunks - self.held.len() as u32;
         for (held, ordinal) in self.held.drain(..).zip(first..) {
             batch.insert(keys::chunk(number, ordinal), held.chunk);
@@ -253,7 +255,7 @@ impl Incoming<'_> {
         if let Some(staged) = self.staged.take() {
             store.inner.sources.keep(&record, staged)?;
         }
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         let mut change = [1, i64::from(record.document.chunks)];
         if let Some(old) = &old {
             remove_rows(&mut batch, old);

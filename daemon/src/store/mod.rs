@@ -36,6 +36,7 @@ pub mod terms;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -241,6 +242,27 @@ struct DocumentRecord {
 /// A step from one schema to the next.
 type Upgrade = fn(&Store) -> Result<(), StoreError>;
 
+/// Changes that are made at once.
+#[derive(Debug, Default)]
+struct Batch {
+    changes: sled::Batch,
+    keys: Vec<sled::IVec>,
+}
+
+impl Batch {
+    fn insert(&mut self, key: impl Into<sled::IVec>, value: impl Into<sled::IVec>) {
+        let key = key.into();
+        self.keys.push(key.clone());
+        self.changes.insert(key, value);
+    }
+
+    fn remove(&mut self, key: impl Into<sled::IVec>) {
+        let key = key.into();
+        self.keys.push(key.clone());
+        self.changes.remove(key);
+    }
+}
+
 /// What is done with an entry: its key, its value.
 type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 
@@ -256,7 +278,7 @@ struct Inner {
     options: StoreOptions,
     /// `None` while it is opened again, and after the store was closed.
     database: RwLock<Option<Database>>,
-    /// Counts how often the database was opened: what a put has written ahead is gone with the one it was written to.
+    /// Changes when the database is let go of and when it is opened: what a put has written ahead is gone with the one it was written to.
     epoch: AtomicU64,
     ledger: Ledger,
     closed: AtomicBool,
@@ -311,7 +333,7 @@ impl Store {
 
     fn open_database(&self) -> Result<(), StoreError> {
         let dir = &self.inner.dir;
-        let _writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.writer_as_it_is();
         let exists = dir.join("db").exists();
         if exists && let Some(reason) = database::verdict(dir) {
             return self.replace_database(&reason);
@@ -365,7 +387,7 @@ impl Store {
                 offered: format!("{} ({}, {} dimensions)", id.name, id.fingerprint, id.dimensions),
             }),
             None => {
-                let mut batch = sled::Batch::default();
+                let mut batch = Batch::default();
                 batch.insert(keys::EMBEDDER, self.encode(id)?);
                 self.commit(batch)
             }
@@ -379,14 +401,14 @@ impl Store {
         // One document at a time keeps the batches small; the binding changes last, so that an interrupted run leaves a
         // smaller store of the old embedder and can simply be started again.
         for record in self.records(keys::DOCUMENTS)? {
-            let mut batch = sled::Batch::default();
+            let mut batch = Batch::default();
             remove_rows(&mut batch, &record);
             batch.remove(keys::document(&record.document.collection, &record.document.id));
             self.count(&mut batch, &record.document.collection, [-1, -i64::from(record.document.chunks)])?;
             self.commit(batch)?;
         }
         self.indexes().clear();
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.insert(keys::EMBEDDER, self.encode(id)?);
         self.commit(batch)
     }
@@ -404,7 +426,7 @@ impl Store {
         if self.get::<CollectionRecord>(&keys::collection(name))?.is_some() {
             return Ok(());
         }
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         self.count(&mut batch, name, [0, 0])?;
         self.commit(batch)
     }
@@ -450,7 +472,7 @@ impl Store {
         };
         record.document.origin = origin;
         self.inner.sources.keep_record(&record)?;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.insert(key, self.encode(&record)?);
         self.commit(batch)?;
         Ok(true)
@@ -518,7 +540,7 @@ impl Store {
     /// Removes a document whose record beside the source is gone. The caller holds the writer's lock.
     fn remove(&self, old: &DocumentRecord) -> Result<(), StoreError> {
         let collection = &old.document.collection;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         remove_rows(&mut batch, old);
         batch.remove(keys::document(collection, &old.document.id));
         self.count(&mut batch, collection, [-1, -i64::from(old.document.chunks)])?;
@@ -580,7 +602,7 @@ impl Store {
         let _writer = self.writer();
         let encoded = self.encode(value)?;
         sources::write_beside(&self.note_path(collection, name), &encoded)?;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.insert(keys::note(collection, name), encoded);
         self.commit(batch)
     }
@@ -656,6 +678,10 @@ impl Store {
 
     /// Opens the collection's index file and adds what has changed since it was written; without a file, all rows.
     fn load_index(&self, collection: &str) -> Result<Option<Arc<RwLock<Index>>>, StoreError> {
+        self.patiently(|| self.load_index_once(collection))
+    }
+
+    fn load_index_once(&self, collection: &str) -> Result<Option<Arc<RwLock<Index>>>, StoreError> {
         let _writer = self.writer();
         if let Some(index) = self.indexes().get(collection) {
             return Ok(Some(index.clone()));
@@ -799,7 +825,7 @@ impl Store {
     }
 
     /// Adds to the batch the collection's new counts and version, and the sequence both are drawn from.
-    fn count(&self, batch: &mut sled::Batch, collection: &str, change: [i64; 2]) -> Result<(), StoreError> {
+    fn count(&self, batch: &mut Batch, collection: &str, change: [i64; 2]) -> Result<(), StoreError> {
         let key = keys::collection(collection);
         let mut record: CollectionRecord = self.get(&key)?.unwrap_or_default();
         let sequence = self.next_number()?;
@@ -835,13 +861,20 @@ impl Store {
 
     /// Applies a batch and syncs it. When that fails nobody knows how much of it the database holds, so the indexes are
     /// read from it again.
-    fn commit(&self, batch: sled::Batch) -> Result<(), StoreError> {
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         self.apply(batch).and_then(|()| self.sync()).inspect_err(|_| self.indexes().clear())
     }
 
-    /// Applies a batch; it is on disk after the next [`Store::commit`].
-    fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
-        let applied = self.guarded(|tree| tree.apply_batch(batch).map_err(|error| self.database(error)));
+    /// Applies a batch; it is on disk after the next [`Store::commit`]. Sled divides a page that has grown when somebody
+    /// next comes by, be it to read, and if it cannot write then, there is no reading: so somebody comes by at once.
+    fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        let applied = self.guarded(|tree| {
+            let apply = || {
+                tree.apply_batch(batch.changes)?;
+                batch.keys.iter().try_for_each(|key| tree.contains_key(key).map(drop))
+            };
+            apply().map_err(|error| self.database(error))
+        });
         applied.inspect_err(|error| self.note_failed_write(error))
     }
 
@@ -855,7 +888,7 @@ impl Store {
                 log::info!("the database has schema {found}; it is upgraded, and {} is a backup from before", path.display());
             }
             step(self)?;
-            let mut batch = sled::Batch::default();
+            let mut batch = Batch::default();
             batch.insert(keys::SCHEMA, self.encode(&(schema + 1))?);
             self.commit(batch)?;
         }
@@ -873,7 +906,7 @@ impl Store {
             Some(identity) => identity,
             None => {
                 let identity = fastrand::u64(..);
-                let mut batch = sled::Batch::default();
+                let mut batch = Batch::default();
                 batch.insert(keys::SCHEMA, self.encode(&SCHEMA)?);
                 batch.insert(keys::IDENTITY, self.encode(&identity)?);
                 self.commit(batch)?;
@@ -895,20 +928,30 @@ impl Store {
 
     /// Hands every entry whose key begins with `prefix` to `visit`, in the order of the keys.
     fn scan(&self, prefix: &[u8], visit: &mut Visit) -> Result<(), StoreError> {
-        self.guarded(|tree| {
-            tree.scan_prefix(prefix).try_for_each(|entry| {
+        let mut last: Option<sled::IVec> = None;
+        self.reading(|tree| {
+            let entries = match last.clone() {
+                None => tree.scan_prefix(prefix),
+                Some(last) => tree.range((Bound::Excluded(last), Bound::Unbounded)),
+            };
+            for entry in entries {
                 let (key, value) = entry.map_err(|error| self.database(error))?;
-                visit(&key, &value)
-            })
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                visit(&key, &value)?;
+                last = Some(key);
+            }
+            Ok(())
         })
     }
 
     fn value(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
-        self.guarded(|tree| tree.get(key).map_err(|error| self.database(error)))
+        self.reading(|tree| tree.get(key).map_err(|error| self.database(error)))
     }
 
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
-        self.guarded(|tree| {
+        self.reading(|tree| {
             let value = tree.get(key).map_err(|error| self.database(error))?;
             value.map(|value| self.decode(key, &value)).transpose()
         })
@@ -936,15 +979,6 @@ impl Store {
 
     fn database(&self, error: sled::Error) -> StoreError {
         StoreError::database(&self.inner.dir, error)
-    }
-
-    /// Lets one change at a time in, after the database has been opened again if it has to be.
-    fn writer(&self) -> MutexGuard<'_, ()> {
-        let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.inner.closed.load(Ordering::Relaxed) {
-            self.mend();
-        }
-        writer
     }
 
     fn indexes(&self) -> MutexGuard<'_, HashMap<String, Arc<RwLock<Index>>>> {
@@ -1008,7 +1042,7 @@ fn indexed(record: &DocumentRecord) -> IndexedDocument {
     IndexedDocument { id: document.id.clone(), number: *number, tags: document.tags.clone(), language: *language }
 }
 
-fn remove_rows(batch: &mut sled::Batch, record: &DocumentRecord) {
+fn remove_rows(batch: &mut Batch, record: &DocumentRecord) {
     for ordinal in 0..record.document.chunks {
         batch.remove(keys::chunk(record.number, ordinal));
         batch.remove(keys::row(record.number, ordinal));

@@ -2,23 +2,26 @@
 //!
 //! A damaged database is set aside and a new one made. The sources beside it know every document: those that the
 //! database does not have as they say are *missing*, and whoever has an embedder puts them again (see [`Store::next_missing`]).
-//! After an error of the disk sled refuses every further write until it is opened anew: reads go on meanwhile, and the next
-//! change after there is space again opens it.
+//! After an error of the disk sled refuses every further write until it is opened anew, and some reads with it: those that
+//! would tidy a page, or that need one which is not written yet. Such a read opens it anew, as the next change does.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::database::{self, Database};
-use super::{CollectionRecord, Document, DocumentRecord, Store, StoreError, keys};
+use super::{Batch, CollectionRecord, Document, DocumentRecord, Store, StoreError, keys};
 
 /// How often it is tried at most.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a read waits for the database to be opened again, which on a slow card takes as long as a start.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// More numbers than a database can have given and lost without a trace.
 const LOST_NUMBERS: u64 = 1 << 20;
 /// Most documents whose failure is reported one by one.
@@ -65,6 +68,10 @@ struct State {
     /// The database was let go of and could not be opened again.
     disconnected: bool,
     tried: Option<Instant>,
+    /// It was not opened again because the disk is full.
+    without_room: bool,
+    /// Who changes the database, and opens it again.
+    writer: Option<ThreadId>,
     missing: BTreeMap<Key, DocumentRecord>,
     report: Recovery,
 }
@@ -85,6 +92,19 @@ impl Ledger {
     /// Whether the database can be closed in order.
     pub(super) fn is_sound(&self) -> bool {
         self.state().trouble.is_none()
+    }
+}
+
+/// The writer's lock, while it is held.
+#[derive(Debug)]
+pub(super) struct Writing<'a> {
+    ledger: &'a Ledger,
+    _lock: MutexGuard<'a, ()>,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.ledger.state().writer = None;
     }
 }
 
@@ -164,6 +184,69 @@ impl Store {
         })
     }
 
+    /// Reads from the database: [`Store::guarded`], [`Store::patiently`].
+    pub(super) fn reading<T>(&self, mut work: impl FnMut(&sled::Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.patiently(|| self.guarded(&mut work))
+    }
+
+    /// Reads, and reads again if the database had to be opened anew for it. Who holds the writer's lock gets the error at
+    /// once: it must let go of it first.
+    pub(super) fn patiently<T>(&self, mut read: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let epoch = self.inner.epoch.load(Ordering::Relaxed);
+            match read() {
+                Err(StoreError::Io { action, source }) => {
+                    let error = StoreError::Io { action, source };
+                    if !self.is_open_again(epoch, &error, until) {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Whether the database was opened again since `epoch`, after `error` was met in it; sees to it, if it has to be.
+    fn is_open_again(&self, epoch: u64, error: &StoreError, until: Instant) -> bool {
+        let ledger = &self.inner.ledger;
+        if ledger.state().writer == Some(std::thread::current().id()) {
+            return false;
+        }
+        if is_of_a_write(error) {
+            self.note_trouble(Trouble::Disk(error.to_string()));
+        }
+        loop {
+            // Waits for who is opening it, too.
+            drop(self.writer());
+            let state = ledger.state();
+            if state.trouble.is_none() && !state.disconnected {
+                return self.inner.epoch.load(Ordering::Relaxed) != epoch;
+            }
+            if state.without_room || self.inner.closed.load(Ordering::Relaxed) || Instant::now() >= until {
+                return false;
+            }
+            drop(state);
+            std::thread::sleep(PAUSE / 20);
+        }
+    }
+
+    /// Lets one change at a time in, after the database has been opened again if it has to be.
+    pub(super) fn writer(&self) -> Writing<'_> {
+        let writing = self.writer_as_it_is();
+        if !self.inner.closed.load(Ordering::Relaxed) {
+            self.mend();
+        }
+        writing
+    }
+
+    /// Lets one change at a time in.
+    pub(super) fn writer_as_it_is(&self) -> Writing<'_> {
+        let lock = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inner.ledger.state().writer = Some(std::thread::current().id());
+        Writing { ledger: &self.inner.ledger, _lock: lock }
+    }
+
     /// Remembers that a write has failed: sled takes no other until it is opened again.
     pub(super) fn note_failed_write(&self, error: &StoreError) {
         if let StoreError::Io { .. } = error {
@@ -189,7 +272,7 @@ impl Store {
     }
 
     /// Opens the database again if that is needed and can be done. The caller holds the writer's lock.
-    pub(super) fn mend(&self) {
+    fn mend(&self) {
         let damage = {
             let mut state = self.inner.ledger.state();
             let damage = match &state.trouble {
@@ -204,7 +287,9 @@ impl Store {
             damage
         };
         // Reads go on with what is open; once it is closed, it must be sure that it can be opened.
-        if !database::has_room(&self.inner.dir) {
+        let has_room = database::has_room(&self.inner.dir);
+        self.inner.ledger.state().without_room = !has_room;
+        if !has_room {
             return;
         }
         let damaged = damage.is_some();
@@ -276,11 +361,12 @@ impl Store {
             return Err(StoreError::Damaged { dir: self.inner.dir.clone(), detail });
         }
         *self.inner.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
+        self.inner.epoch.fetch_add(1, Ordering::Relaxed);
         self.check_schema()?;
         if let Some(bound) = self.inner.bound.get()
             && self.embedder()?.is_none()
         {
-            let mut batch = sled::Batch::default();
+            let mut batch = Batch::default();
             batch.insert(keys::EMBEDDER, self.encode(bound)?);
             self.commit(batch)?;
         }
@@ -318,7 +404,7 @@ impl Store {
         let collections: BTreeSet<&String> = missing.keys().map(|(collection, _)| collection).collect();
         for name in collections {
             if self.version(name)? == 0 {
-                let mut batch = sled::Batch::default();
+                let mut batch = Batch::default();
                 self.count(&mut batch, name, [0, 0])?;
                 self.commit(batch)?;
             }
@@ -336,7 +422,7 @@ impl Store {
     /// apart by it.
     fn renumber(&self, newest: u64) -> Result<(), StoreError> {
         let next = self.next_number()?.max(newest) + LOST_NUMBERS;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.insert(keys::SEQUENCE, &next.to_be_bytes());
         self.commit(batch)
     }
@@ -374,7 +460,7 @@ impl Store {
         }
         for (name, [documents, chunks]) in held {
             let was: CollectionRecord = self.get(&keys::collection(&name))?.unwrap_or_default();
-            let mut batch = sled::Batch::default();
+            let mut batch = Batch::default();
             self.count(&mut batch, &name, [documents - was.documents as i64, chunks - was.chunks as i64])?;
             self.commit(batch)?;
         }
@@ -402,4 +488,11 @@ impl Store {
 
 fn key(document: &Document) -> Key {
     (document.collection.clone(), document.id.clone())
+}
+
+/// Whether it is an error that reading does not meet.
+fn is_of_a_write(error: &StoreError) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let StoreError::Io { source, .. } = error else { return false };
+    matches!(source.kind(), FileTooLarge | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
 }

@@ -636,7 +636,7 @@ fn terms_of_an_older_version_are_made_anew() {
         let key = keys::document("c", "a");
         let mut record: DocumentRecord = store.get(&key).unwrap().unwrap();
         record.terms = 0;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         batch.insert(key, store.encode(&record).unwrap());
         for (ordinal, text) in [(0, "use force"), (1, "pump")] {
             let row = row::encode(&[0.5; DIMENSIONS], "Title of a\nChapter", text, Language::English);
