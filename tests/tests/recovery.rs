@@ -157,6 +157,61 @@ fn a_full_disk_refuses_documents_and_answers_questions() {
     daemon.stop();
 }
 
+/// A clock without a battery starts in the past, and jumps when the network tells the time.
+#[test]
+fn a_clock_that_is_set_ends_no_question_and_holds_none_up() {
+    let library =
+        fs::read_dir("/usr/lib").expect("a folder").flatten().map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+    let library = library.into_iter().find(|path| path.exists()).expect("libfaketime: `make setup` installs it");
+    let dir = temp_dir();
+    let clock = dir.path().join("clock");
+    let set = |to: &str| {
+        let aside = dir.path().join("aside");
+        fs::write(&aside, to).and_then(|()| fs::rename(&aside, &clock)).expect("written");
+    };
+    set("-10000d");
+    let broker = Broker::start();
+    let faked = |setup: Setup| {
+        let setup = setup.env("LD_PRELOAD", &library).env("FAKETIME_TIMESTAMP_FILE", &clock).env("FAKETIME_NO_CACHE", "1");
+        setup.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").set("answer.reader", "best")
+    };
+    let mut daemon = faked(Setup::with(&broker)).start();
+    assert!(daemon.log().starts_with("1999-"), "{}", daemon.log());
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    let ask = |id: &str, tokens: u32| {
+        let ask = json!({ "id": id, "question": format!("{QUESTION} ({id})"), "max_tokens": tokens, "deadline_ms": 60_000, "stream": true });
+        mqtt.publish(&daemon.topic("ask"), ask.to_string());
+    };
+    let jumps = ["+0", "+10000d", "-10000d"];
+    for (round, to) in jumps.iter().enumerate() {
+        let ids: Vec<String> = (0..6).map(|n| format!("q{round}{n}")).collect();
+        ids.iter().for_each(|id| ask(id, 48));
+        // One is being answered, others wait.
+        mqtt.first_delta(&daemon, &ids[0]);
+        set(to);
+        for id in &ids {
+            let answer = mqtt.reply(&daemon, id);
+            assert_eq!(answer["citations"][0]["document"], "pump.md", "{to}: {answer}");
+            assert!(answer["timings"]["total_ms"].as_f64().is_some_and(|ms| (0.0..60_000.0).contains(&ms)), "{to}: {answer}");
+        }
+        mqtt.put(&daemon, &format!("note{round}.md"), "The valve is open.");
+    }
+    // Questions that wait in the inbox while the clock is put forward by 27 years, less than an hour of them with the power off.
+    ["k0", "k1", "k2"].iter().for_each(|id| ask(id, 48));
+    mqtt.first_delta(&daemon, "k0");
+    daemon.signal(Signal::KILL);
+    daemon.ends();
+    set("+0");
+    let daemon = faked(Setup::with(&broker)).data_dir(daemon.data()).start();
+    for id in ["k0", "k1", "k2"] {
+        let reply = mqtt.reply(&daemon, id);
+        assert!(reply["answer"].is_string() || reply["error"]["code"] == "deadline_exceeded", "{reply}");
+    }
+    assert_eq!(mqtt.request(&daemon, "documents/list", json!({}))["total"], 1 + jumps.len());
+    daemon.stop();
+}
+
 /// A library of two documents, made by version 0.1.0 with schema 1 (`tests/data/README.md`).
 #[test]
 fn a_library_of_schema_1_opens_as_it_is() {

@@ -1,12 +1,11 @@
 //! Cores and threads: real affinity masks, real control groups, and what a calibration keeps.
 
-use rustix::process::getpid;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use vademecum_tests::{Run, Setup, bare_vademecum, program, run, temp_dir, vademecum};
+use vademecum_tests::{ControlGroup, Run, Setup, bare_vademecum, program, run, temp_dir, vademecum};
 
 /// A command behind another one: `taskset -c 0 vademecum …`.
 fn behind(front: &mut Command, command: &Command) -> Run {
@@ -31,38 +30,12 @@ fn an_affinity_mask_of_one_cpu_leaves_one_core() {
     assert_eq!((&cores["candidates"], &cores["threads"]), (&json!([1]), &json!({ "decode": 1, "batch": 1 })));
 }
 
-/// A control group of ours with a CPU quota of 150 %; the file that takes processes in.
-struct Quota(PathBuf, &'static str);
-
-impl Quota {
-    /// In whichever hierarchy has the `cpu` controller and lets us; `None` where neither does.
-    fn new() -> Option<Self> {
-        let name = format!("vademecum-test-{}", getpid().as_raw_nonzero());
-        let root = Path::new("/sys/fs/cgroup");
-        let one = |base: &Path, file: &str, text: &str, join| {
-            let dir = base.join(&name);
-            fs::create_dir(&dir).ok()?;
-            let group = Self(dir, join);
-            fs::write(group.0.join(file), text).ok().map(|()| group)
-        };
-        // Elsewhere the root is an ordinary folder, in which everything can be made.
-        let unified = root.join("cgroup.controllers").exists();
-        let first = unified.then(|| one(root, "cpu.max", "150000 100000", "cgroup.procs")).flatten();
-        first.or_else(|| one(&root.join("cpu"), "cpu.cfs_quota_us", "150000", "tasks"))
-    }
-}
-
-impl Drop for Quota {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn a_cpu_quota_of_a_real_control_group_counts() {
     let command = bare_vademecum(["tune", "--json", "--no-measure"]);
-    let limited = if let Some(group) = Quota::new() {
-        let join = format!("echo $$ > {}/{} && exec \"$@\"", group.0.display(), group.1);
+    let quota = ControlGroup::limited("cpu", ("cpu.max", "150000 100000"), ("cpu.cfs_quota_us", "150000"));
+    let limited = if let Some(group) = quota {
+        let join = format!("{} && exec \"$@\"", group.script());
         Some(behind(Command::new("sh").args(["-c", &join, "sh"]), &command))
     } else {
         let scope = || Command::new("systemd-run").args(["--scope", "--quiet", "-p", "CPUQuota=150%", "true"]).output();

@@ -110,11 +110,12 @@ impl End {
             Some(Signal::XCPU) => IngestError::TooSlow { id, seconds: CPU_SECONDS },
             Some(Signal::ALARM) => IngestError::TooSlow { id, seconds: WALL_SECONDS.into() },
             Some(Signal::XFSZ) => IngestError::TooMuchText { id, limit: MAX_RESULT_BYTES },
-            // Rust's allocator says so and aborts; killed from outside, it was the system that had no memory left.
+            // Rust's allocator says so and aborts.
             Some(Signal::ABORT) if self.words.contains("memory allocation") => {
                 IngestError::TooMuchMemory { id, limit: MEMORY_BYTES }
             }
-            Some(Signal::KILL) => IngestError::TooMuchMemory { id, limit: MEMORY_BYTES },
+            // From outside; it is the first to go (see `confine`).
+            Some(Signal::KILL) => IngestError::NoMemory { id },
             _ => {
                 let words = self.words.lines().find(|line| !line.trim().is_empty()).unwrap_or("no message").trim();
                 IngestError::ReaderFailed { id, message: format!("{}: {words}", self.status) }

@@ -163,6 +163,12 @@ pub enum IngestError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// A document whose reader was killed from outside, as the system does when it has no memory left.
+    #[error("{id}: the system had no memory left to read it; split it, convert it to text, or close other programs")]
+    NoMemory {
+        /// The document.
+        id: String,
+    },
     /// A document that unfolds into too much text.
     #[error("{id}: more than {} MiB of text; split it", limit >> 20)]
     TooMuchText {
