@@ -214,9 +214,10 @@ fn passages(config: &Config, daemon: Option<&serde_json::Value>) -> Option<Check
         let reason = [&told["problem"], &info["model"]["passages_off"]].into_iter().find_map(serde_json::Value::as_str);
         return match (reason, told["bytes"].as_u64()) {
             (Some(reason), _) => warn(reason.to_owned()),
-            (None, None) => warn("none are kept: the daemon's log says why".to_owned()),
+            (None, None) => warn("the daemon keeps none: its model.passages_mb is 0, or its log says why".to_owned()),
             (None, Some(bytes)) => {
-                let detail = format!("{} states, {} of {mib} MB", told["passages"], bytes / 1_000_000);
+                let most = told["max_bytes"].as_u64().unwrap_or_default() / 1_000_000;
+                let detail = format!("{} states, {} of {most} MB", told["passages"], bytes / 1_000_000);
                 Some(Check::ok("passages", detail))
             }
         };

@@ -1,7 +1,7 @@
 //! `vademecum tune`: the cores this process may use, and the threads that the generator runs best with.
 
 use super::{Common, Failure, Outcome, print_json, print_line};
-use crate::config::Config;
+use crate::config::{Config, Lookup};
 use crate::gguf::Gguf;
 use crate::llama;
 use crate::tune::{CALIBRATION, Drafts, Kind, Origin, Plan, Saved, Topology, calibrate, verify};
@@ -27,9 +27,13 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     let path = config.generator_path();
     let mut note = String::new();
     let mut calibration = None;
+    let mut no_lookup = (config.model.lookup == Lookup::Off).then_some("off: model.lookup");
     // Without a model there are still cores to show; a model that was named must be one.
     if path.exists() || !config.model.generator.as_os_str().is_empty() {
         let gguf = Gguf::open(&path).map_err(|error| Failure::Other(error.to_string()))?;
+        if gguf.has_sliding_window() {
+            no_lookup = Some("off: it is not done with models that have a sliding window");
+        }
         let key = topology.key(&gguf.fingerprint(), llama::build());
         let saved = Saved::in_dir(&config.data_dir());
         calibration = saved.find(&key).filter(|_| !args.force);
@@ -58,7 +62,8 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         note = "nothing measured: no generator; name one with --generator FILE".into();
     }
     let plan = Plan::new(&topology, calibration, config.model.threads, config.model.batch_threads);
-    let drafts = plan.calibration.as_ref().and_then(|calibration| Drafts::of(&calibration.verify));
+    let drafts =
+        plan.calibration.as_ref().filter(|_| no_lookup.is_none()).and_then(|calibration| Drafts::of(&calibration.verify));
     if common.json {
         print_json(&serde_json::json!({
             "topology": topology, "usable": topology.usable(), "candidates": plan.candidates, "threads": plan.threads,
@@ -71,8 +76,8 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     for line in cores(&topology).into_iter().chain(table(&plan)) {
         print_line(&line);
     }
-    if let Some(drafts) = drafts {
-        print_line(&format!("lookup     {drafts}"));
+    if let Some(words) = no_lookup.map(str::to_owned).or_else(|| drafts.map(|drafts| drafts.to_string())) {
+        print_line(&format!("lookup     {words}"));
     }
     print_line(&format!("embedder   {embedding} threads"));
     if !note.is_empty() {

@@ -22,12 +22,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use super::state_file;
 use llama_cpp_2::token::LlamaToken;
 use sha2::{Digest, Sha256};
 
-const MAGIC: [u8; 8] = *b"VADEMKV1";
-/// Bytes before the state in a file.
-pub(super) const HEAD: usize = MAGIC.len() + 32 + 4;
 const EXTENSION: &str = "kv";
 /// Work that may wait for the writer. More is left undone: a state is computed again another time.
 const PENDING: usize = 4;
@@ -77,10 +75,10 @@ pub(super) struct Key([u8; 32]);
 pub(super) struct Keys(Sha256);
 
 impl Keys {
-    /// `model`: identifies the weights.
-    pub(super) fn new(model: &str) -> Self {
+    /// `model`: identifies the weights; `placement`: how they lie in memory and who computes with them.
+    pub(super) fn new(model: &str, placement: &str) -> Self {
         let mut hash = Sha256::new();
-        for part in [model, crate::llama::build(), "f16 f16 flash unified"] {
+        for part in [model, placement, crate::llama::build(), "f16 f16 flash unified"] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
@@ -216,11 +214,11 @@ impl PassageCache {
         self.options.has_room(self.counters.bytes.load(Ordering::Relaxed), bytes)
     }
 
-    /// A file with the state that `key` names, its head included (see [`HEAD`]); checked.
+    /// A file with the state that `key` names, its head included (see [`state_file::HEAD`]); checked.
     pub(super) fn load(&self, document: u64, key: &Key) -> Option<Vec<u8>> {
         let path = self.path(document, key)?;
         match self.read(&path) {
-            Ok(bytes) if is_whole(&bytes, key) => {
+            Ok(bytes) if state_file::is_whole(&bytes, &key.0) => {
                 self.tell(Task::Touch(path));
                 self.counters.hits.fetch_add(1, Ordering::Relaxed);
                 return Some(bytes);
@@ -249,15 +247,12 @@ impl PassageCache {
         self.path(document, key).is_some_and(|path| path.exists())
     }
 
-    /// Keeps a state: `bytes` are [`HEAD`] bytes to be filled in, then the state. Never waits: when the writer has much to do
-    /// it is not kept this time.
-    pub(super) fn keep(&self, document: u64, key: &Key, mut bytes: Vec<u8>, reason: Reason) {
-        let Some(path) = self.path(document, key) else { return };
-        let sum = crc32fast::hash(&bytes[HEAD..]);
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..40].copy_from_slice(&key.0);
-        bytes[40..HEAD].copy_from_slice(&sum.to_le_bytes());
-        self.tell(Task::Write { path, bytes, reason });
+    /// Keeps a state: `bytes` are [`state_file::HEAD`] bytes to be filled in, then the state. Never waits: when the writer has much to do
+    /// it is not kept this time, and that is `false`.
+    pub(super) fn keep(&self, document: u64, key: &Key, mut bytes: Vec<u8>, reason: Reason) -> bool {
+        let Some(path) = self.path(document, key) else { return false };
+        state_file::seal(&mut bytes, &key.0);
+        self.tell(Task::Write { path, bytes, reason })
     }
 
     /// Counts a passage whose state llama.cpp did not take, and removes it.
@@ -283,18 +278,11 @@ impl PassageCache {
         }
     }
 
-    fn tell(&self, task: Task) {
-        if let Some(sender) = self.writer.tasks.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            let _ = sender.try_send(task);
-        }
+    /// `false` when the writer has too much to do.
+    fn tell(&self, task: Task) -> bool {
+        let sender = self.writer.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.as_ref().is_some_and(|sender| sender.try_send(task).is_ok())
     }
-}
-
-fn is_whole(bytes: &[u8], key: &Key) -> bool {
-    bytes.len() > HEAD
-        && bytes[..8] == MAGIC
-        && bytes[8..40] == key.0
-        && bytes[40..HEAD] == crc32fast::hash(&bytes[HEAD..]).to_le_bytes()
 }
 
 impl PassageCacheOptions {
@@ -373,7 +361,8 @@ impl Keeper {
     fn write(&mut self, path: PathBuf, bytes: &[u8], reason: Reason) {
         let size = bytes.len() as u64;
         if size > self.options.max_bytes {
-            return;
+            let words = format!("a state has {} MB, and model.passages_mb allows less", size.div_ceil(1_000_000));
+            return self.trouble(Some(&words));
         }
         if reason == Reason::Asked {
             self.evict(size);
@@ -428,12 +417,14 @@ impl Keeper {
     fn touch(&mut self, path: &Path) {
         let Some((_, used)) = self.files.get_mut(path) else { return };
         let now = SystemTime::now();
-        if now.duration_since(*used).unwrap_or(TOUCH_AFTER) >= TOUCH_AFTER
-            && let Ok(file) = File::options().append(true).open(path)
+        *used = now;
+        // What the file says is what counts after a restart.
+        if let Ok(file) = File::options().append(true).open(path)
+            && let Ok(written) = file.metadata().and_then(|about| about.modified())
+            && now.duration_since(written).unwrap_or(TOUCH_AFTER) >= TOUCH_AFTER
         {
             let _ = file.set_modified(now);
         }
-        *used = now;
     }
 
     fn remove(&mut self, path: &Path) {
@@ -500,6 +491,7 @@ fn remove_states(folder: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use super::state_file::HEAD;
     use super::*;
 
     const DATABASE: u64 = 0xda7a;
@@ -515,7 +507,7 @@ mod tests {
     }
 
     fn key(n: i32) -> Key {
-        Keys::new("model").of(&[LlamaToken(n)])
+        Keys::new("model", "").of(&[LlamaToken(n)])
     }
 
     fn opened(options: &PassageCacheOptions) -> PassageCache {
@@ -676,8 +668,9 @@ mod tests {
     #[test]
     fn keys_tell_models_and_tokens_apart() {
         let tokens = [LlamaToken(1), LlamaToken(2)];
-        assert_eq!(Keys::new("a").of(&tokens), Keys::new("a").of(&tokens));
-        assert_ne!(Keys::new("a").of(&tokens), Keys::new("b").of(&tokens));
-        assert_ne!(Keys::new("a").of(&tokens), Keys::new("a").of(&tokens[..1]));
+        assert_eq!(Keys::new("a", "b").of(&tokens), Keys::new("a", "b").of(&tokens));
+        for (model, placement, tokens) in [("b", "b", &tokens[..]), ("a", "a", &tokens[..]), ("a", "b", &tokens[..1])] {
+            assert_ne!(Keys::new("a", "b").of(&[LlamaToken(1), LlamaToken(2)]), Keys::new(model, placement).of(tokens));
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! States of passages, computed before anybody asks about them: step by step while no request waits or runs; a step is given up when
 //! one comes.
 
-use super::passages::{HEAD, Key, Reason};
+use super::passages::{Key, Reason};
 use super::prompt::{Prompt, Reading};
 use super::scheduler::{CONTEXT_MARGIN, Scheduler};
+use super::state_file::HEAD;
 use crate::llama::{DecodeFailure, Entry};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
@@ -64,12 +65,12 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Gives the sequence back, with what is in it as long as nobody needs the room. `for_good`: the wish is not fulfilled any more.
+    /// Gives the sequence back, and with it what was computed so far. `for_good`: the wish is not fulfilled any more.
     pub(super) fn pause_precomputing(&mut self, for_good: bool) {
         if let Some(wish) = &mut self.wish
             && let Some(sequence) = wish.begun.as_mut().and_then(|begun| begun.sequence.take())
         {
-            self.sequences.release(&mut self.context, sequence);
+            self.sequences.discard(&mut self.context, sequence);
         }
         if for_good {
             self.wish = None;
@@ -101,10 +102,11 @@ impl Scheduler<'_> {
         let sequence = match begun.sequence {
             Some(sequence) => sequence,
             None => {
-                // What was computed before a question came may still be there.
                 let cuts: Vec<usize> = begun.prompt.cuts.iter().copied().filter(|cut| *cut <= begun.upto).collect();
                 let taken = self.sequences.take(&mut self.context, &begun.prompt.tokens, &cuts, begun.upto);
                 let Some((sequence, _)) = taken else { return Some(Precomputed::Failed) };
+                // It is computed where a question would compute it: in another order of cells sums are rounded in another way.
+                self.sequences.drop_idle(&mut self.context);
                 *begun.sequence.insert(sequence)
             }
         };
@@ -136,7 +138,7 @@ impl Scheduler<'_> {
         if !cache.has_room(bytes.len() as u64) {
             return Some(Precomputed::NoRoom);
         }
-        cache.keep(begun.document, &begun.key, bytes, Reason::InAdvance);
-        Some(Precomputed::Kept)
+        // While the writer has much to do this is tried again.
+        cache.keep(begun.document, &begun.key, bytes, Reason::InAdvance).then_some(Precomputed::Kept)
     }
 }

@@ -73,7 +73,9 @@ impl Sequences {
             cuts.iter().copied().filter(|cut| *cut <= common).max().unwrap_or(0)
         };
         let best = if self.divisible {
-            (0..self.held.len()).map(|i| (usable(&self.held[i]), i)).max_by_key(|(n, i)| (*n, *i == free))
+            // Of a window that has gone on, llama.cpp may have given the first cells away.
+            let whole = |i: &usize| self.held[*i].tokens.is_empty() || context.first_position(*i as u32) == Some(0);
+            (0..self.held.len()).filter(whole).map(|i| (usable(&self.held[i]), i)).max_by_key(|(n, i)| (*n, *i == free))
         } else {
             None
         };
@@ -101,12 +103,14 @@ impl Sequences {
         Some((free as u32, reused))
     }
 
-    /// Puts a state into a taken sequence, in place of what it held. The system prompt it begins with takes the place of ours, so that it
-    /// stands where it would stand if it were computed, and no cells are taken twice; when that fails, ours is gone as well.
+    /// Puts a state into a taken sequence, in place of what it held. Where no other is at work, the system prompt it begins with takes the
+    /// place of ours, so that it stands where it would stand if it were computed, and no cells are taken twice; when that
+    /// fails, ours is gone as well. Beside others, who share the cells of ours, it brings its own.
     pub(super) fn restore(&mut self, context: &mut Context<'_>, sequence: u32, tokens: &[LlamaToken], state: &[u8]) -> bool {
         self.empty(context, sequence as usize);
         let system = self.held[SYSTEM as usize].tokens.len();
-        let shared = system > 0 && tokens.starts_with(&self.held[SYSTEM as usize].tokens);
+        let alone = (1..self.held.len()).all(|i| i == sequence as usize || !self.held[i].busy);
+        let shared = alone && system > 0 && tokens.starts_with(&self.held[SYSTEM as usize].tokens);
         if shared {
             context.truncate(SYSTEM, 0);
         }

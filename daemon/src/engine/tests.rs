@@ -315,8 +315,8 @@ fn damaged_states_are_computed_again() {
     flipped[whole.len() / 2] ^= 4;
     // A state that is whole by its checksum and still no state: llama.cpp's parser refuses it.
     let mut foreign = whole[..whole.len() / 3].to_vec();
-    let sum = crc32fast::hash(&foreign[passages::HEAD..]);
-    foreign[passages::HEAD - 4..passages::HEAD].copy_from_slice(&sum.to_le_bytes());
+    let sum = crc32fast::hash(&foreign[state_file::HEAD..]);
+    foreign[state_file::HEAD - 4..state_file::HEAD].copy_from_slice(&sum.to_le_bytes());
     for bad in [flipped, whole[..whole.len() / 2].to_vec(), foreign, vec![]] {
         std::fs::write(&file, bad).expect("written");
         let engine = keeping(dir.path());
@@ -518,6 +518,44 @@ fn a_state_computed_in_advance_is_the_one_that_a_question_loads() {
     assert_eq!(engine.precompute(SYSTEM, reading(1, &"long ".repeat(2000))).expect("runs"), Precomputed::Impossible);
     let without = self::engine(1024);
     assert_eq!(without.precompute(SYSTEM, reading(1, FUSES)).expect("runs"), Precomputed::Impossible);
+}
+
+#[test]
+fn a_state_is_the_same_to_the_last_bit_whatever_was_asked_before_it() {
+    let reading = |document, text: &str| about(document, "", text).readings.remove(0);
+    let state = |make: &dyn Fn(&Engine)| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let passages = PassageCacheOptions { dir: dir.path().into(), max_bytes: 1 << 30, min_free: 0 };
+        let options = EngineOptions { passages: Some(passages), slots: 2, queue: 8, ..options(1024) };
+        let engine = Engine::load(&model("generator.gguf"), &options).expect("loads");
+        engine.passages().expect("kept").bind(DATABASE);
+        make(&engine);
+        drop(engine);
+        let mut files = std::fs::read_dir(states_of(dir.path(), 1)).expect("a folder");
+        let bytes = std::fs::read(files.next().expect("a file").expect("readable").path()).expect("read");
+        // Keys and values; before them stands of each cell which sequence it was computed in.
+        bytes[bytes.len() / 16..].to_vec()
+    };
+    let in_advance = |engine: &Engine| assert_eq!(engine.precompute(SYSTEM, reading(1, FUSES)).expect("runs"), Precomputed::Kept);
+    let asked = |engine: &Engine| drop(ask(engine, about(1, "Which fuse is F3?", FUSES)).1.expect("answers"));
+    let other = |engine: &Engine| drop(ask(engine, about(2, "When does the pump stop?", PUMP)).1.expect("answers"));
+    let fresh = state(&in_advance);
+    assert!(fresh == state(&asked), "a question computes what is computed in advance");
+    assert!(fresh == state(&|engine| (other(engine), in_advance(engine)).1), "after another question");
+    assert!(fresh == state(&|engine| (other(engine), other(engine), asked(engine)).2), "after one that was loaded");
+    // Two that are loaded at the same time.
+    let together = |engine: &Engine| {
+        other(engine);
+        let third = || about(3, "How is the valve opened?", VALVE);
+        ask(engine, third()).1.expect("answers");
+        let running =
+            [about(2, "What stops?", PUMP), third()].map(|request| engine.generate(request, Cancel::default()).expect("queued"));
+        for generation in running {
+            finish(generation).1.expect("answers");
+        }
+        asked(engine);
+    };
+    assert!(fresh == state(&together), "after two at once");
 }
 
 #[test]

@@ -98,9 +98,11 @@ impl Tuner {
             (Some(why), _, _) => (0, format!("off: {why}")),
             (None, Lookup::Off, _) => (0, "off: model.lookup".to_owned()),
             (None, Lookup::On, drafts) => (drafts.map_or(DRAFT, |drafts| drafts.tokens), "on: model.lookup".to_owned()),
-            (None, Lookup::Auto, None) => {
-                (0, "off: not measured; `vademecum tune` does it, and the daemon when it is idle".to_owned())
-            }
+            (None, Lookup::Auto, None) => (
+                0,
+                "off: not measured; `vademecum tune` does it before a start, and an idle daemon that chooses its threads"
+                    .to_owned(),
+            ),
             (None, Lookup::Auto, Some(drafts)) => (if drafts.gains() { drafts.tokens } else { 0 }, drafts.to_string()),
         };
         self.draft = draft;

@@ -330,6 +330,11 @@ impl Gguf {
         self.tensors.iter().map(read).sum()
     }
 
+    /// Whether some layers see the last tokens only.
+    pub fn has_sliding_window(&self) -> bool {
+        self.architecture_value("attention.sliding_window").is_some_and(|window| window > 0)
+    }
+
     /// Bytes of f16 keys and values that each token in the context takes; 0 for encoders, which keep none.
     ///
     /// An upper bound for models whose layers partly use a sliding window.

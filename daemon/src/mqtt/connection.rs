@@ -19,7 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Requests that may wait between us and the event loop.
 const REQUESTS: usize = 256;
@@ -121,13 +121,6 @@ pub struct Receipt {
     connection: u64,
 }
 
-impl Receipt {
-    /// Whether `earlier` may be of the same message, which the broker has sent again: it does so with the same number.
-    pub fn repeats(self, earlier: Self) -> bool {
-        self.pkid == earlier.pkid && self.connection != earlier.connection
-    }
-}
-
 /// A message to send.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
@@ -207,8 +200,11 @@ struct Shared {
     order: tokio::sync::Mutex<()>,
     /// For each publish that rumqttc has not sent yet.
     queued: Mutex<VecDeque<Tracking>>,
-    /// Number of the connection that stands.
+    /// Number of the connection that stands, or of the next one.
     connection: AtomicU64,
+    /// Number of the last one that the broker has accepted, and of the last for which it had forgotten our session.
+    accepted: watch::Sender<u64>,
+    forgotten: AtomicU64,
     connected: AtomicBool,
     /// Nothing has left since a message was waited for in vain.
     stalled: AtomicBool,
@@ -229,7 +225,16 @@ enum Tracking {
     /// It says that the last one with a number has arrived, which holds for the same connection only.
     Receipt,
     /// It refuses the request that this acknowledges.
-    Refusal(self::Receipt),
+    Refusal(self::Receipt, Why),
+}
+
+/// Why a request is refused, as MQTT 5 tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// There is no room for it (quota exceeded).
+    NoRoom,
+    /// It cannot be done; what it says was taken note of.
+    Wrong,
 }
 
 impl Shared {
@@ -282,14 +287,22 @@ impl Sender {
         self.queue(receipt, Tracking::Receipt).await
     }
 
-    /// Like [`Self::send`], of a message that says that there was no room for a request. `receipt` of the request goes right behind it,
-    /// on MQTT 5 as "quota exceeded": who has that has the message, and until then the broker keeps the request.
+    /// Like [`Self::send`], of a message that refuses a request. The acknowledgement of the request, `receipt`, goes right behind it: a
+    /// broker that has that has the message. If the connection is lost before, the message is forgotten, for a broker that
+    /// remembers us sends the request again; one that does not has forgotten the request, and gets the message.
     ///
     /// # Errors
     /// See [`Self::send`].
-    pub async fn send_refusal(&self, message: Outgoing, receipt: Receipt) -> Result<(), ConnectionError> {
-        let _order = self.0.order.lock().await;
-        self.queue(message, Tracking::Refusal(receipt)).await
+    pub async fn send_refusal(&self, message: Outgoing, receipt: Receipt, why: Why) -> Result<(), ConnectionError> {
+        let order = self.0.order.lock().await;
+        if receipt.connection == self.0.connection.load(Ordering::Acquire) {
+            return self.queue(message, Tracking::Refusal(receipt, why)).await;
+        }
+        drop(order);
+        // It has waited here for longer than the connection lasted.
+        let mut accepted = self.0.accepted.subscribe();
+        let _ = accepted.wait_for(|connection| *connection > receipt.connection).await;
+        if self.0.forgotten.load(Ordering::Acquire) > receipt.connection { self.send(message).await } else { Ok(()) }
     }
 
     /// Whether a message is larger than the broker says that it takes: then the limit, in bytes. To send it would end the connection.
@@ -429,6 +442,8 @@ impl Carried {
 enum Sent {
     /// It is sent again over the next connection.
     Plain,
+    /// It is sent again where the broker does not send the request again.
+    Refusal(Receipt, Why),
     /// Its sender decides.
     Number(u64),
     /// It is over.
@@ -474,6 +489,8 @@ impl Connection {
             order: tokio::sync::Mutex::default(),
             queued: Mutex::default(),
             connection: AtomicU64::new(0),
+            accepted: watch::channel(0).0,
+            forgotten: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             largest: AtomicUsize::new(usize::MAX),
@@ -521,6 +538,12 @@ impl Connection {
                     self.window = window;
                     self.shared.largest.store(largest, Ordering::Relaxed);
                     self.drop_what_is_larger(largest);
+                    if remembered {
+                        self.drop_refusals();
+                    } else {
+                        self.shared.forgotten.store(connection, Ordering::Release);
+                    }
+                    self.shared.accepted.send_replace(connection);
                     self.settled = true;
                     self.accepted = Some(Instant::now());
                     self.shared.connected.store(true, Ordering::Relaxed);
@@ -586,9 +609,9 @@ impl Connection {
         let sent = match tracking {
             Some(Tracking::Number(number)) => Sent::Number(number),
             Some(Tracking::Receipt) => Sent::Receipt,
-            Some(Tracking::Refusal(receipt)) => {
-                self.refuse(receipt);
-                Sent::Plain
+            Some(Tracking::Refusal(receipt, why)) => {
+                self.refuse(receipt, why);
+                Sent::Refusal(receipt, why)
             }
             Some(Tracking::None) | None => Sent::Plain,
         };
@@ -605,15 +628,17 @@ impl Connection {
         }
     }
 
-    /// Acknowledges a message as one that found no room (MQTT 5: quota exceeded).
-    fn refuse(&mut self, receipt: Receipt) {
+    /// Acknowledges a message that was refused.
+    fn refuse(&mut self, receipt: Receipt, why: Why) {
         if receipt.connection != self.shared.connection.load(Ordering::Acquire) {
             return;
         }
         match &mut self.event_loop {
             EventLoop::V5(event_loop) => {
                 let mut ack = p5::PubAck::new(receipt.pkid, None);
-                ack.reason = p5::PubAckReason::QuotaExceeded;
+                if why == Why::NoRoom {
+                    ack.reason = p5::PubAckReason::QuotaExceeded;
+                }
                 event_loop.pending.push_back(v5::Request::PubAck(ack));
             }
             EventLoop::V4(event_loop) => {
@@ -716,6 +741,15 @@ impl Connection {
         }
     }
 
+    /// Drops the refusals that the last connection has left: their requests come again.
+    fn drop_refusals(&mut self) {
+        let stays = |its: &Tracking| !matches!(its, Tracking::Refusal(..));
+        match &mut self.carried {
+            Carried::V5(carried) => carried.retain(|(_, its)| stays(its)),
+            Carried::V4(carried) => carried.retain(|(_, its)| stays(its)),
+        }
+    }
+
     /// Takes unacknowledged publishes out of rumqttc's hands before it forgets them.
     fn carry(&mut self) {
         // What the lost connection has still done is told now: to the next one its packet identifiers mean something else.
@@ -733,7 +767,12 @@ impl Connection {
         // In the order in which they were given.
         self.uncertain.sort_unstable();
         let fed = std::mem::take(&mut self.fed);
-        let again: Vec<u16> = sent.into_iter().filter(|(_, its)| *its == Sent::Plain).map(|(pkid, _)| pkid).collect();
+        let again = |(pkid, its)| match its {
+            Sent::Plain => Some((pkid, Tracking::None)),
+            Sent::Refusal(receipt, why) => Some((pkid, Tracking::Refusal(receipt, why))),
+            Sent::Number(_) | Sent::Receipt => None,
+        };
+        let again: Vec<(u16, Tracking)> = sent.into_iter().filter_map(again).collect();
         let mut queued = self.shared.queued();
         match (&mut self.event_loop, &mut self.carried) {
             (EventLoop::V5(event_loop), Carried::V5(carried)) => {
@@ -778,14 +817,14 @@ fn in_order<P>(
     waiting: Option<P>,
     fed: bool,
     later: VecDeque<(P, Tracking)>,
-    again: &[u16],
+    again: &[(u16, Tracking)],
     queued: &mut VecDeque<Tracking>,
     pkid_of: impl Fn(&P) -> u16,
     new: impl Fn(P) -> P,
 ) -> VecDeque<(P, Tracking)> {
     let (sent, unsent): (Vec<P>, Vec<P>) = pending.partition(|publish| pkid_of(publish) != 0);
     let mut sent: HashMap<u16, P> = sent.into_iter().map(|publish| (pkid_of(&publish), publish)).collect();
-    let mut all: VecDeque<_> = again.iter().filter_map(|pkid| Some((new(sent.remove(pkid)?), Tracking::None))).collect();
+    let mut all: VecDeque<_> = again.iter().filter_map(|(pkid, its)| Some((new(sent.remove(pkid)?), *its))).collect();
     let comes_first = fed || waiting.is_some();
     // Those of `later` have it with them already.
     let tracked = |publish| (new(publish), queued.pop_front().unwrap_or(Tracking::None));
@@ -818,7 +857,7 @@ fn drop_orphans<P>(messages: &mut VecDeque<(P, Tracking)>) {
             numbered = true;
             true
         }
-        Tracking::None | Tracking::Refusal(_) => true,
+        Tracking::None | Tracking::Refusal(..) => true,
     });
 }
 
@@ -1052,12 +1091,13 @@ mod tests {
             queued.push_front(Tracking::None); // waits
             queued.push_front(Tracking::Number(7)); // the third
         }
-        connection.inflight = [(9, Sent::Plain), (2, Sent::Number(5))].into();
+        let refusal = || Receipt { connection: 0, pkid: 77 };
+        connection.inflight = [(9, Sent::Plain), (8, Sent::Refusal(refusal(), Why::NoRoom)), (2, Sent::Number(5))].into();
         let EventLoop::V5(event_loop) = &mut connection.event_loop else { unreachable!("MQTT 5 was asked for") };
         event_loop.state.events.push_back(v5::Event::Incoming(p5::Packet::PubAck(p5::PubAck::new(2, None))));
         event_loop.state.events.push_back(v5::Event::Outgoing(rumqttc::Outgoing::Publish(3)));
         event_loop.state.collision = Some(publish(4, "waits"));
-        for sent in [publish(3, "third"), publish(9, "first")] {
+        for sent in [publish(3, "third"), publish(8, "refusal"), publish(9, "first")] {
             event_loop.pending.push_back(v5::Request::Publish(sent));
         }
         event_loop.clean();
@@ -1067,11 +1107,16 @@ mod tests {
         connection.carry();
         let Carried::V5(carried) = &connection.carried else { unreachable!("MQTT 5 was asked for") };
         let topics: Vec<_> = carried.iter().map(|(publish, _)| String::from_utf8_lossy(&publish.topic).into_owned()).collect();
-        assert_eq!(topics, ["first", "waits", "earlier", "queued 1", "queued 2", "receipt"]);
+        assert_eq!(topics, ["first", "refusal", "waits", "earlier", "queued 1", "queued 2", "receipt"]);
         assert!(carried.iter().all(|(publish, _)| publish.pkid == 0));
+        assert_eq!(carried[1].1, Tracking::Refusal(refusal(), Why::NoRoom), "to a broker that has forgotten the request");
         assert_eq!(connection.delivered, [5], "acknowledged before the connection was lost");
         assert_eq!(connection.uncertain, [7], "sent; whether it has arrived is not known");
         assert!(connection.inflight.is_empty() && connection.shared.queued().is_empty());
+        // A broker that has not forgotten sends the request again.
+        connection.drop_refusals();
+        let Carried::V5(carried) = &connection.carried else { unreachable!("MQTT 5 was asked for") };
+        assert_eq!((carried.len(), carried[1].1), (6, Tracking::None));
     }
 
     /// Of a message that was sent over a connection that is lost, no later one says that it has arrived.

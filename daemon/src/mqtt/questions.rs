@@ -9,16 +9,16 @@
 //!
 //! Who asks at QoS 0, or with `mqtt.durable = false`, gets the same but for the two mails.
 
-use super::connection::{Message, Outgoing, Properties, Receipt, Sender};
+use super::connection::{Message, Outgoing, Properties, Receipt, Sender, Why};
 use super::queue::Queue;
 use super::reply::Reply;
 use super::topics::Topics;
 use crate::answer::{AnswerError, Progress, Question};
-use crate::api::wire::{self, ErrorCode, Priority};
+use crate::api::wire::{self, ErrorCode, ErrorReply, Priority};
 use crate::api::{Api, Problem, code_of};
 use crate::engine::Cancel;
 use crate::mail::{Final, Left, MOST_CRASHES, Mail, Mark, Received, Seq, Standing, Unanswered, now_ms};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,9 +26,6 @@ use tokio::sync::{Notify, watch};
 
 /// How long a question's entry waits for the sync of its own answer, or of others, before it asks for one.
 const SYNC_PATIENCE: Duration = Duration::from_millis(20);
-
-/// Refused questions that are known at most.
-const MOST_REFUSED: usize = 1024;
 
 /// How long the receipts of an earlier connection are waited for.
 const RECEIPTS_PATIENCE: Duration = Duration::from_secs(30);
@@ -68,9 +65,6 @@ struct State {
     waiting: Queue<Job>,
     /// Waiting or at work, by name.
     active: HashMap<Mark, Active>,
-    /// Questions that were refused, by content: what the broker sends again of them, because the connection was lost before it had our
-    /// acknowledgement, is not refused again.
-    refused: VecDeque<(Mark, Receipt)>,
 }
 
 struct Active {
@@ -108,7 +102,7 @@ impl Questions {
             topics,
             sender,
             mail,
-            state: Mutex::new(State { waiting: Queue::new(most), active: HashMap::new(), refused: VecDeque::new() }),
+            state: Mutex::new(State { waiting: Queue::new(most), active: HashMap::new() }),
             changed: Notify::new(),
             gone: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -271,19 +265,15 @@ impl Questions {
             return;
         }
         let content = content_of(message);
-        if self.was_refused(content, message) {
-            self.counts.repeated.fetch_add(1, Ordering::Relaxed);
-            return self.acknowledge_soon(message.receipt);
-        }
         let (reply, ask) = self.open(message, None);
         let question = ask.and_then(|ask| Ok((self.question(&ask, &reply, message)?, ask)));
         let (question, ask) = match question {
             Ok(_) if stopping => {
                 let problem = "the daemon is stopping; ask again when it is online".to_owned();
-                return self.refuse(content, reply, message.receipt, (ErrorCode::NotReady, problem));
+                return self.refuse(reply, message.receipt, (ErrorCode::NotReady, problem));
             }
             Ok(question) => question,
-            Err(problem) => return self.refuse(content, reply, message.receipt, problem),
+            Err(problem) => return self.refuse(reply, message.receipt, problem),
         };
         let name = Mark::of(&[reply.topic.as_bytes(), reply.id.as_bytes()]);
         match self.repeats(name, content, &question.text, message) {
@@ -292,11 +282,11 @@ impl Questions {
             Repeat::OtherQuestion => {
                 let problem =
                     format!("another question with the id {:?} is at work; choose another id or correlation data", reply.id);
-                return self.refuse(content, reply, message.receipt, (ErrorCode::BadRequest, problem));
+                return self.refuse(reply, message.receipt, (ErrorCode::BadRequest, problem));
             }
         }
         if !self.state().waiting.has_room(client_of(&reply, &self.topics)) {
-            return self.refuse_for_want_of_room(content, reply, message.receipt);
+            return self.refuse_for_want_of_room(reply, message.receipt);
         }
         let seq = self.keep(name, content, &reply, &question, message);
         // Where it could not be written, the final reply stands for it.
@@ -305,18 +295,6 @@ impl Questions {
         if unacknowledged.is_none() {
             self.acknowledge_soon(message.receipt);
         }
-    }
-
-    fn was_refused(&self, content: Mark, message: &Message) -> bool {
-        let Some(receipt) = message.receipt.filter(|_| message.redelivered) else { return false };
-        self.state().refused.iter().any(|(its, earlier)| *its == content && receipt.repeats(*earlier))
-    }
-
-    fn note_refused(&self, content: Mark, receipt: Option<Receipt>) {
-        let Some(receipt) = receipt else { return };
-        let mut state = self.state();
-        state.refused.truncate(MOST_REFUSED - 1);
-        state.refused.push_front((content, receipt));
     }
 
     /// Checks a question's bounds, and whether it may go first.
@@ -430,38 +408,36 @@ impl Questions {
         }
     }
 
-    fn refuse(self: &Arc<Self>, content: Mark, reply: Reply, receipt: Option<Receipt>, (code, problem): Problem) {
-        self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
-        self.note_refused(content, receipt);
-        let questions = Arc::clone(self);
-        tokio::spawn(async move {
-            reply.error(&questions.sender, code, problem).await;
-            // After it, on the same way: whoever has this acknowledgement has the error.
-            if let Some(receipt) = receipt {
-                questions.sender.acknowledge(receipt).await;
-            }
-        });
+    fn refuse(self: &Arc<Self>, reply: Reply, receipt: Option<Receipt>, (code, problem): Problem) {
+        let failure = reply.failure(code, problem);
+        self.send_refusal(reply, receipt, failure, Why::Wrong);
     }
 
-    fn refuse_for_want_of_room(self: &Arc<Self>, content: Mark, reply: Reply, receipt: Option<Receipt>) {
+    fn refuse_for_want_of_room(self: &Arc<Self>, reply: Reply, receipt: Option<Receipt>) {
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
-        self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
-        self.note_refused(content, receipt);
         let ahead = self.state().active.len() as u64 + 1;
         let after = (self.service_us.load(Ordering::Relaxed) * ahead / self.workers as u64 / 1000).clamp(100, 600_000);
         let problem =
             "as many questions as this client's share, or as there is room for, are waiting; ask again later".to_owned();
         let mut failure = reply.failure(ErrorCode::QueueFull, problem);
         failure.error.retry_after_ms = Some(after);
+        self.send_refusal(reply, receipt, failure, Why::NoRoom);
+    }
+
+    fn send_refusal(self: &Arc<Self>, reply: Reply, receipt: Option<Receipt>, failure: ErrorReply, why: Why) {
+        self.api.counters().errors.fetch_add(1, Ordering::Relaxed);
         let questions = Arc::clone(self);
         tokio::spawn(async move {
             let message = reply.message(&failure);
             let sent = match receipt {
-                Some(receipt) => questions.sender.send_refusal(message, receipt).await,
+                Some(receipt) => questions.sender.send_refusal(message, receipt, why).await,
                 None => questions.sender.send(message).await,
             };
             if let Err(error) = sent {
                 log::error!("reply {:?} is lost: {error}", reply.id);
+                if let Some(receipt) = receipt {
+                    questions.sender.acknowledge(receipt).await;
+                }
             }
         });
     }
