@@ -14,6 +14,7 @@ mod precompute;
 mod prompt;
 mod scheduler;
 mod sequences;
+mod state_file;
 mod text;
 mod tuner;
 

@@ -22,12 +22,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use super::state_file;
 use llama_cpp_2::token::LlamaToken;
 use sha2::{Digest, Sha256};
 
-const MAGIC: [u8; 8] = *b"VADEMKV1";
-/// Bytes before the state in a file.
-pub(super) const HEAD: usize = MAGIC.len() + 32 + 4;
 const EXTENSION: &str = "kv";
 /// Work that may wait for the writer. More is left undone: a state is computed again another time.
 const PENDING: usize = 4;
@@ -216,11 +214,11 @@ impl PassageCache {
         self.options.has_room(self.counters.bytes.load(Ordering::Relaxed), bytes)
     }
 
-    /// A file with the state that `key` names, its head included (see [`HEAD`]); checked.
+    /// A file with the state that `key` names, its head included (see [`state_file::HEAD`]); checked.
     pub(super) fn load(&self, document: u64, key: &Key) -> Option<Vec<u8>> {
         let path = self.path(document, key)?;
         match self.read(&path) {
-            Ok(bytes) if is_whole(&bytes, key) => {
+            Ok(bytes) if state_file::is_whole(&bytes, &key.0) => {
                 self.tell(Task::Touch(path));
                 self.counters.hits.fetch_add(1, Ordering::Relaxed);
                 return Some(bytes);
@@ -249,14 +247,11 @@ impl PassageCache {
         self.path(document, key).is_some_and(|path| path.exists())
     }
 
-    /// Keeps a state: `bytes` are [`HEAD`] bytes to be filled in, then the state. Never waits: when the writer has much to do
+    /// Keeps a state: `bytes` are [`state_file::HEAD`] bytes to be filled in, then the state. Never waits: when the writer has much to do
     /// it is not kept this time.
     pub(super) fn keep(&self, document: u64, key: &Key, mut bytes: Vec<u8>, reason: Reason) {
         let Some(path) = self.path(document, key) else { return };
-        let sum = crc32fast::hash(&bytes[HEAD..]);
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..40].copy_from_slice(&key.0);
-        bytes[40..HEAD].copy_from_slice(&sum.to_le_bytes());
+        state_file::seal(&mut bytes, &key.0);
         self.tell(Task::Write { path, bytes, reason });
     }
 
@@ -288,13 +283,6 @@ impl PassageCache {
             let _ = sender.try_send(task);
         }
     }
-}
-
-fn is_whole(bytes: &[u8], key: &Key) -> bool {
-    bytes.len() > HEAD
-        && bytes[..8] == MAGIC
-        && bytes[8..40] == key.0
-        && bytes[40..HEAD] == crc32fast::hash(&bytes[HEAD..]).to_le_bytes()
 }
 
 impl PassageCacheOptions {
@@ -500,6 +488,7 @@ fn remove_states(folder: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use super::state_file::HEAD;
     use super::*;
 
     const DATABASE: u64 = 0xda7a;

@@ -1,9 +1,10 @@
 //! States of passages, computed before anybody asks about them: step by step while no request waits or runs; a step is given up when
 //! one comes.
 
-use super::passages::{HEAD, Key, Reason};
+use super::passages::{Key, Reason};
 use super::prompt::{Prompt, Reading};
 use super::scheduler::{CONTEXT_MARGIN, Scheduler};
+use super::state_file::HEAD;
 use crate::llama::{DecodeFailure, Entry};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;

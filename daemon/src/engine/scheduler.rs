@@ -5,10 +5,11 @@
 
 use super::lane::Lane;
 use super::lookup;
-use super::passages::{HEAD, Keys, PassageCache, Reason};
+use super::passages::{Keys, PassageCache, Reason};
 use super::precompute::Wish;
 use super::prompt::{self, Prompt, STEP, Template};
 use super::sequences::{SYSTEM, Sequences};
+use super::state_file::HEAD;
 use super::tuner::Tuner;
 use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job, Work};
 use crate::gguf::{Gguf, Kind};

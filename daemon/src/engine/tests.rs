@@ -315,8 +315,8 @@ fn damaged_states_are_computed_again() {
     flipped[whole.len() / 2] ^= 4;
     // A state that is whole by its checksum and still no state: llama.cpp's parser refuses it.
     let mut foreign = whole[..whole.len() / 3].to_vec();
-    let sum = crc32fast::hash(&foreign[passages::HEAD..]);
-    foreign[passages::HEAD - 4..passages::HEAD].copy_from_slice(&sum.to_le_bytes());
+    let sum = crc32fast::hash(&foreign[state_file::HEAD..]);
+    foreign[state_file::HEAD - 4..state_file::HEAD].copy_from_slice(&sum.to_le_bytes());
     for bad in [flipped, whole[..whole.len() / 2].to_vec(), foreign, vec![]] {
         std::fs::write(&file, bad).expect("written");
         let engine = keeping(dir.path());
