@@ -1,4 +1,4 @@
-//! The files with states of passages: what is given to llama.cpp is what was written, under the key that it was written for.
+//! The files with states of passages: llama.cpp is given what was written, under the key that it was written for, and nothing else.
 #![no_main]
 #![allow(dead_code)]
 
@@ -7,30 +7,44 @@ mod state_file;
 
 use state_file::HEAD;
 
+/// The file that the writer makes of a state.
+fn written(state: &[u8], key: &[u8; 32]) -> Vec<u8> {
+    let mut file = [&[0; HEAD], state].concat();
+    state_file::seal(&mut file, key);
+    file
+}
+
+/// Taken is what the writer would have written, to the last byte.
+fn look_at(file: &[u8], key: &[u8; 32]) -> bool {
+    let ours = file.len() > HEAD && written(&file[HEAD..], key) == file;
+    assert_eq!(state_file::is_whole(file, key), ours);
+    ours
+}
+
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let [at, cut, bit, state @ ..] = bytes else { return };
     let mut key = [0; 32];
-    key.iter_mut().zip(bytes).for_each(|(key, byte)| *key = *byte);
-    // Whatever stands in a file.
-    let mut foreign = bytes.to_vec();
-    let taken = state_file::is_whole(&foreign, &key);
-    assert!(!taken || foreign.len() > HEAD);
-    // With a head of ours, so that the rest is looked at, too.
-    if foreign.len() > HEAD {
-        foreign[..8].copy_from_slice(b"VADEMKV1");
-        foreign[8..40].copy_from_slice(&key);
-        let sum = u32::from_le_bytes(foreign[40..HEAD].try_into().expect("four bytes"));
-        assert_eq!(state_file::is_whole(&foreign, &key), sum == crc32fast::hash(&foreign[HEAD..]));
+    key.iter_mut().zip(state.iter().skip(8)).for_each(|(key, byte)| *key = *byte);
+    // Whatever stands in a file, also where only the checksum can be wrong.
+    look_at(state, &key);
+    if state.len() > HEAD {
+        let mut file = state.to_vec();
+        let ours = written(b"", &key);
+        file[..40].copy_from_slice(&ours[..40]);
+        look_at(&file, &key);
     }
 
-    // Kept whole it is taken, for its key alone; cut short or with a bit changed it is not.
-    let mut whole = [&[0; HEAD], bytes, b"."].concat();
-    state_file::seal(&mut whole, &key);
-    assert!(state_file::is_whole(&whole, &key));
-    let at = bytes.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into())) % whole.len();
-    assert!(!state_file::is_whole(&whole[..at], &key));
-    let mut other = key;
-    other[at % 32] ^= 1;
-    assert!(!state_file::is_whole(&whole, &other));
-    whole[at] ^= 1 << (at % 8);
-    assert!(!state_file::is_whole(&whole, &key));
+    let file = written(state, &key);
+    assert_eq!(look_at(&file, &key), !state.is_empty());
+    // Cut short, too long, with a piece missing, with one bit changed, under the key of another state.
+    let at = usize::from(*at) * file.len() / 256;
+    let end = (at + usize::from(*cut)).min(file.len());
+    look_at(&file[..at], &key);
+    look_at(&[&file[..], &state[..state.len().min(end)]].concat(), &key);
+    look_at(&[&file[..at], &file[end..]].concat(), &key);
+    let mut changed = file.clone();
+    changed[at] ^= 1 << (bit % 8);
+    assert!(!look_at(&changed, &key));
+    key[usize::from(bit % 32)] ^= 1 << (cut % 8);
+    assert!(!look_at(&file, &key));
 });

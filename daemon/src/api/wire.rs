@@ -5,6 +5,7 @@ use crate::ingest::watch::Listed;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 /// How a request was encoded; its reply is encoded alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +43,14 @@ impl Encoding {
     /// Reads a value.
     ///
     /// # Errors
-    /// What is wrong with the payload.
+    /// What is wrong with the payload, in at most [`MAX_WORDS`] characters, none of them a control character.
     pub fn decode<T: DeserializeOwned>(self, payload: &[u8]) -> Result<T, String> {
         match self {
             Self::Json => {
-                serde_json::from_slice(payload).map_err(|e| format!("the payload is not the JSON object this topic takes: {e}"))
+                serde_json::from_slice(payload).map_err(|e| words("the payload is not the JSON object this topic takes", &e))
             }
-            Self::Cbor => ciborium::de::from_reader_with_recursion_limit(payload, 64)
-                .map_err(|e| format!("the payload is not the CBOR map this topic takes: {e}")),
+            Self::Cbor => ciborium::de::from_reader_with_recursion_limit(payload, MAX_DEPTH)
+                .map_err(|e| words("the payload is not the CBOR map this topic takes", &e)),
         }
     }
 
@@ -67,6 +68,23 @@ impl Encoding {
             }
         }
     }
+}
+
+/// Deepest CBOR that is read: the map, and 63 within each other. JSON: 127, by `serde_json`.
+pub const MAX_DEPTH: usize = 64;
+
+/// Longest error about a payload, in characters.
+pub const MAX_WORDS: usize = 300;
+
+/// What is wrong with a payload. Decoders repeat what they have found, which may be any text of any length: it goes into logs.
+fn words(what: &str, error: &dyn Display) -> String {
+    let all = format!("{what}: {error}");
+    let mut chars = all.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut words: String = chars.by_ref().take(MAX_WORDS - 1).collect();
+    if chars.next().is_some() {
+        words.push('…');
+    }
+    words
 }
 
 /// A question.
@@ -219,6 +237,18 @@ pub struct CancelRequest {
     /// The question's id.
     #[serde(deserialize_with = "required_id")]
     pub id: String,
+}
+
+impl CancelRequest {
+    /// Of plain text: the id alone.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn of_text(payload: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(payload).map_err(|e| e.to_string())?;
+        let id = TextOrNumber::Text(text.trim().to_owned()).into_id();
+        id.map(|id| Self { id }).map_err(|e: serde::de::value::Error| e.to_string())
+    }
 }
 
 /// Evidence, before a token is generated.
@@ -460,6 +490,28 @@ mod tests {
             let bytes = encoding.encode(&ask).expect("encodes");
             assert_eq!(Encoding::of(&bytes, None), Some(encoding));
             assert_eq!(encoding.decode::<Ask>(&bytes).expect("decodes"), ask);
+        }
+    }
+
+    /// A decoder says what it has found, and the daemon writes that down.
+    #[test]
+    fn an_error_repeats_little_of_the_payload() {
+        let mode = "\nline".repeat(700);
+        for encoding in [Encoding::Json, Encoding::Cbor] {
+            let payload = encoding.encode(&BTreeMap::from([("question", "q"), ("mode", &mode)])).expect("encodes");
+            let error = encoding.decode::<Ask>(&payload).unwrap_err();
+            assert_eq!((error.chars().count(), error.chars().last()), (MAX_WORDS, Some('…')), "{error}");
+            assert!(error.contains("line") && !error.contains(char::is_control), "{error:?}");
+        }
+        let short = Encoding::Json.decode::<Ask>(br#"{"question":"q","mode":"poem"}"#).unwrap_err();
+        assert!(short.contains("`poem`") && short.ends_with("column 29"), "{short}");
+    }
+
+    #[test]
+    fn the_id_of_what_is_cancelled_has_bounds_in_plain_text_too() {
+        assert_eq!(CancelRequest::of_text(b" a7\n").expect("an id").id, "a7");
+        for bad in [&[b'x'; MAX_ID + 1][..], b"", b" ", b"a\nb", b"\xff"] {
+            assert!(CancelRequest::of_text(bad).is_err(), "{bad:?}");
         }
     }
 

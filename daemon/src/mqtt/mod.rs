@@ -242,12 +242,12 @@ impl Server {
 
     fn cancel(&self, message: &Message) {
         let encoding = wire::Encoding::of(&message.payload, message.properties.content_type.as_deref());
-        let id = match encoding {
-            Some(encoding) => encoding.decode::<wire::CancelRequest>(&message.payload).map(|request| request.id),
-            None => String::from_utf8(message.payload.to_vec()).map(|text| text.trim().to_owned()).map_err(|e| e.to_string()),
+        let request = match encoding {
+            Some(encoding) => encoding.decode(&message.payload),
+            None => wire::CancelRequest::of_text(&message.payload),
         };
-        match id {
-            Ok(id) => self.questions.cancel(&id),
+        match request {
+            Ok(request) => self.questions.cancel(&request.id),
             Err(problem) => log::warn!("a cancel request cannot be read: {problem}"),
         }
     }
