@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross deb test-deb lint-yocto clean
+.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross count-cross deb test-deb lint-yocto clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,7 +86,10 @@ lint-yocto: ## Lint and parse the Yocto layer (fetches oelint-adv and bitbake's 
 	@yocto/check.sh
 
 test-cross: setup build ## Run the aarch64 daemon under emulation and compare with this machine (CORES="cortex-a53 …" chooses)
-	@CORES="$(CORES)" timeout 2400 cross-targets/test.sh
+	@CORES="$(CORES)" timeout $(or $(TIMEBOX),2400) cross-targets/test.sh
+
+count-cross: ## Count the instructions of a token on three kinds of core, under emulation (Debian 12)
+	@VADEMECUM_CACHE="$(CACHE)" cross-targets/count.sh
 
 models-dir: ## Print the folder of the test models
 	@$(SETUP)/setup.sh models-dir

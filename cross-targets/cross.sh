@@ -20,8 +20,8 @@ TOOLS=$CACHE/cross/tools
 GLIBC=2.27
 # Variants that are built for a family; boards take theirs from them.
 declare -A VARIANTS=([aarch64]="armv8.0_1 armv8.2_2 armv8.6_0" [x86_64]="x64 sse42 haswell alderlake")
-# What the program holds beside the least (cargo features of the daemon); empty for boards with little room.
-FEATURES=${FEATURES-broker,pdf}
+# What the program holds beside the least (cargo features of the daemon), where neither the board's file nor FEATURES says otherwise.
+ALL_FEATURES=broker,pdf
 
 # --- Boards -----------------------------------------------------------------------------------------------------------
 
@@ -29,6 +29,13 @@ boards() { for file in "$HERE"/boards/*.toml; do basename "$file" .toml; done; }
 
 # A value of the board's file: plain keys, one a line.
 of_board() { sed -n "s/^$2 = \"\{0,1\}\([^\"]*\)\"\{0,1\}\$/\1/p" "$HERE/boards/$1.toml"; }
+
+# Sets FEATURES for a board.
+find_features() {
+    [ -z "${FEATURES+set}" ] || return 0
+    FEATURES=$ALL_FEATURES
+    ! grep -q '^features = ' "$HERE/boards/$1.toml" || FEATURES=$(of_board "$1" features)
+}
 
 # --- Tools ------------------------------------------------------------------------------------------------------------
 
@@ -93,6 +100,9 @@ environment() {
     export CMAKE_INSTALL_RPATH='$ORIGIN' CMAKE_SHARED_LINKER_FLAGS='-s -Wl,--gc-sections' CMAKE_MODULE_LINKER_FLAGS='-s -Wl,--gc-sections'
     export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
     unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
+    # Unicode's tables without the dictionaries.
+    export ICU4X_DATA_DIR=$TARGET_DIR/cross/icu4x
+    cargo metadata --format-version 1 --locked --manifest-path "$ROOT/Cargo.toml" | python3 "$HERE/icu_data.py" "$ICU4X_DATA_DIR"
 }
 
 zigbuild() {
@@ -114,6 +124,7 @@ build() {
     local board=$1 arch out root variant native name
     [ -f "$HERE/boards/$board.toml" ] || die "there is no board '$board'" "Boards: $(boards | tr '\n' ' ')"
     arch=$(of_board "$board" arch)
+    find_features "$board"
     tools "$arch"
     environment "$arch"
     zigbuild build --bin vademecum >&2
@@ -139,6 +150,7 @@ build() {
 tests() {
     local arch
     arch=$(of_board "$1" arch)
+    find_features "$1"
     tools "$arch"
     environment "$arch"
     zigbuild test --no-run --lib --message-format json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1

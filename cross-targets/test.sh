@@ -5,7 +5,7 @@
 #   CORES="cortex-a53 …"   which (default: cortex-a53 cortex-a72 cortex-a76 max)
 #
 # What must hold: no illegal instruction, the variant that the core can run, a cited answer. Words may differ between compilers and
-# variants where two tokens were nearly as likely; then the first difference is shown.
+# variants where two tokens were nearly as likely: compare.py shows by how much.
 set -euo pipefail
 # shellcheck source=config/setup/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../config/setup/common.sh"
@@ -57,7 +57,7 @@ job() {
     local node=$1 daemon data=$work/$1 options
     shift
     options=(--data-dir "$data" --node "$node" --set model.threads=1 --set model.batch_threads=1 --set embedder.threads=1
-        --set answer.reader=evidence --set answer.deadline_ms=600000 --set model.lookup=off --set answer.temperature=0)
+        --set answer.reader=evidence --set answer.deadline_ms=600000 --set model.lookup=off --set answer.temperature=0 --set log.level=trace)
     "$@" run --broker "mqtt://127.0.0.1:$port" --generator "$models/generator.gguf" --embedder "$models/embedder.gguf" "${options[@]}" \
         >"$work/$node.log" 2>&1 &
     daemon=$!
@@ -95,15 +95,6 @@ print(json.dumps(reply["timings"]), json.dumps(reply["usage"]))
 PY
 }
 
-compare() {
-    python3 - "$1" "$2" <<'PY'
-import json, os, sys
-ours, theirs = (json.load(open(path))["answer"] for path in sys.argv[1:])
-same = len(os.path.commonprefix([ours, theirs]))
-print("same text as x86-64" if ours == theirs else f"differs from x86-64 at character {same}: {ours[same:same + 20]!r} for {theirs[same:same + 20]!r}")
-PY
-}
-
 install_emulator
 models=$CACHE/models
 native=$TARGET_DIR/release/vademecum
@@ -130,15 +121,16 @@ printf 'x86-64: %s\n' "$(cited_answer "$work/x86-64.reply" | tr '\n' ' ')"
 
 for core in $CORES; do
     begin=$SECONDS
-    $QEMU -cpu "$core" -E LD_LIBRARY_PATH="$root/lib/vademecum" "$tests" --test-threads 1 store::dense >"$work/kernels" 2>&1 ||
-        die "the kernels' tests fail on $core" "$(tail -n 30 "$work/kernels")"
+    $QEMU -cpu "$core" -E LD_LIBRARY_PATH="$root/lib/vademecum" "$tests" --test-threads 1 store::dense ingest::chunk >"$work/kernels" 2>&1 ||
+        die "the tests of kernels and chunks fail on $core" "$(tail -n 30 "$work/kernels")"
     kernels=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' "$work/kernels")
-    [ "${kernels:-0}" -gt 0 ] || die "no test of the kernels ran on $core"
+    [ "${kernels:-0}" -gt 0 ] || die "no test ran on $core"
     job "$core" $QEMU -cpu "$core" "$root/bin/vademecum"
     answer=$(cited_answer "$work/$core.reply") || die "no cited answer on $core" "$(cat "$work/$core.reply")"
+    compared=$(python3 cross-targets/compare.py "$work/x86-64" "$work/$core") || die "$core answers otherwise than x86-64"
     variant=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["processor"])' "$work/$core.info")
     [ "$variant" = "$(expected_variant "$core")" ] || die "$core runs the variant $variant, not $(expected_variant "$core")"
-    printf '%s: variant %s, %s kernel tests, cited answer, %s; own memory at ready %s MiB, peak with mapped models %s MiB (the emulator'\''s included); %s s\n' \
-        "$core" "$variant" "$kernels" "$(compare "$work/$core.reply" "$work/x86-64.reply")" "$memory" "$peak" $((SECONDS - begin))
+    printf '%s: variant %s, %s tests, cited answer, %s; own memory at ready %s MiB, peak with mapped models %s MiB (the emulator'\''s included); %s s\n' \
+        "$core" "$variant" "$kernels" "$compared" "$memory" "$peak" $((SECONDS - begin))
     printf '%s\n' "$answer" | sed 's/^/    /'
 done

@@ -7,6 +7,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/../config/setup/common.sh"
 OELINT=9.11.2 BITBAKE=2.19.0
 tools=$CACHE/tools/yocto-$OELINT-$BITBAKE
 if [ ! -e "$tools/done" ]; then
+    if ! python3 -c 'import ensurepip' 2>/dev/null && command -v apt-get >/dev/null; then
+        say "installing python3-venv - the linter has a folder of its own"
+        apt_get update --quiet
+        apt_get install --quiet --yes --no-install-recommends python3-venv
+    fi
     python3 -m venv --clear "$tools" || die "python3 makes no venv" "Remedy: apt-get install python3-venv"
     "$tools/bin/pip" install --quiet --disable-pip-version-check "oelint-adv==$OELINT" "bitbake-setup==$BITBAKE"
     touch "$tools/done"

@@ -10,6 +10,7 @@ import pathlib
 import re
 import sys
 import tempfile
+import tomllib
 import types
 
 # The wheel leaves it out, and parsing does not use it.
@@ -93,6 +94,9 @@ def main() -> None:
             check(found == wanted, f"{tune}: {found} instead of {wanted}")
         data = parse(recipe, work, "aarch64", TUNE_FEATURES="", PACKAGECONFIG="broker")
         check(data.getVar("CARGO_BUILD_FLAGS").endswith("--features 'broker'"), "PACKAGECONFIG does not choose the features")
+        default = parse(recipe, work, "aarch64", TUNE_FEATURES="").getVar("PACKAGECONFIG").split()
+        wanted = tomllib.loads((LAYER.parent.parent / "daemon/Cargo.toml").read_text())["features"]["default"]
+        check(sorted(default) == sorted(wanted), f"PACKAGECONFIG is {default} by default, the crate's features are {wanted}")
         conf = bb.data_smart.DataSmart()
         conf.setVar("LAYERDIR", str(LAYER))
         conf = bb.parse.handle(str(LAYER / "conf/layer.conf"), conf, True)

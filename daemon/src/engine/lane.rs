@@ -83,6 +83,13 @@ fn log_probability(logits: &[f32], token: LlamaToken) -> f64 {
     f64::from(own - highest) - sum.ln()
 }
 
+/// The likeliest tokens with their logits, for the log: where two builds part, they tell by how little.
+fn likeliest(logits: &[f32]) -> String {
+    let mut order: Vec<(usize, f32)> = logits.iter().copied().enumerate().collect();
+    order.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+    order.iter().take(5).map(|(token, logit)| format!(" {token}:{logit}")).collect()
+}
+
 /// A sequence at work.
 pub(super) struct Lane {
     /// Which of the question's readings it is.
@@ -155,6 +162,7 @@ impl Lane {
     /// computed after this one.
     pub(super) fn advance(&mut self, logits: &[f32], vocab: &LlamaVocab, max_tokens: usize, room: bool) {
         let token = self.chooser.choose(logits);
+        log::trace!("reading {} says {}; likeliest:{}", self.reading, token.0, likeliest(logits));
         if let Some(sum) = &mut self.log_probability {
             *sum += log_probability(logits, token);
         }

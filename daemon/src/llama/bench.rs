@@ -171,6 +171,20 @@ mod tests {
         assert!(error.to_string().contains("bert"), "{error}");
     }
 
+    /// Work whose instructions cross-targets/count.sh counts: passes of so many tokens, on one thread.
+    #[test]
+    #[ignore = "VADEMECUM_PASSES says what is to be computed"]
+    fn passes() {
+        let passes = std::env::var("VADEMECUM_PASSES").expect("numbers of tokens");
+        let passes: Vec<usize> = passes.split_whitespace().map(|tokens| tokens.parse().expect("a number")).collect();
+        assert!(passes.iter().all(|tokens| (1..=BATCH).contains(tokens)) && passes.iter().sum::<usize>() <= CONTEXT);
+        let computed = with_model(&model("generator.gguf"), Repack::Auto, |bench| {
+            passes.iter().try_for_each(|tokens| bench.compute(*tokens, 1, both(1)).map(drop))
+        });
+        computed.expect("computed");
+        println!("processor: {}", crate::llama::variant().unwrap_or("as compiled"));
+    }
+
     #[test]
     fn the_pulse_beats_with_the_nodes_of_a_pass() {
         let path = model("generator.gguf");

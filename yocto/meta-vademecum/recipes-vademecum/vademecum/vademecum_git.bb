@@ -23,12 +23,13 @@ inherit_defer ${@bb.utils.contains('PACKAGECONFIG', 'cuda', 'cuda', '', d)}
 require ${BPN}-crates.inc
 
 # Each is a feature of the crate. cuda needs meta-tegra.
-PACKAGECONFIG ??= "broker openmp"
+PACKAGECONFIG ??= "broker openmp pdf"
 PACKAGECONFIG[broker] = ""
 PACKAGECONFIG[openmp] = ""
+PACKAGECONFIG[pdf] = ""
 PACKAGECONFIG[cuda] = ",,cuda-cudart libcublas"
 
-CARGO_FEATURES = "${@','.join(bb.utils.filter('PACKAGECONFIG', 'broker openmp cuda', d).split())}"
+CARGO_FEATURES = "${@','.join(bb.utils.filter('PACKAGECONFIG', 'broker openmp pdf cuda', d).split())}"
 CARGO_BUILD_FLAGS:append = " --no-default-features --features '${CARGO_FEATURES}'"
 
 # llama-cpp-sys-2 pins plain armv8-a for every aarch64 target; arm-arch.cmake puts what the machine's tune can do in its place.
