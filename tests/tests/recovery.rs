@@ -186,7 +186,9 @@ fn a_clock_that_is_set_ends_no_question_and_holds_none_up() {
     let jumps = ["+0", "+10000d", "-10000d"];
     for (round, to) in jumps.iter().enumerate() {
         let ids: Vec<String> = (0..6).map(|n| format!("q{round}{n}")).collect();
-        ids.iter().for_each(|id| ask(id, 48));
+        for id in &ids {
+            ask(id, 48);
+        }
         // One is being answered, others wait.
         mqtt.first_delta(&daemon, &ids[0]);
         set(to);
@@ -198,7 +200,9 @@ fn a_clock_that_is_set_ends_no_question_and_holds_none_up() {
         mqtt.put(&daemon, &format!("note{round}.md"), "The valve is open.");
     }
     // Questions that wait in the inbox while the clock is put forward by 27 years, less than an hour of them with the power off.
-    ["k0", "k1", "k2"].iter().for_each(|id| ask(id, 48));
+    for id in ["k0", "k1", "k2"] {
+        ask(id, 48);
+    }
     mqtt.first_delta(&daemon, "k0");
     daemon.signal(Signal::KILL);
     daemon.ends();

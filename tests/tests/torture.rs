@@ -427,18 +427,18 @@ fn fifty_clients_ask_more_than_it_can() {
         );
     };
     // How many it answers in a second, with some always waiting; the first have states to compute.
-    const WAITING: usize = 12;
+    let waiting = 12;
     let (mut answered, mut begun) = (0, Instant::now());
-    (0..WAITING).for_each(|n| ask(&format!("c{n}"), n, 60_000));
-    while answered < 2 * WAITING || begun.elapsed() < Duration::from_secs(2) {
+    (0..waiting).for_each(|n| ask(&format!("c{n}"), n, 60_000));
+    while answered < 2 * waiting || begun.elapsed() < Duration::from_secs(2) {
         asker.wait(&format!("c{answered}"));
-        ask(&format!("c{}", answered + WAITING), answered, 60_000);
+        ask(&format!("c{}", answered + waiting), answered, 60_000);
         answered += 1;
-        if answered == WAITING {
+        if answered == waiting {
             begun = Instant::now();
         }
     }
-    let capacity = (answered - WAITING) as f64 / begun.elapsed().as_secs_f64();
+    let capacity = (answered - waiting) as f64 / begun.elapsed().as_secs_f64();
     let pause = Duration::from_secs_f64(1.0 / (1.5 * capacity));
 
     let mut random = fastrand::Rng::with_seed(seed);
