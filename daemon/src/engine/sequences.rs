@@ -75,7 +75,9 @@ impl Sequences {
         let best = if self.divisible {
             // Of a window that has gone on, llama.cpp may have given the first cells away.
             let whole = |i: &usize| self.held[*i].tokens.is_empty() || context.first_position(*i as u32) == Some(0);
-            (0..self.held.len()).filter(whole).map(|i| (usable(&self.held[i]), i)).max_by_key(|(n, i)| (*n, *i == free))
+            // The system prompt from its own place: a state that was loaded beside others has brought one that lies elsewhere.
+            let order = |(n, i): &(usize, usize)| (*n, *i == SYSTEM as usize, *i == free);
+            (0..self.held.len()).filter(whole).map(|i| (usable(&self.held[i]), i)).max_by_key(order)
         } else {
             None
         };
