@@ -4,6 +4,7 @@
 //! What is asked at QoS 1 must be answered once, what was acknowledged as put must be there. Every run prints its seed and what it
 //! did; `make torture N=1000 SEED=7` repeats one with more faults. A short run is part of the tests.
 
+use rumqttc::NetworkOptions;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{Client, Event, MqttOptions};
@@ -155,6 +156,10 @@ impl Asker {
         let mut options = MqttOptions::new("asker", "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5)).set_clean_start(false).set_session_expiry_interval(Some(3600));
         options.set_max_packet_size(Some(1 << 20));
+        // A small message is not to wait for the acknowledgement of the one before.
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        options.set_network_options(network);
         let (client, mut connection) = Client::new(options, 4096);
         let (finals, online) = (Arc::new(Mutex::new(BTreeMap::<String, Finals>::new())), Arc::new(AtomicU64::new(0)));
         let subscribed = Arc::new(AtomicBool::new(false));
