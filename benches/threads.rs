@@ -8,7 +8,7 @@ use serde_json::json;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use vademecum::llama::{Bench, Repack, Waiting, set_waiting, with_model};
+use vademecum::llama::{Bench, Placement, Waiting, set_waiting, with_model};
 use vademecum::tune::{Governor, Kind, Topology};
 use vademecum_benches::Result;
 use vademecum_benches::report::{self, Column, Rows, Spread};
@@ -73,7 +73,7 @@ fn run() -> Result<()> {
 
 fn with_columns(model: &Path, topology: &Topology, limit: Duration) -> Result<Vec<Column>> {
     let mut failure = None;
-    let columns = with_model(model, Repack::Auto, |bench| {
+    let columns = with_model(model, Placement::PROCESSOR, |bench| {
         let mut columns = Vec::new();
         for shared in [false, true] {
             let processes = if shared { topology.usable() } else { 0 };

@@ -5,7 +5,7 @@ use std::io::BufRead as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vademecum::engine::{
-    Cancel, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Reading, Repack, Request, Sampling,
+    Cancel, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Reading, Repack, Request, Sampling, Weights,
     Tuning,
 };
 use vademecum::tune::Topology;
@@ -17,9 +17,7 @@ pub(crate) fn serve(model: &Path, threads: &str) -> Result<()> {
     let options = EngineOptions {
         context: 2048,
         tuning: Tuning { topology: Topology::detect(), saved: None, decode: threads, batch: threads, lookup: Lookup::Off },
-        repack: Repack::Auto,
-        mlock: false,
-        gpu_layers: GpuLayers::Auto,
+        weights: Weights { repack: Repack::Auto, mlock: false, gpu_layers: GpuLayers::Auto },
         queue: 1,
         system: String::new(),
         slots: 4,

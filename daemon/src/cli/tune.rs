@@ -3,6 +3,7 @@
 use super::{Common, Failure, Outcome, print_json, print_line};
 use crate::config::{Config, Lookup};
 use crate::gguf::Gguf;
+use crate::engine::BATCH;
 use crate::llama;
 use crate::tune::{CALIBRATION, Drafts, Kind, Origin, Plan, Saved, Topology, calibrate, verify};
 use std::process::ExitCode;
@@ -34,14 +35,17 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         if gguf.has_sliding_window() {
             no_lookup = Some("off: it is not done with models that have a sliding window");
         }
-        let key = topology.key(&gguf.fingerprint(), llama::build());
+        llama::backend().map_err(|error| Failure::Other(error.to_string()))?;
+        let needed = llama::context_bytes(&gguf, config.model.context, BATCH as u32);
+        let placement = crate::service::weights(config).place(&gguf, needed).placement;
+        let key = topology.key(&gguf.fingerprint(), &placement.to_string(), llama::build());
         let saved = Saved::in_dir(&config.data_dir());
         calibration = saved.find(&key).filter(|_| !args.force);
         // Also when all is configured: the table says what that costs.
         if calibration.is_none() && !args.no_measure {
             let started = Instant::now();
             let limit = Duration::from_secs(args.seconds);
-            let measured = llama::with_model(&path, crate::service::repack(config), |bench| {
+            let measured = llama::with_model(&path, placement, |bench| {
                 let elapsed = || started.elapsed();
                 let mut found = calibrate(&topology.candidates(), limit, elapsed, |kind, threads| bench.measure(kind, threads))?;
                 if let Some(found) = &mut found {
@@ -117,13 +121,13 @@ fn table(plan: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(calibration) = &plan.calibration {
         lines.push(format!(
-            "{:<9}{:>7}{:>9}{:>9}{:>9}   tokens/s, measured in {:.1} s",
-            "", "threads", "median", "min", "max", calibration.seconds
+            "{:<9}{:>7}{:>9}{:>9}{:>9}{:>6}   tokens/s, measured in {:.1} s",
+            "", "threads", "median", "min", "max", "runs", calibration.seconds
         ));
         for (kind, name, chosen) in [(Kind::Decode, "decode", plan.threads.decode), (Kind::Batch, "batch", plan.threads.batch)] {
             for row in calibration.rows(kind) {
                 let mark = if row.threads == chosen { "   <-" } else { "" };
-                let figures = format!("{:>9.1}{:>9.1}{:>9.1}", row.median, row.min, row.max);
+                let figures = format!("{:>9.1}{:>9.1}{:>9.1}{:>6}", row.median, row.min, row.max, row.samples);
                 lines.push(format!("{name:<9}{:>7}{figures}{mark}", row.threads));
             }
         }

@@ -91,12 +91,8 @@ pub struct EngineOptions {
     pub context: u32,
     /// How many threads decode and read prompts.
     pub tuning: Tuning,
-    /// Whether weights may be copied into memory in the order that is quickest to compute with.
-    pub repack: Repack,
-    /// Whether the weights' pages are kept from being thrown out.
-    pub mlock: bool,
-    /// Layers on a graphics processor.
-    pub gpu_layers: GpuLayers,
+    /// Where the weights lie.
+    pub weights: Weights,
     /// Requests that may wait.
     pub queue: usize,
     /// System prompt to compute in advance; its KV entries are reused by every question that begins with it.
@@ -145,7 +141,7 @@ pub struct Tuned {
     pub lookup: String,
 }
 
-pub use crate::llama::{GpuLayers, Pulse, Repack};
+pub use crate::llama::{GpuLayers, Pulse, Repack, Weights};
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -414,12 +410,15 @@ impl Engine {
         let told = Arc::clone(&stopping);
         let asked = Arc::new(AtomicBool::new(false));
         let pulse = Pulse::default();
-        let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), path, pulse.clone());
+        let needed = crate::llama::context_bytes(&gguf, options.context, BATCH as u32);
+        crate::llama::backend()?;
+        let placed = options.weights.place(&gguf, needed);
+        let tuner = Tuner::new(&options.tuning, &gguf.fingerprint(), placed.placement, path, pulse.clone());
         let tuned = tuner.told();
         let (path, options, cache) = (path.to_owned(), options.clone(), passages.clone());
         let queue = options.queue;
         let start =
-            scheduler::Start { path, gguf, options, tuner, passages: cache, asked: Arc::clone(&asked), pulse: pulse.clone() };
+            scheduler::Start { path, gguf, options, placed, tuner, passages: cache, asked: Arc::clone(&asked), pulse: pulse.clone() };
         let thread = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || scheduler::run(start, &ready_tx, &inbox, &told))

@@ -13,7 +13,7 @@ use super::state_file::HEAD;
 use super::tuner::Tuner;
 use super::{Completion, EngineError, EngineInfo, EngineOptions, Event, Finish, Job, Work};
 use crate::gguf::{Gguf, Kind};
-use crate::llama::{Context, ContextOptions, DecodeFailure, Entry, Placement, Pulse};
+use crate::llama::{Context, ContextOptions, DecodeFailure, Entry, Placed, Pulse};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use std::collections::VecDeque;
@@ -54,6 +54,7 @@ pub(super) struct Start {
     pub(super) path: PathBuf,
     pub(super) gguf: Gguf,
     pub(super) options: EngineOptions,
+    pub(super) placed: Placed,
     pub(super) tuner: Tuner,
     pub(super) passages: Option<PassageCache>,
     /// Set when there is new work.
@@ -68,17 +69,14 @@ pub(super) fn run(
     jobs: &Receiver<Work>,
     stopping: &AtomicBool,
 ) {
-    let Start { path, gguf, options, tuner, passages, asked, pulse } = start;
+    let Start { path, gguf, options, placed, tuner, passages, asked, pulse } = start;
     let (path, gguf, options) = (path.as_path(), &gguf, &options);
     let failed = |reason: String| Err(EngineError::Load { path: path.to_owned(), reason });
     let backend = match crate::llama::backend() {
         Ok(backend) => backend,
         Err(error) => return ready.send(Err(error.into())).unwrap_or(()),
     };
-    let needed = crate::llama::context_bytes(gguf, options.context, BATCH as u32);
-    let (repack, why) = options.repack.decide(gguf, needed, &crate::llama::available_memory());
-    let (gpu_layers, gpu) = options.gpu_layers.place(gguf, needed);
-    let model = match crate::llama::load(backend, path, Placement { repack, mlock: options.mlock, gpu_layers }) {
+    let model = match crate::llama::load(backend, path, placed.placement) {
         Ok(model) => model,
         Err(error) => return ready.send(failed(error.to_string())).unwrap_or(()),
     };
@@ -112,9 +110,9 @@ pub(super) fn run(
         parameters: gguf.parameters(),
         context: cells,
         own_template: template.is_own(),
-        repack: why,
-        mlock: options.mlock.then(crate::llama::locked),
-        gpu,
+        repack: placed.repack,
+        mlock: placed.placement.mlock.then(crate::llama::locked),
+        gpu: placed.gpu,
         slots,
         passages_off,
         passages_up_to: longest_state,
@@ -144,7 +142,7 @@ pub(super) fn run(
         passages: passages.filter(|_| divisible),
         longest_state: longest_state.unwrap_or(usize::MAX),
         tuner,
-        keys: Keys::new(&gguf.fingerprint(), &format!("{repack} {gpu_layers}")),
+        keys: Keys::new(&gguf.fingerprint(), &placed.placement.to_string()),
         system: options.system.clone(),
         cold: true,
         cells: cells as usize,
@@ -244,6 +242,7 @@ impl Running {
             let score = |lane: &Lane| {
                 let nothing = lane.text().trim().is_empty() || (request.no_answer)(lane.text());
                 let prior = request.readings[lane.reading].prior;
+                log::debug!("reading {}: {:.3}, and {prior:.3} before it was read", lane.reading, lane.likelihood());
                 (!nothing, lane.likelihood() + prior)
             };
             let best = (0..self.lanes.len()).max_by(|a, b| {

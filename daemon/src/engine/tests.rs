@@ -10,9 +10,7 @@ fn options(context: u32) -> EngineOptions {
     EngineOptions {
         context,
         tuning,
-        repack: Repack::Auto,
-        gpu_layers: GpuLayers::Auto,
-        mlock: false,
+        weights: Weights { repack: Repack::Auto, mlock: false, gpu_layers: GpuLayers::Auto },
         queue: 2,
         system: SYSTEM.into(),
         slots: 1,

@@ -2,7 +2,7 @@
 //! machine has changed.
 
 use super::{Lookup, Tuned, Tuning, Work};
-use crate::llama::{Bench, LlamaError, Pulse};
+use crate::llama::{Bench, LlamaError, Placement, Pulse};
 use crate::tune::{Busy, CALIBRATION, Drafts, Governor, Plan, Saved, Threads, Topology, calibrate, verify};
 use llama_cpp_2::model::LlamaModel;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 const IDLE: Duration = Duration::from_secs(3);
 /// Between two looks whether the machine is quiet.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// Between two measurements because of a drift, at least.
+/// Between two measurements because of a drift, at least, and because of other cores or another quota: what changes them may do so
+/// again and again.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
+const ANEW_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) struct Tuner {
     pub(super) plan: Plan,
@@ -25,6 +27,8 @@ pub(super) struct Tuner {
     saved: Option<Saved>,
     /// Of the model's file.
     fingerprint: String,
+    /// Where its weights lie.
+    weights: String,
     path: PathBuf,
     configured: (usize, usize),
     measured: Option<Instant>,
@@ -50,8 +54,9 @@ enum Ended {
 }
 
 impl Tuner {
-    pub(super) fn new(tuning: &Tuning, fingerprint: &str, path: &Path, pulse: Pulse) -> Self {
-        let key = tuning.topology.key(fingerprint, crate::llama::build());
+    pub(super) fn new(tuning: &Tuning, fingerprint: &str, placement: Placement, path: &Path, pulse: Pulse) -> Self {
+        let weights = placement.to_string();
+        let key = tuning.topology.key(fingerprint, &weights, crate::llama::build());
         let found = tuning.saved.as_ref().and_then(|saved| saved.find(&key));
         let plan = Plan::new(&tuning.topology, found, tuning.decode, tuning.batch);
         let told = Tuned { threads: plan.threads, draft: 0, lookup: String::new() };
@@ -61,6 +66,7 @@ impl Tuner {
             topology: tuning.topology.clone(),
             saved: tuning.saved.clone(),
             fingerprint: fingerprint.to_owned(),
+            weights,
             path: path.to_owned(),
             configured: (tuning.decode, tuning.batch),
             measured: None,
@@ -174,8 +180,9 @@ impl Tuner {
         if self.saved.is_none() {
             return false;
         }
-        let rested = self.measured.is_none_or(|at| at.elapsed() >= AGAIN_AFTER);
-        rested && (self.plan.wants_calibration() || self.governor.drifted() || Topology::detect() != self.topology)
+        let rested = |pause| self.measured.is_none_or(|at| at.elapsed() >= pause);
+        rested(AGAIN_AFTER) && (self.plan.wants_calibration() || self.governor.drifted())
+            || rested(ANEW_AFTER) && Topology::detect() != self.topology
     }
 
     fn measure(&mut self, model: &LlamaModel, jobs: &Receiver<Work>, stopping: &AtomicBool) -> Result<(), Ended> {
@@ -209,7 +216,7 @@ impl Tuner {
         }
         self.measured = Some(Instant::now());
         if let (Some(calibration), Some(saved)) = (&found, &self.saved)
-            && let Err(error) = saved.keep(&topology.key(&self.fingerprint, crate::llama::build()), calibration)
+            && let Err(error) = saved.keep(&topology.key(&self.fingerprint, &self.weights, crate::llama::build()), calibration)
         {
             log::warn!("the measured number of threads is not kept: {error}");
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use super::{Context, ContextOptions, Entry, LlamaError, Placement, Pulse, Repack};
+use super::{Context, ContextOptions, Entry, LlamaError, Placement, Pulse};
 use crate::gguf::{Gguf, Kind as ModelKind};
 use crate::tune::{Kind, Threads};
 
@@ -29,7 +29,7 @@ const MOST_VERIFIED: usize = 9;
 /// The file is not a generator or cannot be used; what `body` returns otherwise.
 pub fn with_model<T>(
     path: &Path,
-    repack: Repack,
+    placement: Placement,
     body: impl FnOnce(&mut Bench<'_>) -> Result<T, LlamaError>,
 ) -> Result<T, LlamaError> {
     let unusable = |reason: String| LlamaError::Measure { path: path.display().to_string(), reason };
@@ -37,12 +37,9 @@ pub fn with_model<T>(
     if gguf.kind() != ModelKind::Generator {
         return Err(unusable(format!("its architecture is `{}`, not one that generates text", gguf.architecture())));
     }
-    let memory = super::available_memory();
-    let needed = super::check_fits(&gguf, CONTEXT as u32, BATCH as u32, &memory)?;
+    super::check_fits(&gguf, CONTEXT as u32, BATCH as u32, &super::available_memory())?;
     let backend = super::backend()?;
-    let (repack, _) = repack.decide(&gguf, needed, &memory);
-    let place = Placement { repack, ..Placement::PROCESSOR };
-    let model = super::load(backend, path, place).map_err(|error| unusable(error.to_string()))?;
+    let model = super::load(backend, path, placement).map_err(|error| unusable(error.to_string()))?;
     body(&mut Bench::of(&model, path, Pulse::default())?)
 }
 
@@ -161,13 +158,13 @@ mod tests {
 
     #[test]
     fn both_kinds_are_measured_and_encoders_are_refused() {
-        let speeds = with_model(&model("generator.gguf"), Repack::Auto, |bench| {
+        let speeds = with_model(&model("generator.gguf"), Placement::PROCESSOR, |bench| {
             let verified = bench.verify(4, both(1))?;
             assert!(verified > Duration::ZERO && bench.verify(1000, both(1))? > Duration::ZERO);
             Ok([bench.measure(Kind::Decode, 1)?, bench.measure(Kind::Batch, 2)?, bench.measure(Kind::Decode, 2)?])
         });
         assert!(speeds.expect("measured").iter().all(|speed| (0.05..1e6).contains(speed)));
-        let error = with_model(&model("embedder.gguf"), Repack::Auto, |_| Ok(())).expect_err("an encoder");
+        let error = with_model(&model("embedder.gguf"), Placement::PROCESSOR, |_| Ok(())).expect_err("an encoder");
         assert!(error.to_string().contains("bert"), "{error}");
     }
 
@@ -178,7 +175,7 @@ mod tests {
         let passes = std::env::var("VADEMECUM_PASSES").expect("numbers of tokens");
         let passes: Vec<usize> = passes.split_whitespace().map(|tokens| tokens.parse().expect("a number")).collect();
         assert!(passes.iter().all(|tokens| (1..=BATCH).contains(tokens)) && passes.iter().sum::<usize>() <= CONTEXT);
-        let computed = with_model(&model("generator.gguf"), Repack::Auto, |bench| {
+        let computed = with_model(&model("generator.gguf"), Placement::PROCESSOR, |bench| {
             passes.iter().try_for_each(|tokens| bench.compute(*tokens, 1, both(1)).map(drop))
         });
         computed.expect("computed");

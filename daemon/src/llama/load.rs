@@ -1,6 +1,6 @@
 //! Loading a generator: whether its weights stay pages of the file.
 
-use super::Memory;
+use super::{GpuLayers, Memory};
 use crate::gguf::Gguf;
 use llama_cpp_2::LlamaModelLoadError;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -71,6 +71,37 @@ fn repackable_bytes(gguf: &Gguf) -> u64 {
     tensors.filter(|tensor| repackable(tensor.tensor_type.name)).map(|tensor| tensor.bytes).sum()
 }
 
+/// Where weights are to lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weights {
+    /// Whether they may be copied into memory in the order that is quickest to compute with.
+    pub repack: Repack,
+    /// Whether their pages are kept from being thrown out.
+    pub mlock: bool,
+    /// Layers on a graphics processor.
+    pub gpu_layers: GpuLayers,
+}
+
+impl Weights {
+    /// Decides for a model whose context will take `needed` bytes. llama.cpp must be initialised.
+    pub fn place(&self, gguf: &Gguf, needed: u64) -> Placed {
+        let (repack, why) = self.repack.decide(gguf, needed, &super::available_memory());
+        let (gpu_layers, gpu) = self.gpu_layers.place(gguf, needed);
+        Placed { placement: Placement { repack, mlock: self.mlock, gpu_layers }, repack: why, gpu }
+    }
+}
+
+/// What was decided, with the reasons for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Where weights lie.
+    pub placement: Placement,
+    /// Whether they are repacked, and why.
+    pub repack: String,
+    /// What a graphics processor has, where build or configuration speaks of one.
+    pub gpu: Option<String>,
+}
+
 /// Where weights lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placement {
@@ -85,6 +116,17 @@ pub struct Placement {
 impl Placement {
     /// For the processor: repacked where its code wants that, mapped otherwise.
     pub const PROCESSOR: Self = Self { repack: true, mlock: false, gpu_layers: 0 };
+}
+
+/// For people, and for the names of what holds for one placement only; whether pages are locked makes no difference to that.
+impl std::fmt::Display for Placement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.repack { "repacked" } else { "mapped" })?;
+        match self.gpu_layers {
+            0 => Ok(()),
+            layers => write!(f, ", {layers} layers on a graphics processor"),
+        }
+    }
 }
 
 /// Loads a model, mapped.

@@ -21,7 +21,7 @@ pub use backends::variant;
 pub use bench::{Bench, with_model};
 pub use context::{Context, ContextOptions, DecodeFailure, Entry, build, is_recurrent, longest_state};
 pub use gpu::GpuLayers;
-pub use load::{Placement, Repack, load, locked};
+pub use load::{Placed, Placement, Repack, Weights, load, locked};
 pub use memory::{Memory, available_memory};
 pub use pulse::Pulse;
 pub use team::{Waiting, set_waiting};

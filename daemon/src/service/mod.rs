@@ -13,7 +13,7 @@ use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{Engine, EngineOptions, GpuLayers, Lookup, PassageCache, PassageCacheOptions, Repack, Sampling, Tuning};
+use crate::engine::{Engine, EngineOptions, GpuLayers, Lookup, PassageCache, PassageCacheOptions, Repack, Sampling, Tuning, Weights};
 use crate::ingest::watch::{Folder, WatchOptions, Watched, Watcher};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};
@@ -221,9 +221,7 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
                 crate::config::Lookup::On => Lookup::On,
             },
         },
-        repack: repack(config),
-        mlock: config.model.mlock,
-        gpu_layers: config.model.gpu_layers().map_or(GpuLayers::Auto, GpuLayers::Exactly),
+        weights: weights(config),
         // Some work, the others wait.
         queue: config.answer.queue + config.model.slots,
         system: config.answer.system.clone(),
@@ -242,12 +240,16 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
     Ok(engine)
 }
 
-/// Whether weights may be repacked.
-pub(crate) fn repack(config: &Config) -> Repack {
-    match config.model.repack {
-        crate::config::Repack::Auto => Repack::Auto,
-        crate::config::Repack::On => Repack::On,
-        crate::config::Repack::Off => Repack::Off,
+/// Where the generator's weights are to lie.
+pub(crate) fn weights(config: &Config) -> Weights {
+    Weights {
+        repack: match config.model.repack {
+            crate::config::Repack::Auto => Repack::Auto,
+            crate::config::Repack::On => Repack::On,
+            crate::config::Repack::Off => Repack::Off,
+        },
+        mlock: config.model.mlock,
+        gpu_layers: config.model.gpu_layers().map_or(GpuLayers::Auto, GpuLayers::Exactly),
     }
 }
 

@@ -10,7 +10,7 @@
 //!
 //! let topology = Topology::detect();
 //! let saved = Saved::in_dir(std::path::Path::new("/tmp"));
-//! let key = topology.key("fingerprint of the model", "version of llama.cpp");
+//! let key = topology.key("fingerprint of the model", "mapped", "version of llama.cpp");
 //! let mut plan = Plan::new(&topology, saved.find(&key), 0, 0);
 //! if plan.wants_calibration() {
 //!     let started = Instant::now();

@@ -8,16 +8,18 @@ use super::Calibration;
 /// File name in the data directory.
 const FILE: &str = "threads.json";
 /// The form of the file.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Measurements that are kept, the latest first; bytes that are read.
 const MOST: usize = 16;
 const MOST_BYTES: u64 = 256 * 1024;
 
-/// What a measurement holds for: another model, processor, set of cores, quota or llama.cpp calls for a new one.
+/// What a measurement holds for: another model, place of its weights, processor, set of cores, quota or llama.cpp calls for a new one.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Key {
     /// Fingerprint of the model file.
     pub model: String,
+    /// Where its weights lie: mapped or repacked, and what of them on a graphics processor.
+    pub weights: String,
     /// Processor or board.
     pub cpu: String,
     /// The usable cores, fastest first: hardware threads and, where known, speed of each.
@@ -105,7 +107,7 @@ mod tests {
 
     fn key(model: &str) -> Key {
         let text = |text: &str| text.to_owned();
-        Key { model: text(model), cpu: text("board"), cores: text("1,1"), quota_percent: None, build: text("b") }
+        Key { model: text(model), weights: text("mapped"), cpu: text("board"), cores: text("1,1"), quota_percent: None, build: text("b") }
     }
 
     #[test]
@@ -117,6 +119,7 @@ mod tests {
         saved.keep(&key("b"), &measured(3)).expect("written");
         assert_eq!(saved.find(&key("a")), Some(measured(2)));
         for other in [
+            Key { weights: "repacked".into(), ..key("a") },
             Key { cpu: "other".into(), ..key("a") },
             Key { cores: "1".into(), ..key("a") },
             Key { quota_percent: Some(150), ..key("a") },
@@ -141,7 +144,7 @@ mod tests {
         let good = std::fs::read_to_string(&saved.path).expect("text");
         let bad = [
             good[..good.len() / 2].to_owned(),
-            good.replace("\"version\": 2", "\"version\": 1"),
+            good.replace("\"version\": 3", "\"version\": 2"),
             good.replace("\"median\": 2.0", "\"median\": -2.0"),
             good.replace("\"decode\": 2", "\"decode\": 0"),
             "\u{0}\u{1}".to_owned(),

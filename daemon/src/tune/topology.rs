@@ -107,13 +107,14 @@ impl Topology {
     }
 
     /// What a measurement of a model holds for; `build` names llama.cpp's version.
-    pub fn key(&self, model: &str, build: &str) -> Key {
+    pub fn key(&self, model: &str, weights: &str, build: &str) -> Key {
         let core = |core: &Core| match core.speed() {
             Some(speed) => format!("{}x{speed}", core.siblings.len()),
             None => core.siblings.len().to_string(),
         };
         Key {
             model: model.to_owned(),
+            weights: weights.to_owned(),
             cpu: self.cpu.clone(),
             cores: self.cores.iter().map(core).collect::<Vec<_>>().join(","),
             quota_percent: self.quota.map(|quota| (quota * 100.0).round() as u64),
@@ -331,7 +332,7 @@ mod tests {
         let topology = board.detect();
         assert_eq!((topology.quota, topology.allowed.as_slice()), (Some(1.5), [2, 3, 4, 5].as_slice()));
         assert_eq!((topology.usable(), topology.candidates()), (1, vec![1, 2]));
-        assert_eq!(topology.key("m", "b").quota_percent, Some(150));
+        assert_eq!(topology.key("m", "w", "b").quota_percent, Some(150));
     }
 
     #[test]
