@@ -67,6 +67,17 @@ pub(crate) fn give_back_memory() {
     }
 }
 
+/// What to do about an error of the file system below the data directory, to be put behind its words.
+pub(crate) fn remedy(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space or move the data directory",
+        ErrorKind::PermissionDenied => "; give the user that runs vademecum write access to the data directory",
+        ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only: check the card or disk for errors",
+        _ => "; check the disk and the data directory",
+    }
+}
+
 /// The words of a panic that was caught.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());

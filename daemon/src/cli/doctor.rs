@@ -158,6 +158,12 @@ fn permissions(config: &Config) -> Check {
             "run as the service's user, or change the owner of the directory",
         );
     }
+    // The rights may be there and the file system read-only: after an error the kernel lets nobody write any more.
+    let trial = dir.join(format!(".doctor-{}", std::process::id()));
+    if let Err(error) = std::fs::File::create_new(&trial).and_then(|_| std::fs::remove_file(&trial)) {
+        let remedy = crate::remedy(&error).trim_start_matches("; ");
+        return Check::fail("permissions", format!("nothing can be written to {}: {error}", dir.display()), remedy);
+    }
     let open = |path: &&PathBuf| path.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
     if let Some(secret) = [&config.mqtt.password_file, &config.mqtt.key_file].into_iter().find(open) {
         return Check::warn(
@@ -275,6 +281,10 @@ fn store(config: &Config, daemon: Option<&serde_json::Value>, opened: Option<&Re
         let info = &status["info"];
         let collections = info["collections"].as_array().map_or(0, Vec::len);
         let state = format!("in use by the running daemon, {collections} collections");
+        if let Some(problem) = status["metrics"]["delivery"]["problem"].as_str() {
+            let remedy = "questions are answered meanwhile, but not kept over a crash; it goes on by itself once the disk takes it";
+            return Check::fail("store", format!("{state}; {problem}"), remedy);
+        }
         let recovery = serde_json::from_value(info["recovery"].clone()).unwrap_or_default();
         return recovered(&recovery, state, true);
     }

@@ -173,6 +173,8 @@ struct State {
     wanted: u64,
     /// What to sync with; another file after a rewrite.
     handle: File,
+    /// Why the file cannot be written, while it cannot.
+    problem: Option<String>,
     closed: bool,
 }
 
@@ -235,6 +237,7 @@ impl Mail {
             appended: 0,
             wanted: 0,
             handle,
+            problem: None,
             closed: false,
         };
         let shared = Arc::new(Shared { path, state: Mutex::new(state), asked: Condvar::new(), synced });
@@ -341,9 +344,15 @@ impl Mail {
         let now = now_ms();
         let written = state.append(&Line::Delivered(seq, now));
         state.deliver(seq, now);
-        if let Err(error) = written.and_then(|()| state.compact_if_worth_it()) {
-            log::warn!("{}: {error}; after a crash an answer is sent again", self.shared.path.display());
+        if written.is_ok() {
+            let compacted = state.compact_if_worth_it();
+            state.tell(&compacted);
         }
+    }
+
+    /// Why questions are not kept over a crash at present.
+    pub fn problem(&self) -> Option<String> {
+        self.shared.state().problem.clone()
     }
 
     /// Waits until all that was appended so far is on disk. It is given `patience` to get there with what others write.
@@ -413,7 +422,7 @@ impl Shared {
             match done.or_else(|_| state.compact()) {
                 Ok(()) => self.synced.send_modify(|synced| synced.upto = upto),
                 Err(error) => {
-                    log::error!("{}: {error}; questions are answered, but not kept over a crash", self.path.display());
+                    state.tell(&Err(error));
                     self.synced.send_modify(|synced| synced.refused = upto);
                 }
             }
@@ -425,9 +434,23 @@ impl State {
     fn append(&mut self, line: &Line) -> io::Result<()> {
         let mut body = Vec::new();
         ciborium::into_writer(line, &mut body).map_err(io::Error::other)?;
-        self.journal.append(&body)?;
-        self.appended += 1;
-        Ok(())
+        let written = self.journal.append(&body);
+        self.tell(&written);
+        self.appended += u64::from(written.is_ok());
+        written
+    }
+
+    /// Says once that the file cannot be written, and once that it can be again.
+    fn tell(&mut self, written: &io::Result<()>) {
+        let problem = written.as_ref().err().map(|error| format!("the inbox cannot be written: {error}{}", crate::remedy(error)));
+        match &problem {
+            Some(problem) if self.problem.is_none() => {
+                log::error!("{problem}; questions are answered, but not kept over a crash, and answers may be sent again after one");
+            }
+            None if self.problem.is_some() => log::info!("the inbox can be written again"),
+            _ => {}
+        }
+        self.problem = problem;
     }
 
     /// Changes what is in memory as a line says.

@@ -144,6 +144,7 @@ impl Questions {
         let (inbox, outbox) = self.mail.as_ref().map_or((0, 0), Mail::depth);
         serde_json::json!({
             "durable": self.mail.is_some(),
+            "problem": self.mail.as_ref().and_then(Mail::problem),
             "waiting": self.state().waiting.len(),
             "inbox": inbox,
             "outbox": outbox,
@@ -357,7 +358,8 @@ impl Questions {
             received_ms: now,
             expires_ms: now + question.allowed.as_millis() as u64,
         };
-        mail.receive(received).inspect_err(|error| log::error!("the inbox cannot be written: {error}; free some space")).ok()
+        // Why it cannot be written is told there.
+        mail.receive(received).ok()
     }
 
     #[allow(clippy::too_many_arguments, reason = "all that is known of a question, once")]

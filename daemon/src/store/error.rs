@@ -23,7 +23,7 @@ pub enum StoreError {
         detail: String,
     },
     /// The operating system refused to read or write.
-    #[error("cannot {action}: {source}{}", remedy(source))]
+    #[error("cannot {action}: {source}{}", crate::remedy(source))]
     Io {
         /// What was being done, with the path.
         action: String,
@@ -120,13 +120,4 @@ fn others(known: &[String]) -> String {
 
 fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
-}
-
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space or move the data directory",
-        io::ErrorKind::PermissionDenied => "; give the user that runs vademecum write access to the data directory",
-        io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only: check the card or disk for errors",
-        _ => "; check the disk and the data directory",
-    }
 }
