@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vademecum_tests::{
     Broker, Daemon, Journal, MANUAL, Mqtt, Notified, QUESTION, Setup, bare_vademecum, run, temp_dir, wait_for,
@@ -21,15 +21,26 @@ fn let_pass(time: Duration) {
     wait_for("some time to pass", || (Instant::now() > until).then_some(()));
 }
 
+/// Where the kernel tells about the thread of that name.
+fn task(pid: u32, name: &str) -> PathBuf {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+    let is_it = |path: &Path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    tasks.map(|task| task.path()).find(|path| is_it(path)).expect("the thread")
+}
+
+/// Nanoseconds that a thread has run (proc(5), schedstat).
+fn time_of(task: &Path) -> u64 {
+    let text = std::fs::read_to_string(task.join("schedstat")).expect("schedstat");
+    text.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number")
+}
+
 /// A thread of a process that is held by ptrace(2); released when dropped.
 struct Held(libc::pid_t);
 
 impl Held {
     /// Holds the thread of that name.
     fn thread(pid: u32, name: &str) -> Self {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
-        let is_it = |path: &Path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
-        let task = tasks.map(|task| task.path()).find(|path| is_it(path)).expect("the thread");
+        let task = task(pid, name);
         let tid: libc::pid_t =
             task.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()).expect("its number");
         // SAFETY: no memory of ours is handed over but `status`, which lives.
@@ -51,12 +62,12 @@ impl Drop for Held {
 }
 
 #[test]
-fn the_watchdog_hears_of_us_through_long_work_but_not_of_a_generator_that_hangs() {
+fn the_watchdog_hears_of_us_through_long_work_but_not_of_a_generator_or_encoder_that_hangs() {
     let broker = Broker::start();
     let dir = temp_dir();
     let socket = dir.path().join("notify.sock");
     let mut systemd = Notified::on(&socket);
-    let mut daemon = with_watchdog(Setup::with(&broker), &socket).set("answer.reader", "joined").start();
+    let mut daemon = with_watchdog(Setup::with(&broker), &socket).set("answer.reader", "joined").set("embedder.threads", "1").start();
     let mqtt = Mqtt::to(&broker);
     systemd.wait("WATCHDOG=1");
     // At rest, with nothing to compute.
@@ -82,6 +93,22 @@ fn the_watchdog_hears_of_us_through_long_work_but_not_of_a_generator_that_hangs(
     assert!(daemon.log().contains("the generator gets on again"), "{}", daemon.log());
     mqtt.publish(&daemon.topic("cancel"), "long");
     assert_eq!(mqtt.reply(&daemon, "long")["error"]["code"], "cancelled");
+
+    // The same with the encoder, in the midst of a long document.
+    let text: String = (0..4000).map(|n| format!("Bearing {n} is greased every {} hours. ", n + 7)).collect();
+    let encoder = task(daemon.pid(), "embed");
+    let begun = time_of(&encoder);
+    mqtt.publish(&daemon.topic("documents/put"), json!({ "id": "bearings", "document": "bearings.md", "text": text }).to_string());
+    wait_for("the encoder to work", || (time_of(&encoder) > begun + 200_000_000).then_some(()));
+    let held = Held::thread(daemon.pid(), "embed");
+    wait_for("the daemon to notice", || daemon.log().contains("the encoder has not got on").then_some(()));
+    let heard = systemd.count("WATCHDOG=1");
+    let_pass(WATCHDOG);
+    assert_eq!(systemd.count("WATCHDOG=1"), heard, "systemd would end it");
+    drop(held);
+    systemd.wait_for("WATCHDOG=1", heard + 1);
+    assert!(daemon.log().contains("the encoder gets on again"), "{}", daemon.log());
+    assert_eq!(mqtt.reply(&daemon, "bearings")["change"], "added");
     assert!(daemon.runs());
 }
 

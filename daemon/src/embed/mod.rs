@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::gguf::{Gguf, GgufError, Kind, Pooling};
-use crate::llama::{self, LlamaError};
+use crate::llama::{self, LlamaError, Pulse};
 use tokens::{TextTokenizer, Tokens};
 use worker::{Limits, Output, Pooled, Sequence, Worker};
 
@@ -173,6 +173,11 @@ impl Embedder {
         let worker = Worker::start(path, limits, options.threads.clamp(1, 256), Output { dimensions, pooling })?;
         let pools_parts = pooling == Pooling::Mean;
         Ok(Embedder { shared: Arc::new(Shared { name, fingerprint, dimensions, limits, pools_parts, tokenizer, worker }) })
+    }
+
+    /// Tell whether the threads get on with what they compute.
+    pub fn pulses(&self) -> &[Pulse] {
+        self.shared.worker.pulses()
     }
 
     /// The model's name as its file gives it.

@@ -20,7 +20,7 @@ use llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED;
 
 use super::{EmbedError, EmbedOptions};
 use crate::gguf::Pooling;
-use crate::llama;
+use crate::llama::{self, Pulse};
 
 /// Queries that may wait; further callers block until there is room.
 const MAX_QUERIES: usize = 64;
@@ -88,6 +88,7 @@ struct Job {
 pub(super) struct Worker {
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
+    pulses: Vec<Pulse>,
 }
 
 impl Worker {
@@ -95,16 +96,23 @@ impl Worker {
         let queue = Arc::new(Queue::default());
         let (ready, loaded) = channel();
         let (of_thread, path) = (Arc::clone(&queue), path.to_path_buf());
+        let pulses = vec![(); threads].into_iter().map(|()| Pulse::default()).collect::<Vec<_>>();
+        let of_threads = pulses.clone();
         let body = move || {
             // Should the thread end for any reason, nobody may wait for it.
             let _closes = CloseOnDrop(Arc::clone(&of_thread));
-            own_model(&path, limits, threads, output, &of_thread, &ready);
+            own_model(&path, limits, of_threads, output, &of_thread, &ready);
         };
         let thread = std::thread::Builder::new().name("embedder".into()).spawn(body);
         let thread = thread.map_err(|error| EmbedError::Run(format!("cannot start a thread: {error}")))?;
-        let worker = Worker { queue, thread: Some(thread) };
+        let worker = Worker { queue, thread: Some(thread), pulses };
         loaded.recv().unwrap_or(Err(EmbedError::Stopped))?;
         Ok(worker)
+    }
+
+    /// Of each thread; a pass is a step.
+    pub(super) fn pulses(&self) -> &[Pulse] {
+        &self.pulses
     }
 
     /// One sequence, ahead of all batches.
@@ -238,14 +246,14 @@ impl Drop for CloseOnDrop {
 fn own_model(
     path: &Path,
     limits: Limits,
-    threads: usize,
+    pulses: Vec<Pulse>,
     output: Output,
     queue: &Arc<Queue>,
     ready: &Sender<Result<(), EmbedError>>,
 ) {
     let loaded = load_model(path);
     let model = loaded.as_ref().map_err(Clone::clone);
-    let contexts = model.and_then(|model| (0..threads).map(|_| new_context(model, limits)).collect::<Result<Vec<_>, _>>());
+    let contexts = model.and_then(|model| pulses.iter().map(|_| new_context(model, limits)).collect::<Result<Vec<_>, _>>());
     let contexts = match contexts {
         Ok(contexts) => contexts,
         Err(error) => {
@@ -256,15 +264,18 @@ fn own_model(
     };
     let _ = ready.send(Ok(()));
     std::thread::scope(|scope| {
-        for context in contexts {
+        for (context, pulse) in contexts.into_iter().zip(pulses) {
             let queue = Arc::clone(queue);
             let serve = move || {
                 // Should one thread end for any reason, nobody may wait for it.
                 let _closes = CloseOnDrop(Arc::clone(&queue));
                 let mut encoder = Encoder::new(context, limits, output);
                 while let Some(job) = queue.pop() {
+                    pulse.beat();
+                    pulse.set_at_work(true);
                     let vectors = encoder.forward(&job.sequences);
                     let _ = job.reply.send((job.tag, vectors));
+                    pulse.set_at_work(false);
                 }
             };
             // One thread fewer is slower, not wrong; without any, the queue is closed below.

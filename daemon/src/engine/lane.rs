@@ -108,6 +108,8 @@ pub(super) struct Lane {
     /// Sum over what was said; only kept where readings compete.
     log_probability: Option<f64>,
     pub(super) finish: Option<Finish>,
+    /// The state of its passage was computed, and is yet to be kept.
+    pub(super) unkept: bool,
     /// Its sequence has been given back.
     pub(super) released: bool,
 }
@@ -133,6 +135,7 @@ impl Lane {
             next: None,
             log_probability: None,
             finish: None,
+            unkept: false,
             released: false,
         }
     }

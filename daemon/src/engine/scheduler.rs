@@ -588,14 +588,8 @@ impl Scheduler<'_> {
             let lane = &mut running.lanes[route.lane];
             self.sequences.extend(lane.sequence, &computed);
             let held = self.sequences.tokens(lane.sequence).len();
-            if let (Some(cache), Some((upto, document))) = (&self.passages, lane.prompt.keep)
-                && held == upto
-                && upto <= self.longest_state
-            {
-                let key = self.keys.of(&lane.prompt.tokens[..upto]);
-                if let Some(bytes) = self.context.state(lane.sequence, HEAD) {
-                    cache.keep(document, &key, bytes, Reason::Asked);
-                }
+            if lane.prompt.keep.is_some_and(|(upto, _)| held == upto && upto <= self.longest_state) {
+                lane.unkept = true;
             }
             let Some(index) = route.logits else { continue };
             running.read.get_or_insert_with(Instant::now);
@@ -625,6 +619,9 @@ impl Scheduler<'_> {
             } else if !decided && let Some(chosen) = self.running[i].chosen {
                 // The others need not be computed further.
                 let mut lanes = std::mem::take(&mut self.running[i].lanes);
+                let (before, after) = lanes.split_at_mut(chosen);
+                self.keep(before);
+                self.keep(&mut after[1..]);
                 self.release(&mut lanes, Some(chosen));
                 self.running[i].lanes = lanes;
             }
@@ -662,9 +659,27 @@ impl Scheduler<'_> {
             lane.end(finish);
         }
         let _ = running.speak();
-        self.release(&mut running.lanes, None);
         // A receiver that has gone has cancelled; there is nobody to tell.
         let _ = running.job.events.send(Event::Done(running.completion(finish)));
+        let Running { job, mut lanes, .. } = running;
+        drop(job);
+        self.keep(&mut lanes);
+        self.release(&mut lanes, None);
+    }
+
+    /// Keeps the states of the passages that lanes have read which are to be released. Not earlier: copying, checking and writing megabytes
+    /// would hold up the first token.
+    fn keep(&mut self, lanes: &mut [Lane]) {
+        let Some(cache) = &self.passages else { return };
+        for lane in lanes {
+            let Some((upto, document)) = lane.prompt.keep.filter(|_| std::mem::take(&mut lane.unkept)) else { continue };
+            // What stands behind it no other prompt could have begun with.
+            if !self.sequences.truncate(&mut self.context, lane.sequence, upto) {
+                self.sequences.discard(&mut self.context, lane.sequence);
+            } else if let Some(bytes) = self.context.state(lane.sequence, HEAD) {
+                cache.keep(document, &self.keys.of(&lane.prompt.tokens[..upto]), bytes, Reason::Asked);
+            }
+        }
     }
 
     /// After a failure nothing in the KV cache can be relied on.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counts the steps of what a thread computes, for another thread to see whether it gets on. Clones are the same pulse.
 ///
-/// A step is a node of a graph: milliseconds on a small board, at most a second or two with a large model. So a long prompt beats all
-/// along, and a thread that hangs in llama.cpp does not.
+/// The generator's step is a node of a graph: milliseconds on a small board, at most a second or two with a large model. So a long prompt
+/// beats all along, and a thread that hangs in llama.cpp does not. The encoder's is a pass.
 #[derive(Debug, Clone, Default)]
 pub struct Pulse(Arc<Beats>);
 
@@ -18,7 +18,7 @@ struct Beats {
 
 impl Pulse {
     /// The thread has got on by a step. Only one thread may do so.
-    pub(super) fn beat(&self) {
+    pub(crate) fn beat(&self) {
         // One writer: a plain addition, which costs less than an atomic one.
         self.0.steps.store(self.0.steps.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }

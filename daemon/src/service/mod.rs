@@ -409,6 +409,7 @@ pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), ServiceError> {
         data_dir,
         precompute: precompute.clone(),
     };
+    let encoder = rooms.embedder.pulses().to_vec();
     let for_info = report.clone();
     let info_fn: ReportFn = Arc::new(move || for_info.info());
     let follow = Follow { store: rooms.store.clone(), passages: engine.passages().cloned(), precompute };
@@ -441,7 +442,7 @@ pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), ServiceError> {
     let context = engine.info().context;
     let mut reload =
         Reload { reread, config: (*config).clone(), credentials, context, api, server: Arc::clone(&server), sender, watcher };
-    let mut watchdog = systemd::Watchdog::from_environment(engine.pulse());
+    let mut watchdog = systemd::Watchdog::from_environment(engine.pulse(), &encoder);
     let mut looks = watchdog.ticks();
     let mut ready = false;
     let reason = loop {

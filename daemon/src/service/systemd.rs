@@ -23,23 +23,51 @@ pub(super) fn reloading() {
     }
 }
 
-/// systemd's watchdog (`WatchdogSec=`). It hears of us while the runtime runs what it is given and the generator, when it works, gets
-/// on: a prompt that takes minutes does, a thread that hangs in a pass does not.
+/// Looks in which the encoder may stand at the same pass: its passes are long on a small board, and cannot be looked into.
+const ENCODER_LOOKS: u32 = 3;
+
+/// A thread that is looked at.
+struct Watched {
+    name: &'static str,
+    pulse: Pulse,
+    /// Looks that have to find the same step before it counts as hanging.
+    patience: u32,
+    /// Its last step that was seen, and how often it has been seen again.
+    step: Option<u64>,
+    still: u32,
+}
+
+impl Watched {
+    fn new(name: &'static str, pulse: &Pulse, patience: u32) -> Self {
+        Self { name, pulse: pulse.clone(), patience, step: None, still: 0 }
+    }
+
+    /// Whether it waits for work or has got on.
+    fn gets_on(&mut self) -> bool {
+        let step = self.pulse.step();
+        self.still = if step.is_some() && step == self.step { self.still + 1 } else { 0 };
+        self.step = step;
+        self.still < self.patience
+    }
+}
+
+/// systemd's watchdog (`WatchdogSec=`). It hears of us while the runtime runs what it is given and generator and encoder, when they work,
+/// get on: a prompt that takes minutes does, a thread that hangs in a pass does not.
 pub(super) struct Watchdog {
     timeout: Option<Duration>,
-    pulse: Pulse,
-    /// The generator's last step that was seen.
-    step: Option<u64>,
-    /// Whether systemd is not told at present.
-    silent: bool,
+    watched: Vec<Watched>,
+    /// Who hangs, so that systemd is not told at present.
+    hanging: Option<&'static str>,
 }
 
 impl Watchdog {
     /// As systemd asks for in the environment; without it the watchdog asks for nothing.
-    pub(super) fn from_environment(pulse: &Pulse) -> Self {
+    pub(super) fn from_environment(generator: &Pulse, encoder: &[Pulse]) -> Self {
         let mut micros = 0;
         let timeout = sd_notify::watchdog_enabled(false, &mut micros).then(|| Duration::from_micros(micros));
-        Self { timeout, pulse: pulse.clone(), step: None, silent: false }
+        let mut watched = vec![Watched::new("generator", generator, 1)];
+        watched.extend(encoder.iter().map(|pulse| Watched::new("encoder", pulse, ENCODER_LOOKS)));
+        Self { timeout, watched, hanging: None }
     }
 
     /// When to look.
@@ -58,22 +86,20 @@ impl Watchdog {
         if tokio::spawn(async {}).await.is_err() {
             return;
         }
-        let step = self.pulse.step();
-        let gets_on = step.is_none() || step != self.step;
-        self.step = step;
-        if gets_on && ready {
+        // Each is looked at, every time.
+        let hanging = self.watched.iter_mut().filter_map(|watched| (!watched.gets_on()).then_some(watched.name)).last();
+        if hanging.is_none() && ready {
             notify(&[NotifyState::Watchdog]);
-        } else if gets_on {
+        } else if hanging.is_none() {
             notify(&[NotifyState::ExtendTimeoutUsec(timeout.as_micros() as u32)]);
         }
-        if gets_on == self.silent {
-            self.silent = !gets_on;
-            if gets_on {
-                log::info!("the generator gets on again");
-            } else {
-                let every = (timeout / SIGNS).as_secs_f64();
-                log::error!("the generator has not got on by a step in {every:.1} s; systemd hears of us when it does");
+        match (self.hanging, hanging) {
+            (Some(name), None) => log::info!("the {name} gets on again"),
+            (None, Some(name)) => {
+                log::error!("the {name} has not got on since systemd was told last; systemd hears of us when it does");
             }
+            _ => {}
         }
+        self.hanging = hanging;
     }
 }
