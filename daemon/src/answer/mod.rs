@@ -30,7 +30,9 @@ pub enum AnswerError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The question's deadline passed.
-    #[error("the deadline of {0} ms passed before the answer was complete; allow more time with deadline_ms or lower max_tokens")]
+    #[error(
+        "the deadline of {0} ms passed before the answer was complete; allow more time (deadline_ms, Message Expiry) or lower max_tokens"
+    )]
     DeadlineExceeded(u128),
     /// The question was cancelled.
     #[error("the question was cancelled")]

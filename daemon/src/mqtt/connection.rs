@@ -561,7 +561,8 @@ impl Connection {
                     self.carry();
                     self.fall_back(&failure);
                     let mut reason = failure.reason;
-                    if let Some(remedy) = self.tls.as_ref().and_then(|_| tls::remedy(&reason, &self.options.tls)) {
+                    let of_tls = self.tls.as_ref().and_then(|_| tls::remedy(&reason, &self.options.tls));
+                    if let Some(remedy) = of_tls.or_else(|| remedy_of_refusal(&reason)) {
                         reason = format!("{reason}; {remedy}");
                     }
                     match self.accepted.take().map(|accepted| accepted.elapsed()) {
@@ -1047,9 +1048,24 @@ fn from_v4(packet: rumqttc::Packet, connection: u64) -> Option<Polled> {
     }
 }
 
+/// What to look at when the broker refuses the connection for this reason, in rumqttc's words.
+fn remedy_of_refusal(reason: &str) -> Option<String> {
+    let account = ["NotAuthorized", "BadUserNamePassword"].iter().any(|word| reason.contains(word));
+    account.then(|| "the broker does not know this user name with this password; look at mqtt.username and mqtt.password_file".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_account_is_told_with_the_keys_to_look_at() {
+        for code in [v5::mqttbytes::v5::ConnectReturnCode::NotAuthorized, v5::mqttbytes::v5::ConnectReturnCode::BadUserNamePassword] {
+            let reason = v5::ConnectionError::ConnectionRefused(code).to_string();
+            assert!(remedy_of_refusal(&reason).is_some_and(|remedy| remedy.contains("mqtt.password_file")), "{reason}");
+        }
+        assert_eq!(remedy_of_refusal("Connection refused (os error 111)"), None);
+    }
 
     fn plain(name: &str) -> Outgoing {
         Outgoing { topic: name.into(), payload: Bytes::new(), retain: false, properties: Properties::default() }

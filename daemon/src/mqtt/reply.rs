@@ -5,6 +5,7 @@ use super::topics::Topics;
 use crate::answer::Citation;
 use crate::api::wire::{self, Encoding, ErrorBody, ErrorCode, ErrorReply};
 use crate::api::{Problem, new_id};
+use crate::store::sha256_hex;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -145,10 +146,11 @@ impl Reply {
     }
 }
 
-/// Correlation data that is short printable text serves as the id.
+/// Correlation data that is short printable text serves as the id, of other a digest: a request that is repeated with it is known again.
 fn id_of_correlation(data: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(data).ok()?;
-    ((1..=wire::MAX_ID).contains(&text.len()) && !text.chars().any(char::is_control)).then(|| text.to_owned())
+    let is_id = |text: &&str| text.len() <= wire::MAX_ID && !text.chars().any(char::is_control);
+    let id = || std::str::from_utf8(data).ok().filter(is_id).map_or_else(|| sha256_hex(data), str::to_owned);
+    (!data.is_empty()).then(id)
 }
 
 #[cfg(test)]
@@ -190,7 +192,11 @@ mod tests {
             |data: &'static [u8]| Properties { correlation_data: Some(Bytes::from_static(data)), ..Properties::default() };
         assert_eq!(open(br#"{"id":"a","question":"q"}"#, correlated(b"c")).0.id, "a");
         assert_eq!(open(b"plain question", correlated(b"c")).0.id, "c");
-        assert_eq!(open(b"plain question", correlated(b"\xff\x00")).0.id.len(), 16);
+        let binary = open(b"plain question", correlated(b"\xff\x00")).0.id;
+        assert_eq!((binary.len(), &binary), (64, &open(b"plain question", correlated(b"\xff\x00")).0.id));
+        assert_ne!(open(b"plain question", correlated(b"\xff\x01")).0.id, binary);
+        assert_eq!(open(b"plain question", correlated(&[b'c'; 129])).0.id.len(), 64);
+        assert_ne!(open(b"plain question", correlated(b"")).0.id, open(b"plain question", correlated(b"")).0.id);
     }
 
     #[test]

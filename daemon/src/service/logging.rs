@@ -27,10 +27,15 @@ pub fn set_level(config: &Config) {
     }
 }
 
-/// Libraries speak up only when something is wrong; llama.cpp and the rooms of this house at their own level.
 fn is_wanted(metadata: &Metadata) -> bool {
-    let ours = metadata.target().starts_with("vademecum") || metadata.target().starts_with("llama.cpp");
-    ours || metadata.level() <= Level::Warn || log::max_level() == LevelFilter::Trace
+    is_wanted_at(log::max_level(), metadata.target(), metadata.level())
+}
+
+/// Libraries speak up only when something is wrong, at `trace` with their debug messages too (tokenizers traces every character
+/// of a document); llama.cpp and the rooms of this house at their own level.
+fn is_wanted_at(most: LevelFilter, target: &str, level: Level) -> bool {
+    let ours = target.starts_with("vademecum") || target.starts_with("llama.cpp");
+    ours || level <= if most == LevelFilter::Trace { Level::Debug } else { Level::Warn }
 }
 
 struct Journal(systemd_journal_logger::JournalLog);
@@ -92,7 +97,17 @@ fn timestamp(unix: u64, millis: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::timestamp;
+    use super::{is_wanted_at, timestamp};
+    use log::{Level, LevelFilter};
+
+    #[test]
+    fn libraries_trace_nothing() {
+        assert!(is_wanted_at(LevelFilter::Trace, "vademecum::mqtt", Level::Trace));
+        assert!(is_wanted_at(LevelFilter::Trace, "rumqttc::v5", Level::Debug));
+        assert!(!is_wanted_at(LevelFilter::Trace, "tokenizers::tokenizer", Level::Trace));
+        assert!(!is_wanted_at(LevelFilter::Debug, "rumqttc::v5", Level::Debug));
+        assert!(is_wanted_at(LevelFilter::Info, "sled::pagecache", Level::Warn));
+    }
 
     #[test]
     fn timestamps_are_utc() {

@@ -479,7 +479,7 @@ impl Store {
         }
         for record in deleted {
             let document = &record.document;
-            log::warn!("{}: it was deleted before the database was damaged, and is removed again", document.id);
+            log::warn!("{}: its deletion had not reached the database; it is removed", document.id);
             self.remove(record)?;
         }
         Ok(())
