@@ -160,6 +160,44 @@ fn a_full_disk_refuses_documents_and_answers_questions() {
     daemon.stop();
 }
 
+#[test]
+fn a_daemon_starts_and_answers_on_a_full_disk() {
+    if run(std::process::Command::new("unshare").args(["-rm", "true"])).code != Some(0) {
+        eprintln!("not tried: this system gives no namespaces");
+        return;
+    }
+    let broker = Broker::start();
+    let mut before = Setup::with(&broker).start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&before, "pump.md", MANUAL);
+    before.signal(Signal::KILL);
+    before.ends();
+    // The same library, as the kill has left it, on a small disk that somebody else has filled.
+    let dir = temp_dir();
+    let (from, to) = (before.data().display().to_string(), dir.path().display());
+    let script = format!(
+        "mount -t tmpfs -o size=48m none {to} && cp -a --sparse=never {from}/. {to}/ && ! cat /dev/zero 2>/dev/null >{to}/filler && df {to} | grep -q 100%"
+    );
+    let daemon = Setup::with(&broker).data_dir(dir.path()).through(&script).within(&["unshare", "-rm"]).start();
+    let disk = format!("/proc/{}/root{to}", daemon.pid());
+    assert!(fs::metadata(Path::new(&disk).join("filler")).expect("it stands in the way").len() > 10 << 20);
+    let ask = || {
+        let answer = mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 }));
+        assert_eq!(answer["citations"][0]["document"], "pump.md", "{answer}");
+    };
+    ask();
+    let put = |name: &str| {
+        mqtt.request(&daemon, "documents/put", json!({ "document": name, "text": "The valve is open. ".repeat(500) }))
+    };
+    let refused = put("refused.md");
+    assert_eq!(refused["error"]["code"], "storage", "{refused}");
+    ask();
+    fs::remove_file(Path::new(&disk).join("filler")).expect("removed");
+    assert_eq!(put("taken.md")["change"], "added");
+    assert!(daemon.log().contains("4 MB set aside for this are given back"), "{}", daemon.log());
+    daemon.stop();
+}
+
 /// A clock without a battery starts in the past, and jumps when the network tells the time.
 #[test]
 fn a_clock_that_is_set_ends_no_question_and_holds_none_up() {

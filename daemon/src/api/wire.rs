@@ -50,7 +50,7 @@ impl Encoding {
                 serde_json::from_slice(payload).map_err(|e| words("the payload is not the JSON object this topic takes", &e))
             }
             Self::Cbor => ciborium::de::from_reader_with_recursion_limit(payload, MAX_DEPTH)
-                .map_err(|e| words("the payload is not the CBOR map this topic takes", &e)),
+                .map_err(|e| words("the payload is not the CBOR map this topic takes", &in_words(&e))),
         }
     }
 
@@ -67,6 +67,18 @@ impl Encoding {
                 Ok(out)
             }
         }
+    }
+}
+
+/// An error of CBOR; ciborium's own text is that of its types.
+fn in_words<E>(error: &ciborium::de::Error<E>) -> String {
+    use ciborium::de::Error;
+    match error {
+        Error::Io(_) => "it ends too early".into(),
+        Error::Syntax(at) => format!("no CBOR at byte {at}"),
+        Error::Semantic(Some(at), what) => format!("{what} at byte {at}"),
+        Error::Semantic(None, what) => what.clone(),
+        Error::RecursionLimitExceeded => format!("it is nested deeper than {MAX_DEPTH}"),
     }
 }
 

@@ -43,6 +43,10 @@ impl Client {
         let stream = match UnixStream::connect(socket).await {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), K::NotFound | K::ConnectionRefused) => return Ok(None),
+            Err(error) if error.kind() == K::PermissionDenied => {
+                let remedy = "run this as root, as the daemon's user or as a member of its group";
+                return Err(ClientError::Refused { message: format!("{}: {error}; {remedy}", socket.display()), code: None });
+            }
             Err(error) => return Err(ClientError::Connection(format!("{}: {error}", socket.display()))),
         };
         let (sender, connection) =

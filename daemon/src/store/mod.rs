@@ -27,6 +27,7 @@ mod index;
 mod keys;
 mod language;
 mod recovery;
+mod reserve;
 mod row;
 mod sections;
 mod sources;
@@ -309,6 +310,7 @@ impl Store {
     /// again is at [`Store::next_missing`].
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Store, StoreError> {
         std::fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+        reserve::release_if_full(dir);
         let lock = lock(dir)?;
         backup::tidy(dir);
         let inner = Inner {
@@ -328,6 +330,7 @@ impl Store {
         };
         let store = Store { inner: Arc::new(inner) };
         store.open_database()?;
+        reserve::set_aside(dir);
         Ok(store)
     }
 
