@@ -5,8 +5,8 @@ use std::io::BufRead as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vademecum::engine::{
-    Cancel, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Reading, Repack, Request, Sampling, Weights,
-    Tuning,
+    Cancel, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Reading, Repack, Request, Sampling,
+    Tuning, Weights,
 };
 use vademecum::tune::Topology;
 use vademecum_benches::Result;

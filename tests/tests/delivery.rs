@@ -139,11 +139,8 @@ fn repetitions_join_the_first() {
     assert_eq!(delivery(&daemon)["repeated"], 3);
     // Without an id the correlation data is the name, also where it is not text.
     for data in [&[0_u8, 1][..], &[0, 1], &[0, 2]] {
-        let properties = Properties {
-            response_topic: Some("reply/bytes".into()),
-            correlation: Some(data.to_vec()),
-            ..Properties::default()
-        };
+        let properties =
+            Properties { response_topic: Some("reply/bytes".into()), correlation: Some(data.to_vec()), ..Properties::default() };
         mqtt.publish_with(&daemon.topic("ask"), QUESTION, properties);
     }
     mqtt.wait("two answers", |messages| (messages.iter().filter(|m| m.topic == "reply/bytes").count() == 2).then_some(()));

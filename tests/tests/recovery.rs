@@ -154,7 +154,9 @@ fn a_full_disk_refuses_documents_and_answers_questions() {
     fs::remove_file(&filler).expect("removed");
     assert_eq!(put("taken.md")["change"], "added");
     ask();
-    for told in ["the inbox cannot be written: No space left on device (os error 28); free some space", "the inbox can be written again"] {
+    for told in
+        ["the inbox cannot be written: No space left on device (os error 28); free some space", "the inbox can be written again"]
+    {
         assert_eq!(daemon.log().matches(told).count(), 1, "{told}: once: {}", daemon.log());
     }
     daemon.stop();

@@ -67,7 +67,8 @@ fn the_watchdog_hears_of_us_through_long_work_but_not_of_a_generator_or_encoder_
     let dir = temp_dir();
     let socket = dir.path().join("notify.sock");
     let mut systemd = Notified::on(&socket);
-    let mut daemon = with_watchdog(Setup::with(&broker), &socket).set("answer.reader", "joined").set("embedder.threads", "1").start();
+    let mut daemon =
+        with_watchdog(Setup::with(&broker), &socket).set("answer.reader", "joined").set("embedder.threads", "1").start();
     let mqtt = Mqtt::to(&broker);
     systemd.wait("WATCHDOG=1");
     // At rest, with nothing to compute.
@@ -98,7 +99,10 @@ fn the_watchdog_hears_of_us_through_long_work_but_not_of_a_generator_or_encoder_
     let text: String = (0..4000).map(|n| format!("Bearing {n} is greased every {} hours. ", n + 7)).collect();
     let encoder = task(daemon.pid(), "embed");
     let begun = time_of(&encoder);
-    mqtt.publish(&daemon.topic("documents/put"), json!({ "id": "bearings", "document": "bearings.md", "text": text }).to_string());
+    mqtt.publish(
+        &daemon.topic("documents/put"),
+        json!({ "id": "bearings", "document": "bearings.md", "text": text }).to_string(),
+    );
     wait_for("the encoder to work", || (time_of(&encoder) > begun + 200_000_000).then_some(()));
     let held = Held::thread(daemon.pid(), "embed");
     wait_for("the daemon to notice", || daemon.log().contains("the encoder has not got on").then_some(()));

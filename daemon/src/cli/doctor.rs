@@ -282,7 +282,8 @@ fn store(config: &Config, daemon: Option<&serde_json::Value>, opened: Option<&Re
         let collections = info["collections"].as_array().map_or(0, Vec::len);
         let state = format!("in use by the running daemon, {collections} collections");
         if let Some(problem) = status["metrics"]["delivery"]["problem"].as_str() {
-            let remedy = "questions are answered meanwhile, but not kept over a crash; it goes on by itself once the disk takes it";
+            let remedy =
+                "questions are answered meanwhile, but not kept over a crash; it goes on by itself once the disk takes it";
             return Check::fail("store", format!("{state}; {problem}"), remedy);
         }
         let recovery = serde_json::from_value(info["recovery"].clone()).unwrap_or_default();

@@ -417,8 +417,16 @@ impl Engine {
         let tuned = tuner.told();
         let (path, options, cache) = (path.to_owned(), options.clone(), passages.clone());
         let queue = options.queue;
-        let start =
-            scheduler::Start { path, gguf, options, placed, tuner, passages: cache, asked: Arc::clone(&asked), pulse: pulse.clone() };
+        let start = scheduler::Start {
+            path,
+            gguf,
+            options,
+            placed,
+            tuner,
+            passages: cache,
+            asked: Arc::clone(&asked),
+            pulse: pulse.clone(),
+        };
         let thread = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || scheduler::run(start, &ready_tx, &inbox, &told))

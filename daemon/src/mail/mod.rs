@@ -445,7 +445,9 @@ impl State {
         let problem = written.as_ref().err().map(|error| format!("the inbox cannot be written: {error}{}", crate::remedy(error)));
         match &problem {
             Some(problem) if self.problem.is_none() => {
-                log::error!("{problem}; questions are answered, but not kept over a crash, and answers may be sent again after one");
+                log::error!(
+                    "{problem}; questions are answered, but not kept over a crash, and answers may be sent again after one"
+                );
             }
             None if self.problem.is_some() => log::info!("the inbox can be written again"),
             _ => {}

@@ -1051,7 +1051,9 @@ fn from_v4(packet: rumqttc::Packet, connection: u64) -> Option<Polled> {
 /// What to look at when the broker refuses the connection for this reason, in rumqttc's words.
 fn remedy_of_refusal(reason: &str) -> Option<String> {
     let account = ["NotAuthorized", "BadUserNamePassword"].iter().any(|word| reason.contains(word));
-    account.then(|| "the broker does not know this user name with this password; look at mqtt.username and mqtt.password_file".into())
+    account.then(|| {
+        "the broker does not know this user name with this password; look at mqtt.username and mqtt.password_file".into()
+    })
 }
 
 #[cfg(test)]
@@ -1060,7 +1062,9 @@ mod tests {
 
     #[test]
     fn a_refused_account_is_told_with_the_keys_to_look_at() {
-        for code in [v5::mqttbytes::v5::ConnectReturnCode::NotAuthorized, v5::mqttbytes::v5::ConnectReturnCode::BadUserNamePassword] {
+        for code in
+            [v5::mqttbytes::v5::ConnectReturnCode::NotAuthorized, v5::mqttbytes::v5::ConnectReturnCode::BadUserNamePassword]
+        {
             let reason = v5::ConnectionError::ConnectionRefused(code).to_string();
             assert!(remedy_of_refusal(&reason).is_some_and(|remedy| remedy.contains("mqtt.password_file")), "{reason}");
         }

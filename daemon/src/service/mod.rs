@@ -13,7 +13,9 @@ use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{Engine, EngineOptions, GpuLayers, Lookup, PassageCache, PassageCacheOptions, Repack, Sampling, Tuning, Weights};
+use crate::engine::{
+    Engine, EngineOptions, GpuLayers, Lookup, PassageCache, PassageCacheOptions, Repack, Sampling, Tuning, Weights,
+};
 use crate::ingest::watch::{Folder, WatchOptions, Watched, Watcher};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};

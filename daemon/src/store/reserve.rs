@@ -13,7 +13,11 @@ const ENOUGH: u64 = 16 * BYTES;
 /// Gives it back where the disk is full.
 pub(super) fn release_if_full(dir: &Path) {
     if crate::free_bytes(dir).is_some_and(|free| free < BYTES) && std::fs::remove_file(dir.join(FILE)).is_ok() {
-        log::warn!("{}: the disk is full; {} MB set aside for this are given back; free some space", dir.display(), BYTES / 1_000_000);
+        log::warn!(
+            "{}: the disk is full; {} MB set aside for this are given back; free some space",
+            dir.display(),
+            BYTES / 1_000_000
+        );
     }
 }
 
@@ -23,7 +27,8 @@ pub(super) fn set_aside(dir: &Path) {
     if path.exists() || crate::free_bytes(dir).is_none_or(|free| free < ENOUGH) {
         return;
     }
-    let made = File::create_new(&path).and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BYTES)?));
+    let made =
+        File::create_new(&path).and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BYTES)?));
     if let Err(error) = made {
         log::debug!("nothing is set aside in {}: {error}", path.display());
         let _ = std::fs::remove_file(&path);

@@ -107,7 +107,14 @@ mod tests {
 
     fn key(model: &str) -> Key {
         let text = |text: &str| text.to_owned();
-        Key { model: text(model), weights: text("mapped"), cpu: text("board"), cores: text("1,1"), quota_percent: None, build: text("b") }
+        Key {
+            model: text(model),
+            weights: text("mapped"),
+            cpu: text("board"),
+            cores: text("1,1"),
+            quota_percent: None,
+            build: text("b"),
+        }
     }
 
     #[test]
