@@ -577,8 +577,8 @@ pub fn millis(duration: Duration) -> f64 {
     rounded(duration.as_secs_f64() * 1e3)
 }
 
-/// Whether the model says that the passages hold no answer. The prompt of its own does not ask it to: small models then say it of
-/// passages that do (`benches/results/answers.md`), and retrieval has its own threshold; an owner's `answer.system` may.
+/// Whether the model says that the passages hold no answer. The prompt of its own does not ask it to: SmolLM2 never says
+/// so, and answers less well for being asked (`benches/results/answers.md`); retrieval has its own threshold. An owner's `answer.system` may.
 fn says_not_found(text: &str) -> bool {
     let plain = text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
     plain == "not found" || plain.starts_with("not found.") || plain.starts_with("not found [")
