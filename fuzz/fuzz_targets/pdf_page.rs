@@ -5,6 +5,9 @@
 #[path = "../../daemon/src/ingest/formats/mod.rs"]
 mod formats;
 
+#[cfg(not(feature = "pdf"))]
+compile_error!("without the feature nothing would be fuzzed");
+
 libfuzzer_sys::fuzz_target!(|program: &[u8]| {
     let mut file = b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog /Pages 2 0 R >>\nendobj\n\
         2 0 obj\n<< /Type /Pages /Count 1 /Kids [3 0 R] >>\nendobj\n\
