@@ -278,6 +278,9 @@ impl Load {
             let reply = asker.wait(id);
             *words.entry(word_of(&reply).to_owned()).or_default() += 1;
         }
+        for (last, _) in self.documents.values().filter_map(|requests| requests.last()) {
+            asker.wait(last);
+        }
         asker.send("documents/list", &json!({ "id": "list" }));
         let listed = asker.wait("list");
         for id in &self.asked {
@@ -289,12 +292,9 @@ impl Load {
         let listed: Vec<&str> = listed["documents"].as_array().expect("a list").iter().filter_map(|d| d["id"].as_str()).collect();
         let mut kept = 0;
         for (document, requests) in &self.documents {
-            // Acknowledged or not, requests of one document were worked on in some order; the last acknowledged one decides, unless
-            // a later one may have been done without its acknowledgement.
-            if let Some((id, put)) = requests.last()
-                && asker.of(id).count > 0
-                && asker.of(id).last.get("error").is_none()
-            {
+            // They were worked on in their order.
+            let Some((id, put)) = requests.last() else { continue };
+            if asker.of(id).last.get("error").is_none() {
                 kept += 1;
                 assert_eq!(listed.contains(&document.as_str()), *put, "{document} after {id}: {listed:?}");
             }

@@ -254,7 +254,7 @@ pub struct Sender(Arc<Shared>);
 impl Sender {
     /// Acknowledges a received message. One of an earlier connection is left alone: the broker sends it again.
     pub async fn acknowledge(&self, receipt: Receipt) {
-        if receipt.connection != self.0.connection.load(Ordering::Acquire) {
+        if receipt.connection != self.connection() {
             return;
         }
         // Only the packet identifier and the QoS count.
@@ -295,14 +295,25 @@ impl Sender {
     /// See [`Self::send`].
     pub async fn send_refusal(&self, message: Outgoing, receipt: Receipt, why: Why) -> Result<(), ConnectionError> {
         let order = self.0.order.lock().await;
-        if receipt.connection == self.0.connection.load(Ordering::Acquire) {
+        if receipt.connection == self.connection() {
             return self.queue(message, Tracking::Refusal(receipt, why)).await;
         }
         drop(order);
         // It has waited here for longer than the connection lasted.
         let mut accepted = self.0.accepted.subscribe();
         let _ = accepted.wait_for(|connection| *connection > receipt.connection).await;
-        if self.0.forgotten.load(Ordering::Acquire) > receipt.connection { self.send(message).await } else { Ok(()) }
+        if self.comes_again(receipt) { Ok(()) } else { self.send(message).await }
+    }
+
+    /// Whether the broker sends a message again, or has done so: it came over an earlier connection, of a session that goes on.
+    pub fn comes_again(&self, receipt: Receipt) -> bool {
+        let accepted = *self.0.accepted.borrow();
+        accepted > receipt.connection && self.0.forgotten.load(Ordering::Acquire) <= receipt.connection
+    }
+
+    /// Number of the connection that stands, or of the next one.
+    pub fn connection(&self) -> u64 {
+        self.0.connection.load(Ordering::Acquire)
     }
 
     /// Whether a message is larger than the broker says that it takes: then the limit, in bytes. To send it would end the connection.

@@ -205,7 +205,7 @@ impl Server {
                 self.cancel(&message);
                 self.acknowledge(receipt);
             }
-            // Bounded by what the broker sends ahead of our acknowledgements.
+            // Bounded by what the broker sends ahead of our acknowledgements, over all connections.
             Kind::Put | Kind::Delete => drop(self.changes.send((kind, message))),
             Kind::Search | Kind::List => drop(tokio::spawn(async move { self.serve(kind, message).await })),
         }
@@ -215,6 +215,10 @@ impl Server {
     /// daemon is killed in between and the broker sends both again.
     async fn change(self: Arc<Self>, mut changes: UnboundedReceiver<(Kind, Message)>) {
         while let Some((kind, message)) = changes.recv().await {
+            if message.receipt.is_some_and(|receipt| self.sender.comes_again(receipt)) {
+                log::debug!("a request on {} has come again over the present connection", message.topic);
+                continue;
+            }
             self.serve(kind, message).await;
         }
     }

@@ -22,12 +22,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot};
 
 /// How long a question's entry waits for the sync of its own answer, or of others, before it asks for one.
 const SYNC_PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long the receipts of an earlier connection are waited for.
+/// How long the receipts of earlier connections are waited for while a connection stands.
 const RECEIPTS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the questions share.
@@ -47,8 +47,8 @@ pub(super) struct Questions {
     /// Mean time of a question at work, in microseconds.
     service_us: AtomicU64,
     workers: usize,
-    /// The number of the receipt that has come back last.
-    heard: watch::Sender<Seq>,
+    /// Receipts that are waited for, by number.
+    awaited: Mutex<HashMap<Seq, oneshot::Sender<()>>>,
     counts: Counts,
 }
 
@@ -109,7 +109,7 @@ impl Questions {
             suspects: tokio::sync::Mutex::default(),
             service_us: AtomicU64::new(1_000_000),
             workers,
-            heard: watch::channel(0).0,
+            awaited: Mutex::default(),
             counts: Counts::default(),
             api,
         };
@@ -182,11 +182,28 @@ impl Questions {
     /// Waits until the receipts that the broker holds for us have come: one that is sent now comes after them.
     async fn hear_receipts(&self, mail: &Mail) -> bool {
         let number = Mail::free_number();
-        let mut heard = self.heard.subscribe();
+        let (heard, mut wait) = oneshot::channel();
+        self.awaited().insert(number, heard);
         if self.sender.send(self.receipt_of(mail, number)).await.is_err() {
+            self.awaited().remove(&number);
             return false;
         }
-        tokio::time::timeout(RECEIPTS_PATIENCE, heard.wait_for(|last| *last == number)).await.is_ok()
+        loop {
+            let connection = self.sender.connection();
+            match tokio::time::timeout(RECEIPTS_PATIENCE, &mut wait).await {
+                Ok(heard) => return heard.is_ok(),
+                // It is sent again over the next one.
+                Err(_) if self.sender.connection() != connection => {}
+                Err(_) => {
+                    self.awaited().remove(&number);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, HashMap<Seq, oneshot::Sender<()>>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn receipt_of(&self, mail: &Mail, seq: Seq) -> Outgoing {
@@ -199,7 +216,9 @@ impl Questions {
         match self.mail.as_ref().and_then(|mail| mail.receipt_number(payload)) {
             Some(seq) => {
                 self.delivered(seq);
-                self.heard.send_replace(seq);
+                if let Some(heard) = self.awaited().remove(&seq) {
+                    let _ = heard.send(());
+                }
             }
             None => log::warn!("a receipt that is not ours came on {}", self.topics.of("receipt")),
         }
