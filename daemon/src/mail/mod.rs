@@ -173,8 +173,8 @@ struct State {
     wanted: u64,
     /// What to sync with; another file after a rewrite.
     handle: File,
-    /// Why the file cannot be written, while it cannot.
-    problem: Option<String>,
+    /// Why the file cannot be written, while it cannot, and the lines that had been appended then.
+    problem: Option<(u64, String)>,
     closed: bool,
 }
 
@@ -346,13 +346,15 @@ impl Mail {
         state.deliver(seq, now);
         if written.is_ok() {
             let compacted = state.compact_if_worth_it();
-            state.tell(&compacted);
+            if let Err(error) = compacted {
+                state.has_failed(&error);
+            }
         }
     }
 
     /// Why questions are not kept over a crash at present.
     pub fn problem(&self) -> Option<String> {
-        self.shared.state().problem.clone()
+        self.shared.state().problem.as_ref().map(|(_, problem)| problem.clone())
     }
 
     /// Waits until all that was appended so far is on disk. It is given `patience` to get there with what others write.
@@ -420,9 +422,12 @@ impl Shared {
             state = self.state();
             // After a failed sync the kernel may call pages clean that are not: only a new file is known to be whole.
             match done.or_else(|_| state.compact()) {
-                Ok(()) => self.synced.send_modify(|synced| synced.upto = upto),
+                Ok(()) => {
+                    state.has_succeeded(upto);
+                    self.synced.send_modify(|synced| synced.upto = upto);
+                }
                 Err(error) => {
-                    state.tell(&Err(error));
+                    state.has_failed(&error);
                     self.synced.send_modify(|synced| synced.refused = upto);
                 }
             }
@@ -435,24 +440,28 @@ impl State {
         let mut body = Vec::new();
         ciborium::into_writer(line, &mut body).map_err(io::Error::other)?;
         let written = self.journal.append(&body);
-        self.tell(&written);
-        self.appended += u64::from(written.is_ok());
+        match &written {
+            Ok(()) => self.appended += 1,
+            Err(error) => self.has_failed(error),
+        }
         written
     }
 
-    /// Says once that the file cannot be written, and once that it can be again.
-    fn tell(&mut self, written: &io::Result<()>) {
-        let problem = written.as_ref().err().map(|error| format!("the inbox cannot be written: {error}{}", crate::remedy(error)));
-        match &problem {
-            Some(problem) if self.problem.is_none() => {
-                log::error!(
-                    "{problem}; questions are answered, but not kept over a crash, and answers may be sent again after one"
-                );
-            }
-            None if self.problem.is_some() => log::info!("the inbox can be written again"),
-            _ => {}
+    /// Says once that the file cannot be written.
+    fn has_failed(&mut self, error: &io::Error) {
+        let problem = format!("the inbox cannot be written: {error}{}", crate::remedy(error));
+        if self.problem.is_none() {
+            log::error!("{problem}; questions are answered, but not kept over a crash, and answers may be sent again after one");
         }
-        self.problem = problem;
+        self.problem = Some((self.appended, problem));
+    }
+
+    /// Says that it can be again, when a line that was appended since is on disk: the page cache takes what a card does not.
+    fn has_succeeded(&mut self, upto: u64) {
+        if self.problem.as_ref().is_some_and(|(appended, _)| upto > *appended) {
+            log::info!("the inbox can be written again");
+            self.problem = None;
+        }
     }
 
     /// Changes what is in memory as a line says.
@@ -588,6 +597,21 @@ mod tests {
 
     fn answer(n: u8) -> Final {
         Final { topic: "answer/x".into(), payload: vec![n; 20], correlation_data: None, content_type: "application/json".into() }
+    }
+
+    /// A card that refuses to sync still lets itself be written to.
+    #[tokio::test]
+    async fn a_problem_is_over_when_something_is_on_disk_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mail, _) = Mail::open(dir.path()).expect("opens");
+        mail.receive(received(1)).expect("written");
+        mail.shared.state().has_failed(&io::Error::from_raw_os_error(5));
+        mail.on_disk(Duration::ZERO).await.expect("what was written before");
+        assert!(mail.problem().expect("it stays").contains("Input/output error"));
+        mail.receive(received(2)).expect("written");
+        assert!(mail.problem().is_some());
+        mail.on_disk(Duration::ZERO).await.expect("synced");
+        assert_eq!(mail.problem(), None);
     }
 
     #[tokio::test]
