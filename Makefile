@@ -71,11 +71,14 @@ doc: ## Build the documentation of the crate and its rooms
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum
 
 cross: ## Build for a board on this desk (make cross BOARD=rpi4; see cross-targets/)
+	@$(SETUP)/setup.sh cross
 	@cross-targets/cross.sh build "$(or $(BOARD),generic-aarch64)"
 
+BOARD_OF_amd64 := generic-x86-64
+BOARD_OF_arm64 := generic-aarch64
 deb: setup ## Pack a Debian package (make deb ARCH=arm64)
 	@$(SETUP)/setup.sh deb
-	@cross-targets/cross.sh build generic-$(if $(filter arm64,$(ARCH)),aarch64,x86-64)
+	@cross-targets/cross.sh build $(or $(BOARD_OF_$(or $(ARCH),amd64)),$(error there is no package for '$(ARCH)': ARCH is amd64 or arm64))
 	@config/debian/package.sh $(or $(ARCH),amd64)
 
 test-deb: deb ## Install, start, ask, upgrade, remove and purge that package on a clean Debian (as root; SUITE=trixie for another one)

@@ -2,12 +2,14 @@
 """Parses the layer's recipes with bitbake's own parser (PyPI: bitbake-setup) and looks at what comes out.
 
 The classes of oe-core are not at hand: each that is inherited is an empty one here. So this finds what the parser refuses, files that
-are missing, crates without a checksum, and wrong flags for a tune; it does not show that a recipe builds.
+are missing, crates without a checksum, wrong flags for a tune, and ICU4X's dictionaries in the program; it does not show that a
+recipe builds.
 """
 
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -73,6 +75,14 @@ def check_sources(recipe: pathlib.Path, data) -> tuple[int, int]:
     return len(uris), len(crates)
 
 
+def check_dictionaries(data) -> None:
+    """What the recipe does before it compiles, done here: it must leave ICU4X's data where the crates are told to look."""
+    subprocess.run(["cargo", "fetch", "--locked", "--quiet"], cwd=data.getVar("S"), check=True)
+    subprocess.run(["sh", "-ec", data.getVar("do_compile")], check=True)
+    tables = list(pathlib.Path(data.getVar("ICU4X_DATA_DIR")).glob("*dictionary*"))
+    check(bool(tables) and all(table.stat().st_size < 10_000 for table in tables), "ICU4X's dictionaries are not left out")
+
+
 def main() -> None:
     recipes = sorted(LAYER.glob("recipes-*/*/*.bb"))
     with tempfile.TemporaryDirectory() as folder:
@@ -97,6 +107,7 @@ def main() -> None:
         default = parse(recipe, work, "aarch64", TUNE_FEATURES="").getVar("PACKAGECONFIG").split()
         wanted = tomllib.loads((LAYER.parent.parent / "daemon/Cargo.toml").read_text())["features"]["default"]
         check(sorted(default) == sorted(wanted), f"PACKAGECONFIG is {default} by default, the crate's features are {wanted}")
+        check_dictionaries(parse(recipe, work, "aarch64", TUNE_FEATURES="", S=str(LAYER.parent.parent), B=f"{work}/build"))
         conf = bb.data_smart.DataSmart()
         conf.setVar("LAYERDIR", str(LAYER))
         conf = bb.parse.handle(str(LAYER / "conf/layer.conf"), conf, True)

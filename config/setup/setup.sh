@@ -3,6 +3,7 @@
 #
 #   setup.sh            packages, models, test clients, embedder (make setup)
 #   setup.sh packages   the Debian packages only
+#   setup.sh cross      those that make cross needs
 #   setup.sh tools      what make lint needs beside them (make tools)
 #   setup.sh deb        what make deb needs: cargo-deb; with `test`, what make test-deb needs too
 #   setup.sh models-dir prints where the models are
@@ -56,6 +57,11 @@ find_missing_packages() {
     have cmake || want cmake "configures the build of llama.cpp"
     have make || want make "runs the build of llama.cpp"
     have_libclang || want libclang-dev "lets bindgen read the headers of llama.cpp"
+    if [ -n "${BUILD_ONLY:-}" ]; then
+        have python3 || want python3 "reads what cargo says of its crates"
+        have_pip || want python3-pip "fetches zig, the compiler for boards"
+        return
+    fi
     have mosquitto || want mosquitto "the MQTT broker that the end-to-end tests start for themselves"
     have openssl || want openssl "makes the certificates of the tests of TLS"
     [ -z "${WANT_MORE:-}" ] || "$WANT_MORE"
@@ -186,6 +192,12 @@ case ${1:-all} in
         find_missing_packages
         [ ${#PACKAGES[@]} -eq 0 ] || with_lock install_packages
         ;;
+    cross)
+        check_rust
+        BUILD_ONLY=1
+        find_missing_packages
+        [ ${#PACKAGES[@]} -eq 0 ] || with_lock install_packages
+        ;;
     tools)
         check_rust
         check_components
@@ -202,5 +214,5 @@ case ${1:-all} in
         ;;
     models-dir) printf '%s\n' "$CACHE/models" ;;
     cache-dir) printf '%s\n' "$CACHE" ;;
-    *) die "unknown part: $1" "Remedy: setup.sh [packages | tools | deb [test] | models-dir | cache-dir]" ;;
+    *) die "unknown part: $1" "Remedy: setup.sh [packages | cross | tools | deb [test] | models-dir | cache-dir]" ;;
 esac

@@ -91,9 +91,10 @@ fn copyright(linked: &[Linked]) -> Outcome<String> {
          Copyright: 2026 The Vademecum contributors\n\
          License: Apache-2.0 or MIT, as you like. On Debian the Apache License stands in\n\
          /usr/share/common-licenses/Apache-2.0, the MIT license below.\n\n\
-         The program holds the Rust standard library (MIT or Apache-2.0, The Rust Project\n\
-         Contributors), llama.cpp (in llama-cpp-sys-2) and these crates, each under the\n\
-         licences named:\n\n",
+         The program and its libraries hold the Rust standard library (MIT or Apache-2.0,\n\
+         The Rust Project Contributors), LLVM's libc++, libc++abi and libunwind (Apache-2.0\n\
+         with LLVM exceptions, the LLVM contributors), llama.cpp (in llama-cpp-sys-2) and\n\
+         these crates, each under the licences named:\n\n",
     );
     let mut all: BTreeMap<String, Terms> = BTreeMap::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no workspace")?;

@@ -2,10 +2,12 @@
 
 use rustix::process::Signal;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use vademecum_tests::{
-    Broker, Daemon, Journal, MANUAL, Mqtt, Notified, QUESTION, Setup, bare_vademecum, run, temp_dir, wait_for,
+    Broker, Daemon, Journal, MANUAL, Mqtt, Notified, QUESTION, Setup, bare_vademecum, repository, run, temp_dir, wait_for,
 };
 
 /// systemd's patience: signs of life come four times as often.
@@ -252,7 +254,7 @@ fn sighup_shows_the_broker_new_credentials_and_loses_nothing() {
 fn the_journal_gets_fields() {
     let dir = temp_dir();
     // In a mount namespace of its own the daemon finds the test's socket in the journal's place, and is told that stderr is the journal.
-    if run(std::process::Command::new("unshare").args(["-rm", "true"])).code != Some(0) {
+    if run(Command::new("unshare").args(["-rm", "true"])).code != Some(0) {
         eprintln!("not tried: this system gives no namespaces");
         return;
     }
@@ -284,4 +286,34 @@ fn the_journal_gets_fields() {
     assert_eq!(entry["PRIORITY"], "4");
     assert_eq!(entry["VADEMECUM_ERROR"], "unknown_collection");
     assert_eq!(daemon.log(), "", "nothing is said twice");
+}
+
+/// The system calls that a set of systemd's names, such as `@system-service`.
+fn system_calls(set: &str) -> BTreeSet<String> {
+    let said = run(Command::new("systemd-analyze").args(["syscall-filter", set])).exits(0).stdout;
+    let names = said.lines().map(str::trim).filter(|name| !name.is_empty() && !name.starts_with('#') && *name != set);
+    names.flat_map(|name| if name.starts_with('@') { system_calls(name) } else { [name.to_owned()].into() }).collect()
+}
+
+#[test]
+fn the_unit_is_hardened() {
+    // `--threshold` is systemd 250's.
+    let version = Command::new("systemd-analyze").arg("--version").output().map(|said| said.stdout).unwrap_or_default();
+    let version = String::from_utf8_lossy(&version).split(' ').nth(1).and_then(|version| version.parse().ok()).unwrap_or(0);
+    if version < 250 {
+        eprintln!("not tried: no systemd-analyze, or an old one");
+        return;
+    }
+    let unit = repository().join("config/systemd/vademecum.service");
+    let security = ["security", "--no-pager", "--offline=true", "--threshold=15"];
+    run(Command::new("systemd-analyze").args(security).arg(&unit)).exits(0);
+
+    // What is written out for older ones adds nothing here.
+    let text = std::fs::read_to_string(&unit).expect("the unit");
+    let allowed = text.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")).filter(|names| !names.starts_with('~'));
+    let service = &system_calls("@system-service") | &system_calls("@default");
+    for name in allowed.flat_map(str::split_whitespace) {
+        let calls = if name.starts_with('@') { system_calls(name) } else { [name.to_owned()].into() };
+        assert!(calls.is_subset(&service), "{name} allows more than @system-service");
+    }
 }

@@ -50,6 +50,13 @@ export CMAKE_PROJECT_INCLUDE = "${UNPACKDIR}/arm-arch.cmake"
 export LIBCLANG_PATH = "${STAGING_LIBDIR_NATIVE}"
 export BINDGEN_EXTRA_CLANG_ARGS = "--target=${TARGET_SYS} --sysroot=${STAGING_DIR_TARGET}"
 
+# Unicode's tables without the dictionaries, which are 3 MB: see cross-targets/README.md.
+export ICU4X_DATA_DIR = "${B}/icu4x"
+
+do_compile:prepend() {
+    cargo metadata --format-version 1 --frozen --manifest-path ${S}/Cargo.toml | python3 ${S}/cross-targets/icu_data.py ${ICU4X_DATA_DIR}
+}
+
 do_install:append() {
     install -D -m 0644 ${S}/config/systemd/vademecum.service ${D}${systemd_system_unitdir}/vademecum.service
     install -D -m 0644 ${S}/config/systemd/vademecum.tmpfiles ${D}${nonarch_libdir}/tmpfiles.d/vademecum.conf
