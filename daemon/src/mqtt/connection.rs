@@ -1169,6 +1169,21 @@ mod tests {
         assert_eq!(left(true, &[m, r], &[r, r, none]), [m, r, none]);
     }
 
+    #[test]
+    fn a_message_comes_again_with_its_session() {
+        let (connection, sender) = Connection::new(options(), vec![]).expect("made");
+        let shared = &connection.shared;
+        let of = |connection| sender.comes_again(Receipt { pkid: 1, connection });
+        shared.accepted.send_replace(1);
+        assert_eq!([of(0), of(1), of(2)], [true, false, false], "over the connection that stands it has just come");
+        shared.accepted.send_replace(3);
+        assert!(of(1));
+        shared.forgotten.store(3, Ordering::Release);
+        assert!(!of(1) && !of(2));
+        shared.accepted.send_replace(4);
+        assert!(of(3) && !of(2), "the forgotten session's never");
+    }
+
     #[tokio::test]
     async fn what_the_broker_does_not_take_is_not_sent() {
         let (mut connection, sender) = Connection::new(options(), vec![]).expect("made");
