@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot};
 
 /// How long a question's entry waits for the sync of its own answer, or of others, before it asks for one.
 const SYNC_PATIENCE: Duration = Duration::from_millis(20);
@@ -47,8 +47,8 @@ pub(super) struct Questions {
     /// Mean time of a question at work, in microseconds.
     service_us: AtomicU64,
     workers: usize,
-    /// The number of the receipt that has come back last.
-    heard: watch::Sender<Seq>,
+    /// Receipts that are waited for.
+    awaited: Awaited,
     counts: Counts,
 }
 
@@ -109,7 +109,7 @@ impl Questions {
             suspects: tokio::sync::Mutex::default(),
             service_us: AtomicU64::new(1_000_000),
             workers,
-            heard: watch::channel(0).0,
+            awaited: Awaited::default(),
             counts: Counts::default(),
             api,
         };
@@ -182,11 +182,13 @@ impl Questions {
     /// Waits until the receipts that the broker holds for us have come: one that is sent now comes after them.
     async fn hear_receipts(&self, mail: &Mail) -> bool {
         let number = Mail::free_number();
-        let mut heard = self.heard.subscribe();
-        if self.sender.send(self.receipt_of(mail, number)).await.is_err() {
-            return false;
-        }
-        tokio::time::timeout(RECEIPTS_PATIENCE, heard.wait_for(|last| *last == number)).await.is_ok()
+        let heard = self.awaited.expect(number);
+        let back = match self.sender.send(self.receipt_of(mail, number)).await {
+            Ok(()) => tokio::time::timeout(RECEIPTS_PATIENCE, heard).await.is_ok(),
+            Err(_) => false,
+        };
+        self.awaited.came(number);
+        back
     }
 
     fn receipt_of(&self, mail: &Mail, seq: Seq) -> Outgoing {
@@ -199,7 +201,7 @@ impl Questions {
         match self.mail.as_ref().and_then(|mail| mail.receipt_number(payload)) {
             Some(seq) => {
                 self.delivered(seq);
-                self.heard.send_replace(seq);
+                self.awaited.came(seq);
             }
             None => log::warn!("a receipt that is not ours came on {}", self.topics.of("receipt")),
         }
@@ -694,6 +696,28 @@ impl Questions {
     }
 }
 
+/// Receipts that are waited for, each by itself: several come in one breath, so that who looks at the last one only misses its own.
+#[derive(Default)]
+struct Awaited(Mutex<HashMap<Seq, oneshot::Sender<()>>>);
+
+impl Awaited {
+    fn expect(&self, number: Seq) -> oneshot::Receiver<()> {
+        let (told, heard) = oneshot::channel();
+        self.numbers().insert(number, told);
+        heard
+    }
+
+    fn came(&self, number: Seq) {
+        if let Some(waiting) = self.numbers().remove(&number) {
+            let _ = waiting.send(());
+        }
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, HashMap<Seq, oneshot::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 enum Repeat {
     No,
     Yes,
@@ -734,5 +758,24 @@ fn message_of(answer: Final) -> Outgoing {
             correlation_data: answer.correlation_data.map(|data| data.into_vec().into()),
             content_type: Some(answer.content_type),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_is_heard_whatever_comes_right_behind_it() {
+        let awaited = Awaited::default();
+        let (mut first, mut second) = (awaited.expect(1), awaited.expect(2));
+        for number in [1, 7, 8] {
+            awaited.came(number);
+        }
+        assert_eq!(first.try_recv(), Ok(()));
+        assert_eq!(second.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        awaited.came(2);
+        assert_eq!(second.try_recv(), Ok(()));
+        assert!(awaited.numbers().is_empty());
     }
 }
