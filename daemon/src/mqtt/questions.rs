@@ -17,7 +17,7 @@ use crate::answer::{AnswerError, Progress, Question};
 use crate::api::wire::{self, ErrorCode, ErrorReply, Priority};
 use crate::api::{Api, Problem, code_of};
 use crate::engine::Cancel;
-use crate::mail::{Final, Left, MOST_CRASHES, Mail, Mark, Received, Seq, Standing, Unanswered, now_ms};
+use crate::mail::{Final, MOST_CRASHES, Mail, Mark, Received, Seq, Standing, Unanswered, now_ms};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,6 +86,13 @@ struct Job {
     seq: Option<Seq>,
     /// The daemon has ended while it was worked on.
     suspect: bool,
+}
+
+/// A question that is not worked on, and why.
+pub(super) struct Over {
+    reply: Reply,
+    seq: Seq,
+    problem: Problem,
 }
 
 impl Job {
@@ -157,12 +164,19 @@ impl Questions {
         })
     }
 
-    /// Goes on where the last connection, or the last run, has ended: sends the answers that have not arrived, then takes up the
-    /// questions that are `left`, in their order. `uncertain` answers were sent over the last connection and may have arrived.
-    pub(super) async fn resume(self: &Arc<Self>, left: Option<Left>, uncertain: Vec<Seq>, remembered: bool) {
+    /// Takes up what the last run has not answered, in its order, before anything that the broker sends: that came later. Gives back
+    /// those that are over, for [`Self::resume`].
+    pub(super) fn take_up(&self, unanswered: Vec<Unanswered>) -> Vec<Over> {
+        unanswered.into_iter().filter_map(|unanswered| self.take_up_one(unanswered)).collect()
+    }
+
+    /// Goes on where the last connection, or the last run, has ended: gives the questions that are `over` their error, and sends the
+    /// answers that have not arrived. Of those that are `unsure`, which were sent over an earlier connection, some may have.
+    pub(super) async fn resume(self: &Arc<Self>, unsure: Vec<Seq>, over: Vec<Over>, remembered: bool) {
         let Some(mail) = &self.mail else { return };
-        let Left { unanswered, undelivered, .. } = left.unwrap_or_default();
-        let unsure: Vec<Seq> = undelivered.into_iter().chain(uncertain).collect();
+        for Over { reply, seq, problem: (code, problem) } in over {
+            self.end(&reply, Some(seq), vec![], &reply.failure(code, problem)).await;
+        }
         // Where the session was kept, it holds the receipts of what has arrived.
         if remembered && !unsure.is_empty() && !self.hear_receipts(mail).await {
             let topic = self.topics.of("receipt");
@@ -173,9 +187,6 @@ impl Questions {
                 log::info!("an answer on {} has not reached the broker and is sent again", answer.topic);
                 self.publish(message_of(answer), Some(seq)).await;
             }
-        }
-        for unanswered in unanswered {
-            self.resume_one(unanswered).await;
         }
     }
 
@@ -207,7 +218,7 @@ impl Questions {
         }
     }
 
-    async fn resume_one(self: &Arc<Self>, Unanswered { seq, crashes, received }: Unanswered) {
+    fn take_up_one(&self, Unanswered { seq, crashes, received }: Unanswered) -> Option<Over> {
         let (name, content) = (received.name, received.content);
         // Never more than it was given, should the clock have been set back.
         let given = received.expires_ms.saturating_sub(received.received_ms);
@@ -249,10 +260,10 @@ impl Questions {
                 self.counts.resumed.fetch_add(1, Ordering::Relaxed);
                 question.allowed = left;
                 self.enter(name, content, reply, question, &ask, Some(seq), None, crashes > 0);
-                return;
+                return None;
             }
         };
-        self.end(&reply, Some(seq), vec![], &reply.failure(problem.0, problem.1)).await;
+        Some(Over { reply, seq, problem })
     }
 
     fn open(&self, message: &Message, known_as: Option<&str>) -> (Reply, Result<wire::Ask, Problem>) {
