@@ -142,6 +142,7 @@ fn an_orderly_restart_is_no_crash_and_loses_nothing() {
         wait_for("it to be worked on", || (mqtt.on(&daemon.topic("answer/long")).len() > before + 1).then_some(()));
         daemon.signal(Signal::TERM);
         daemon.ends();
+        assert!(daemon.log().contains("left for the next start: 1 questions"), "{}", daemon.log());
         daemon = start();
     }
     mqtt.publish(&daemon.topic("cancel"), "long");

@@ -691,6 +691,11 @@ impl Questions {
             self.wait_until(Duration::from_secs(2), |this| this.depth() == 0).await;
         }
         self.wait_until(Duration::from_secs(2), |this| this.mail.as_ref().is_none_or(|mail| mail.depth().1 == 0)).await;
+        if let Some((inbox, outbox)) = self.mail.as_ref().map(Mail::depth).filter(|depth| *depth != (0, 0)) {
+            log::info!(
+                "left for the next start: {inbox} questions to answer, {outbox} answers that the broker has not acknowledged"
+            );
+        }
     }
 
     async fn wait_until(&self, patience: Duration, reached: impl Fn(&Self) -> bool) -> bool {
