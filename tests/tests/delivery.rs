@@ -79,6 +79,38 @@ fn a_killed_daemon_answers_once_when_it_is_back() {
 }
 
 #[test]
+fn what_was_open_comes_before_what_was_asked_since() {
+    let (broker, data) = house();
+    let start = || Setup::with(&broker).data_dir(&data.path().join("data")).set("model.slots", "1").start();
+    let mut daemon = start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    let evidence = |id: &str| json!({ "id": id, "question": QUESTION, "mode": "evidence" }).to_string();
+    ask(&mqtt, &daemon, endless("long", 60_000));
+    mqtt.first_delta(&daemon, "long");
+    ask(&mqtt, &daemon, evidence("one"));
+    ask(&mqtt, &daemon, evidence("two"));
+    wait_for("them to be in the inbox", || (delivery(&daemon)["inbox"] == 3).then_some(()));
+    daemon.signal(Signal::KILL);
+    daemon.ends();
+    for id in ["three", "four"] {
+        ask(&mqtt, &daemon, evidence(id));
+    }
+    let asked = |log: &str| log.lines().filter(|line| line.contains("Received PUBLISH") && line.contains("/ask'")).count();
+    wait_for("the broker to have them", || (asked(&broker.log()) == 5).then_some(()));
+    let daemon = start();
+    mqtt.first_delta(&daemon, "long");
+    mqtt.publish(&daemon.topic("cancel"), "long");
+    let ids = ["one", "two", "three", "four"];
+    let order = mqtt.wait("all", |messages| {
+        let all = messages.iter().filter_map(|message| message.topic.rsplit_once("/answer/").map(|(_, id)| id.to_owned()));
+        let all: Vec<String> = all.filter(|id| ids.contains(&id.as_str())).collect();
+        (all.len() == ids.len()).then_some(all)
+    });
+    assert_eq!(order, ids);
+}
+
+#[test]
 fn a_question_that_is_there_in_two_crashes_is_given_up() {
     let (broker, data) = house();
     let mut daemon = start(&broker, &data);

@@ -285,6 +285,18 @@ fn a_library_of_schema_1_opens_as_it_is() {
 }
 
 #[test]
+fn doctor_tells_a_read_only_file_system_from_missing_rights() {
+    if !has_namespaces() {
+        return;
+    }
+    let dir = temp_dir();
+    let (data, program) = (dir.path().display(), vademecum_tests::binary());
+    let script = format!("mount -t tmpfs -o ro none {data} && exec {} doctor --data-dir {data}", program.display());
+    let told = run(std::process::Command::new("unshare").args(["-rm", "sh", "-c", &script])).exits(1).stdout;
+    assert!(told.contains("nothing can be written") && told.contains("is mounted read-only"), "{told}");
+}
+
+#[test]
 fn a_backup_of_a_running_daemon_restores_elsewhere() {
     let broker = Broker::start();
     let daemon = Setup::with(&broker).start();
@@ -295,6 +307,11 @@ fn a_backup_of_a_running_daemon_restores_elsewhere() {
     let file = dir.path().join("library.tar.gz");
     let backed = run(vademecum(["backup", "--json", "--data-dir"]).arg(daemon.data()).arg(&file)).exits(0).json();
     assert_eq!(backed["documents"], 2, "{backed}");
+    // A name that is taken by something else than a file is left alone.
+    let pipe = dir.path().join("pipe");
+    let _ = run(std::process::Command::new("mkfifo").arg(&pipe)).exits(0);
+    let refused = run(vademecum(["backup", "--data-dir"]).arg(daemon.data()).arg(&pipe)).exits(1);
+    assert!(refused.stderr.contains("is no file") && !pipe.is_file() && pipe.exists(), "{}", refused.stderr);
     let left = fs::read_dir(daemon.data()).expect("a folder").map(|entry| entry.expect("one").file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("unfinished")), "the snapshot is gone");
     let restore = |data: &Path, flags: &[&str]| run(vademecum(["restore"]).args(flags).arg("--data-dir").arg(data).arg(&file));

@@ -27,6 +27,13 @@ pub(super) struct RestoreArgs {
 
 /// Writes the file beside its name, reads it back, and only then gives it its name.
 pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
+    // The backup takes the name, which would remove a device or a pipe.
+    if fs::metadata(&args.file).is_ok_and(|there| !there.is_file()) {
+        return Err(Failure::Other(format!(
+            "{} is there and is no file; name a new file or an older backup",
+            args.file.display()
+        )));
+    }
     let mut unfinished = args.file.clone().into_os_string();
     unfinished.push(".unfinished");
     let unfinished = PathBuf::from(unfinished);

@@ -150,7 +150,9 @@ fn permissions(config: &Config) -> Check {
     if !dir.exists() {
         return Check::ok("permissions", format!("{} will be made at the first start", dir.display()));
     }
-    if rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
+    let access = rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    // A file system that is read-only is told below.
+    if access.is_err_and(|error| error != rustix::io::Errno::ROFS) {
         let user = rustix::process::geteuid().as_raw();
         return Check::fail(
             "permissions",

@@ -474,15 +474,17 @@ impl BrokerUrl {
             "mqtts" => (true, false, 8883),
             "ws" => (false, true, 80),
             "wss" => (true, true, 443),
-            _ => return Err(format!("is `{text}`; write mqtt://host:port or mqtts://host:port (or ws://, wss://)")),
+            _ => {
+                let text = without_password(text);
+                return Err(format!("is `{text}`; write mqtt://host:port or mqtts://host:port (or ws://, wss://)"));
+            }
         };
         let (rest, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let path = path.strip_suffix('/').unwrap_or(path);
         if text.contains(['@', '?', '#', ' ']) || text.chars().any(char::is_control) || (!web && !path.is_empty()) {
             let what = if web { "host, port and path" } else { "host and port" };
-            return Err(format!(
-                "is `{text}`; only {what} may follow the scheme (user name and password have keys of their own)"
-            ));
+            let (text, keys) = (without_password(text), "mqtt.username and mqtt.password_file");
+            return Err(format!("is `{text}`; only {what} may follow the scheme (for user name and password there are {keys})"));
         }
         let bad_port = |port: &str| format!("has the port `{port}`; write a number from 1 to 65535");
         let parse_port = |port: &str| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| bad_port(port));
@@ -501,6 +503,14 @@ impl BrokerUrl {
         }
         let web_socket = web.then(|| if path.is_empty() { "/mqtt" } else { path }.to_owned());
         Ok(Self { host: host.to_owned(), port: port.unwrap_or(default_port), tls, web_socket })
+    }
+}
+
+/// An address as it may be shown: what stands before an `@` may be a password.
+fn without_password(text: &str) -> String {
+    match (text.find("://").map_or(0, |at| at + 3), text.rfind('@')) {
+        (begin, Some(at)) if begin <= at => format!("{}...{}", &text[..begin], &text[at..]),
+        _ => text.to_owned(),
     }
 }
 

@@ -103,6 +103,14 @@ fn broker_addresses() {
     }
 }
 
+#[test]
+fn a_password_in_a_broker_address_is_not_repeated() {
+    for text in ["mqtt://pump:secret@h", "mqtts://pump:sec@ret/@h:8883/x", "pump:secret@h", "http://pump:secret@h"] {
+        let error = BrokerUrl::parse(text).expect_err("refused");
+        assert!(error.contains("@h") && !error.contains("pump") && !error.contains("sec"), "{error}");
+    }
+}
+
 /// The shipped file names every key, each commented out at its default.
 #[test]
 fn the_shipped_file_documents_every_key_with_its_default() {

@@ -87,9 +87,12 @@ impl Server {
             match notice {
                 Notice::Connected { version: v, remembered, uncertain } => {
                     version = v;
+                    let Left { unanswered, undelivered, .. } = left.take().unwrap_or_default();
+                    let over = self.questions.take_up(unanswered);
+                    let unsure = undelivered.into_iter().chain(uncertain).collect();
                     // Publishing waits for this loop.
-                    let (questions, left) = (Arc::clone(&self.questions), left.take());
-                    tokio::spawn(async move { questions.resume(left, uncertain, remembered).await });
+                    let questions = Arc::clone(&self.questions);
+                    tokio::spawn(async move { questions.resume(unsure, over, remembered).await });
                     lost_before = false;
                     log::info!("connected to the broker over MQTT {v}");
                 }

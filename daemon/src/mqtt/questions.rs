@@ -17,7 +17,7 @@ use crate::answer::{AnswerError, Progress, Question};
 use crate::api::wire::{self, ErrorCode, ErrorReply, Priority};
 use crate::api::{Api, Problem, code_of};
 use crate::engine::Cancel;
-use crate::mail::{Final, Left, MOST_CRASHES, Mail, Mark, Received, Seq, Standing, Unanswered, now_ms};
+use crate::mail::{Final, MOST_CRASHES, Mail, Mark, Received, Seq, Standing, Unanswered, now_ms};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,8 +47,8 @@ pub(super) struct Questions {
     /// Mean time of a question at work, in microseconds.
     service_us: AtomicU64,
     workers: usize,
-    /// Receipts that are waited for, by number.
-    awaited: Mutex<HashMap<Seq, oneshot::Sender<()>>>,
+    /// Receipts that are waited for.
+    awaited: Awaited,
     counts: Counts,
 }
 
@@ -88,6 +88,13 @@ struct Job {
     suspect: bool,
 }
 
+/// A question that is not worked on, and why.
+pub(super) struct Over {
+    reply: Reply,
+    seq: Seq,
+    problem: Problem,
+}
+
 impl Job {
     fn deadline(&self) -> Instant {
         self.question.asked + self.question.allowed
@@ -109,7 +116,7 @@ impl Questions {
             suspects: tokio::sync::Mutex::default(),
             service_us: AtomicU64::new(1_000_000),
             workers,
-            awaited: Mutex::default(),
+            awaited: Awaited::default(),
             counts: Counts::default(),
             api,
         };
@@ -157,12 +164,19 @@ impl Questions {
         })
     }
 
-    /// Goes on where the last connection, or the last run, has ended: sends the answers that have not arrived, then takes up the
-    /// questions that are `left`, in their order. `uncertain` answers were sent over the last connection and may have arrived.
-    pub(super) async fn resume(self: &Arc<Self>, left: Option<Left>, uncertain: Vec<Seq>, remembered: bool) {
+    /// Takes up what the last run has not answered, in its order, before anything that the broker sends: that came later. Gives back
+    /// those that are over, for [`Self::resume`].
+    pub(super) fn take_up(&self, unanswered: Vec<Unanswered>) -> Vec<Over> {
+        unanswered.into_iter().filter_map(|unanswered| self.take_up_one(unanswered)).collect()
+    }
+
+    /// Goes on where the last connection, or the last run, has ended: gives the questions that are `over` their error, and sends the
+    /// answers that have not arrived. Of those that are `unsure`, which were sent over an earlier connection, some may have.
+    pub(super) async fn resume(self: &Arc<Self>, unsure: Vec<Seq>, over: Vec<Over>, remembered: bool) {
         let Some(mail) = &self.mail else { return };
-        let Left { unanswered, undelivered, .. } = left.unwrap_or_default();
-        let unsure: Vec<Seq> = undelivered.into_iter().chain(uncertain).collect();
+        for Over { reply, seq, problem: (code, problem) } in over {
+            self.end(&reply, Some(seq), vec![], &reply.failure(code, problem)).await;
+        }
         // Where the session was kept, it holds the receipts of what has arrived.
         if remembered && !unsure.is_empty() && !self.hear_receipts(mail).await {
             let topic = self.topics.of("receipt");
@@ -174,36 +188,25 @@ impl Questions {
                 self.publish(message_of(answer), Some(seq)).await;
             }
         }
-        for unanswered in unanswered {
-            self.resume_one(unanswered).await;
-        }
     }
 
     /// Waits until the receipts that the broker holds for us have come: one that is sent now comes after them.
     async fn hear_receipts(&self, mail: &Mail) -> bool {
         let number = Mail::free_number();
-        let (heard, mut wait) = oneshot::channel();
-        self.awaited().insert(number, heard);
-        if self.sender.send(self.receipt_of(mail, number)).await.is_err() {
-            self.awaited().remove(&number);
-            return false;
-        }
-        loop {
-            let connection = self.sender.connection();
-            match tokio::time::timeout(RECEIPTS_PATIENCE, &mut wait).await {
-                Ok(heard) => return heard.is_ok(),
-                // It is sent again over the next one.
-                Err(_) if self.sender.connection() != connection => {}
-                Err(_) => {
-                    self.awaited().remove(&number);
-                    return false;
+        let mut heard = self.awaited.expect(number);
+        let mut back = false;
+        if self.sender.send(self.receipt_of(mail, number)).await.is_ok() {
+            loop {
+                let connection = self.sender.connection();
+                back = tokio::time::timeout(RECEIPTS_PATIENCE, &mut heard).await.is_ok();
+                // Over the next connection it is sent again.
+                if back || self.sender.connection() == connection {
+                    break;
                 }
             }
         }
-    }
-
-    fn awaited(&self) -> MutexGuard<'_, HashMap<Seq, oneshot::Sender<()>>> {
-        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+        self.awaited.came(number);
+        back
     }
 
     fn receipt_of(&self, mail: &Mail, seq: Seq) -> Outgoing {
@@ -216,15 +219,13 @@ impl Questions {
         match self.mail.as_ref().and_then(|mail| mail.receipt_number(payload)) {
             Some(seq) => {
                 self.delivered(seq);
-                if let Some(heard) = self.awaited().remove(&seq) {
-                    let _ = heard.send(());
-                }
+                self.awaited.came(seq);
             }
             None => log::warn!("a receipt that is not ours came on {}", self.topics.of("receipt")),
         }
     }
 
-    async fn resume_one(self: &Arc<Self>, Unanswered { seq, crashes, received }: Unanswered) {
+    fn take_up_one(&self, Unanswered { seq, crashes, received }: Unanswered) -> Option<Over> {
         let (name, content) = (received.name, received.content);
         // Never more than it was given, should the clock have been set back.
         let given = received.expires_ms.saturating_sub(received.received_ms);
@@ -266,10 +267,10 @@ impl Questions {
                 self.counts.resumed.fetch_add(1, Ordering::Relaxed);
                 question.allowed = left;
                 self.enter(name, content, reply, question, &ask, Some(seq), None, crashes > 0);
-                return;
+                return None;
             }
         };
-        self.end(&reply, Some(seq), vec![], &reply.failure(problem.0, problem.1)).await;
+        Some(Over { reply, seq, problem })
     }
 
     fn open(&self, message: &Message, known_as: Option<&str>) -> (Reply, Result<wire::Ask, Problem>) {
@@ -716,6 +717,28 @@ impl Questions {
     }
 }
 
+/// Receipts that are waited for, each by itself: several come in one breath, so that who looks at the last one only misses its own.
+#[derive(Default)]
+struct Awaited(Mutex<HashMap<Seq, oneshot::Sender<()>>>);
+
+impl Awaited {
+    fn expect(&self, number: Seq) -> oneshot::Receiver<()> {
+        let (told, heard) = oneshot::channel();
+        self.numbers().insert(number, told);
+        heard
+    }
+
+    fn came(&self, number: Seq) {
+        if let Some(waiting) = self.numbers().remove(&number) {
+            let _ = waiting.send(());
+        }
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, HashMap<Seq, oneshot::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 enum Repeat {
     No,
     Yes,
@@ -756,5 +779,24 @@ fn message_of(answer: Final) -> Outgoing {
             correlation_data: answer.correlation_data.map(|data| data.into_vec().into()),
             content_type: Some(answer.content_type),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_is_heard_whatever_comes_right_behind_it() {
+        let awaited = Awaited::default();
+        let (mut first, mut second) = (awaited.expect(1), awaited.expect(2));
+        for number in [1, 7, 8] {
+            awaited.came(number);
+        }
+        assert_eq!(first.try_recv(), Ok(()));
+        assert_eq!(second.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        awaited.came(2);
+        assert_eq!(second.try_recv(), Ok(()));
+        assert!(awaited.numbers().is_empty());
     }
 }

@@ -99,10 +99,15 @@ pub fn remedy(reason: &str, options: &TlsOptions) -> Option<String> {
     let has = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     let ca =
         options.ca_file.as_ref().map_or("the system's authorities".to_owned(), |path| format!("mqtt.ca_file {}", path.display()));
-    if has(&["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]) {
+    if has(&["CaUsedAsEndEntity"]) {
+        return Some(
+            "the broker shows the certificate of an authority as its own (self-signed, CA:TRUE); give it one that the authority has signed".into(),
+        );
+    }
+    if has(&["UnknownIssuer", "BadSignature"]) {
         return Some(format!("{ca} did not sign the broker's certificate; name the authority that did with mqtt.ca_file"));
     }
-    if has(&["NotValidForName"]) {
+    if has(&["NotValidForName", "certificate not valid for name"]) {
         return Some("the broker's certificate is for another name; write that name into mqtt.broker, or give the broker one with this name (subjectAltName)".into());
     }
     if has(&["CertificateRequired"]) || (options.cert_file.is_none() && has(&["alert: HandshakeFailure"])) {
@@ -120,6 +125,11 @@ pub fn remedy(reason: &str, options: &TlsOptions) -> Option<String> {
         return Some(format!(
             "the broker does not accept our certificate (mqtt.cert_file {cert}); have it signed by the authority that the broker trusts (mosquitto: cafile)"
         ));
+    }
+    if has(&["alert: ProtocolVersion", "peer is incompatible"]) {
+        return Some(
+            "the broker speaks neither TLS 1.2 nor 1.3 as we do; allow one of them there (mosquitto: tls_version)".into(),
+        );
     }
     if has(&["alert: NoApplicationProtocol"]) {
         return Some("the broker speaks none of the protocols in mqtt.alpn".into());
@@ -173,6 +183,12 @@ mod tests {
             ("received fatal alert: CertificateRequired", "mqtt.cert_file and mqtt.key_file"),
             ("received fatal alert: UnknownCA", "does not accept our certificate"),
             ("received fatal alert: NoApplicationProtocol", "mqtt.alpn"),
+            ("received fatal alert: ProtocolVersion", "TLS 1.2"),
+            ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "self-signed"),
+            (
+                "invalid peer certificate: certificate not valid for name \"localhost\"; certificate is only valid for DnsName(\"broker\")",
+                "subjectAltName",
+            ),
         ] {
             assert!(remedy(reason, &options).is_some_and(|remedy| remedy.contains(words)), "{reason}");
         }

@@ -3,11 +3,14 @@
 use super::ServiceError;
 use crate::config;
 use crate::mqtt::connection::Credentials;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What `LoadCredential=` is to call them; systemd puts them into `$CREDENTIALS_DIRECTORY`.
 const USERNAME: &str = "mqtt-username";
 const PASSWORD: &str = "mqtt-password";
+/// Longest user name and password of MQTT.
+const MOST_BYTES: u64 = u16::MAX as u64;
 
 /// The credentials to show the broker; `None`: none are set.
 ///
@@ -40,10 +43,20 @@ fn credentials_in(mqtt: &config::Mqtt, directory: Option<&Path>) -> Result<Optio
 }
 
 fn first_line(what: &str, path: &Path) -> Result<String, ServiceError> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let failed = |e: std::io::Error| {
         ServiceError::System(format!("cannot read {what} {}: {e}; check the path and its permissions", path.display()))
-    })?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    };
+    let mut bytes = Vec::new();
+    // What the path names may be another file than was meant, and have no end.
+    std::fs::File::open(path).and_then(|file| file.take(MOST_BYTES + 3).read_to_end(&mut bytes)).map_err(failed)?;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let problem = match std::str::from_utf8(line) {
+        _ if line.len() as u64 > MOST_BYTES => "its first line is longer than the 65,535 bytes that MQTT allows",
+        Ok(line) => return Ok(line.to_owned()),
+        Err(_) => "its first line is not UTF-8",
+    };
+    Err(ServiceError::System(format!("{what} {}: {problem}; name a file whose first line is meant", path.display())))
 }
 
 #[cfg(test)]
@@ -72,6 +85,12 @@ mod tests {
         assert_eq!(shown(&none), ("pump".into(), "systemd's password".into()));
         let both = config::Mqtt { username: "lamp".into(), password_file: own, ..config::Mqtt::default() };
         assert_eq!(shown(&both), ("lamp".into(), "own password".into()));
+        let named = |password_file: PathBuf| config::Mqtt { username: "lamp".into(), password_file, ..config::Mqtt::default() };
+        assert_eq!(credentials_in(&named(file("empty", "")), None).expect("readable").expect("some").password, "");
+        for endless in [file("long", &"s".repeat(70_000)), "/dev/zero".into()] {
+            let error = credentials_in(&named(endless), None).expect_err("too long").to_string();
+            assert!(error.contains("65,535") && error.len() < 300, "{error}");
+        }
         let missing = config::Mqtt { username: "lamp".into(), password_file: dir.path().join("gone"), ..config::Mqtt::default() };
         let error = credentials_in(&missing, None).expect_err("no file").to_string();
         assert!(error.contains("mqtt.password_file") && error.contains("gone"), "{error}");

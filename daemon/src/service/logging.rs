@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,12 +74,30 @@ impl Log for Stderr {
                 "{} {:<5} {target}: {}",
                 timestamp(now.as_secs(), now.subsec_millis()),
                 record.level(),
-                record.args()
+                on_one_line(&record.args().to_string())
             );
         }
     }
 
     fn flush(&self) {}
+}
+
+/// Escapes what would begin a line of its own or steer a terminal: names of files and topics come from outside.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\t';
+    if !text.contains(steers) {
+        return text.into();
+    }
+    text.chars()
+        .fold(String::new(), |mut line, c| {
+            if steers(c) {
+                line.extend(c.escape_default())
+            } else {
+                line.push(c)
+            }
+            line
+        })
+        .into()
 }
 
 /// UTC as in RFC 3339, after Howard Hinnant's `civil_from_days`.
@@ -97,7 +116,7 @@ fn timestamp(unix: u64, millis: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_wanted_at, timestamp};
+    use super::{is_wanted_at, on_one_line, timestamp};
     use log::{Level, LevelFilter};
 
     #[test]
@@ -107,6 +126,12 @@ mod tests {
         assert!(!is_wanted_at(LevelFilter::Trace, "tokenizers::tokenizer", Level::Trace));
         assert!(!is_wanted_at(LevelFilter::Debug, "rumqttc::v5", Level::Debug));
         assert!(is_wanted_at(LevelFilter::Info, "sled::pagecache", Level::Warn));
+    }
+
+    #[test]
+    fn nothing_from_outside_begins_a_line_or_steers_a_terminal() {
+        assert_eq!(on_one_line("a\tname, ü"), "a\tname, ü");
+        assert_eq!(on_one_line("x\n2026 ERROR \u{1b}[31m\u{7}\u{9b}ü"), "x\\n2026 ERROR \\u{1b}[31m\\u{7}\\u{9b}ü");
     }
 
     #[test]
