@@ -73,6 +73,8 @@ pub(crate) fn remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space or move the data directory",
         ErrorKind::PermissionDenied => "; give the user that runs vademecum write access to the data directory",
+        // What was read is wrong, not the disk.
+        ErrorKind::InvalidData | ErrorKind::AlreadyExists => "",
         ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only: check the card or disk for errors",
         _ => "; check the disk and the data directory",
     }

@@ -692,7 +692,15 @@ impl Config {
             return Err(("collection", format!("is `{}`; {COLLECTION_RULE}", self.collection)));
         }
         if !self.mqtt.broker.is_empty() {
-            BrokerUrl::parse(&self.mqtt.broker).map_err(|problem| ("mqtt.broker", problem))?;
+            let url = BrokerUrl::parse(&self.mqtt.broker).map_err(|problem| ("mqtt.broker", problem))?;
+            let for_tls = [
+                ("mqtt.ca_file", !self.mqtt.ca_file.as_os_str().is_empty()),
+                ("mqtt.cert_file", !self.mqtt.cert_file.as_os_str().is_empty()),
+                ("mqtt.alpn", !self.mqtt.alpn.is_empty()),
+            ];
+            if let Some((key, _)) = for_tls.into_iter().find(|(_, is_set)| *is_set && !url.tls) {
+                return Err((key, "is set, but mqtt.broker is not encrypted; write mqtts:// or wss:// there".into()));
+            }
         }
         match self.broker.listen.parse::<SocketAddr>() {
             Err(_) => {

@@ -51,6 +51,7 @@ fn bad_values_are_refused_with_the_right_form() {
         ("[broker]\nlisten = \"0.0.0.0:1883\"\n", "loopback only"),
         ("[mqtt]\ncert_file = \"/c.pem\"\n", "mqtt.key_file is not set"),
         ("[mqtt]\nalpn = [\"\"]\n", "1 to 255 bytes"),
+        ("[mqtt]\nbroker = \"mqtt://h\"\nca_file = \"/ca.pem\"\n", "`mqtt.ca_file` is set, but mqtt.broker is not encrypted"),
         ("[answer]\nthreshold = 2.0\n", "from 0 to 1"),
         ("[answer]\nmax_tokens = 2000\n", "leaves no room"),
         ("[model]\ncontext = -1\n", "cannot be negative"),

@@ -39,6 +39,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(8);
 /// A connection that lasted this long was a good one: the next attempt is made at once.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// What to look at where a port is reached and gives no answer that was ever understood.
+const WRONG_PORT: &str =
+    "if this goes on, see what the port is for: mqtt:// is plain, mqtts:// over TLS, ws:// and wss:// over a WebSocket";
+
 /// Seconds that a broker keeps our session while we are away.
 const SESSION_EXPIRY_S: u32 = 3600;
 
@@ -573,7 +577,8 @@ impl Connection {
                     self.fall_back(&failure);
                     let mut reason = failure.reason;
                     let of_tls = self.tls.as_ref().and_then(|_| tls::remedy(&reason, &self.options.tls));
-                    if let Some(remedy) = of_tls.or_else(|| remedy_of_refusal(&reason)) {
+                    let of_port = || (failure.handshake && !self.settled).then(|| WRONG_PORT.to_owned());
+                    if let Some(remedy) = of_tls.or_else(|| remedy_of_refusal(&reason)).or_else(of_port) {
                         reason = format!("{reason}; {remedy}");
                     }
                     match self.accepted.take().map(|accepted| accepted.elapsed()) {

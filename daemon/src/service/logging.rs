@@ -88,16 +88,15 @@ fn on_one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(steers) {
         return text.into();
     }
-    text.chars()
-        .fold(String::new(), |mut line, c| {
-            if steers(c) {
-                line.extend(c.escape_default())
-            } else {
-                line.push(c)
-            }
-            line
-        })
-        .into()
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line.into()
 }
 
 /// UTC as in RFC 3339, after Howard Hinnant's `civil_from_days`.

@@ -202,7 +202,11 @@ fn invalid(reason: &str) -> io::Error {
 /// # Errors
 /// It cannot be read, or is not whole.
 pub fn verify(path: &Path) -> Result<Backup, StoreError> {
-    check(path).map_err(StoreError::io("use the backup", path))
+    check(path).map_err(|error| {
+        let cut_off = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput);
+        let error = if cut_off { invalid("it is no backup, or not all of one") } else { error };
+        StoreError::io("use the backup", path)(error)
+    })
 }
 
 fn check(path: &Path) -> io::Result<Backup> {
@@ -236,7 +240,7 @@ pub fn restore(path: &Path, dir: &Path, force: bool) -> Result<Backup, StoreErro
     let _lock = lock(dir)?;
     tidy(dir);
     if !force && has_files(&dir.join("sources")) {
-        let source = io::Error::other("there are documents in it; give --force to replace them");
+        let source = io::Error::new(io::ErrorKind::AlreadyExists, "there are documents in it; give --force to replace them");
         return Err(StoreError::io("restore into", dir)(source));
     }
     let staged = dir.join("restore.unfinished");

@@ -123,7 +123,12 @@ impl Sources {
     pub(super) fn drop_record(&self, record: &DocumentRecord) -> Result<(), StoreError> {
         let path = self.record_path(record);
         match fs::remove_file(&path) {
-            Ok(()) => path.parent().map_or(Ok(()), sync_folder),
+            Ok(()) => path.parent().map_or(Ok(()), sync_folder).inspect_err(|_| {
+                // What is refused is not to be done half: the database has it still.
+                if let Err(error) = self.keep_record(record) {
+                    log::error!("{} is half removed: {error}", record.document.id);
+                }
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(StoreError::io("remove", &path)(error)),
         }
