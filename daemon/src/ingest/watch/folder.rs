@@ -1,7 +1,7 @@
 //! One watched folder: what is in it, what the library has of it, and what is to be done about the difference.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -55,13 +55,15 @@ pub(super) struct Tracked {
     pub(super) mounted: bool,
     /// Device and number of the folder in which documents were seen last.
     trusted: Option<(u64, u64)>,
+    /// What cannot be taken in whatever is in it, as the log was told: a folder is looked at often.
+    told: BTreeSet<String>,
 }
 
 impl Tracked {
     /// A folder with the documents that the library has of it, and the files that it could not take in, which are tried
     /// again.
     pub(super) fn new(folder: Folder, documents: &[Document], failed: &[FailedDocument]) -> Self {
-        let mut tracked = Self { folder, files: BTreeMap::new(), mounted: false, trusted: None };
+        let mut tracked = Self { folder, files: BTreeMap::new(), mounted: false, trusted: None, told: BTreeSet::new() };
         let failed = failed.iter().map(|failed| (&failed.document, FileState::Pending));
         // What the library has of a file is more than that a later version of it failed.
         for (document, state) in failed.chain(documents.iter().map(|document| (document, FileState::Ok))) {
@@ -108,8 +110,14 @@ impl Tracked {
     pub(super) fn look(&mut self, wanted: &Wanted, path: &Path) -> Findings {
         let root = self.folder.root.clone();
         let walk = wanted.below(&root, path);
-        for (path, reason) in &walk.failed {
-            log::warn!("watched folder {}: {path}: {reason}", root.display());
+        let told: BTreeSet<String> = walk.failed.iter().map(|(path, reason)| format!("{path}: {reason}")).collect();
+        for news in told.difference(&self.told) {
+            log::warn!("watched folder {}: {news}", root.display());
+        }
+        if path == root {
+            self.told = told;
+        } else {
+            self.told.extend(told);
         }
         let mut found = BTreeMap::new();
         for entry in walk.entries {
