@@ -125,6 +125,13 @@ pub struct Receipt {
     connection: u64,
 }
 
+impl Receipt {
+    /// Whether the two are of one message: sent again over a later connection it keeps its packet identifier.
+    pub fn repeats(self, earlier: Self) -> bool {
+        self.pkid == earlier.pkid && self.connection > earlier.connection
+    }
+}
+
 /// A message to send.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
@@ -306,13 +313,7 @@ impl Sender {
         // It has waited here for longer than the connection lasted.
         let mut accepted = self.0.accepted.subscribe();
         let _ = accepted.wait_for(|connection| *connection > receipt.connection).await;
-        if self.comes_again(receipt) { Ok(()) } else { self.send(message).await }
-    }
-
-    /// Whether the broker sends a message again, or has done so: it came over an earlier connection, of a session that goes on.
-    pub fn comes_again(&self, receipt: Receipt) -> bool {
-        let accepted = *self.0.accepted.borrow();
-        accepted > receipt.connection && self.0.forgotten.load(Ordering::Acquire) <= receipt.connection
+        if self.0.forgotten.load(Ordering::Acquire) > receipt.connection { self.send(message).await } else { Ok(()) }
     }
 
     /// Number of the connection that stands, or of the next one.
@@ -1175,18 +1176,10 @@ mod tests {
     }
 
     #[test]
-    fn a_message_comes_again_with_its_session() {
-        let (connection, sender) = Connection::new(options(), vec![]).expect("made");
-        let shared = &connection.shared;
-        let of = |connection| sender.comes_again(Receipt { pkid: 1, connection });
-        shared.accepted.send_replace(1);
-        assert_eq!([of(0), of(1), of(2)], [true, false, false], "over the connection that stands it has just come");
-        shared.accepted.send_replace(3);
-        assert!(of(1));
-        shared.forgotten.store(3, Ordering::Release);
-        assert!(!of(1) && !of(2));
-        shared.accepted.send_replace(4);
-        assert!(of(3) && !of(2), "the forgotten session's never");
+    fn a_message_that_is_sent_again_keeps_its_number() {
+        let of = |pkid, connection| Receipt { pkid, connection };
+        assert!(of(7, 3).repeats(of(7, 1)));
+        assert!(!of(7, 1).repeats(of(7, 1)) && !of(7, 1).repeats(of(7, 3)) && !of(8, 3).repeats(of(7, 1)));
     }
 
     #[tokio::test]

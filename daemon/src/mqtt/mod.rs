@@ -19,12 +19,16 @@ use crate::mail::{Left, Mail};
 use connection::{Connection, Message, Notice, Outgoing, Properties, Sender};
 use questions::Questions;
 use reply::{Addressed, Reply};
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 use topics::{Kind, Topics};
+
+/// Changes of the library that are known again: more than a broker sends ahead.
+const MOST_MADE: usize = 4096;
 
 /// The MQTT side of the daemon.
 pub struct Server {
@@ -208,19 +212,29 @@ impl Server {
                 self.cancel(&message);
                 self.acknowledge(receipt);
             }
-            // Bounded by what the broker sends ahead of our acknowledgements, over all connections.
+            // Bounded by what the broker sends ahead of our acknowledgements.
             Kind::Put | Kind::Delete => drop(self.changes.send((kind, message))),
             Kind::Search | Kind::List => drop(tokio::spawn(async move { self.serve(kind, message).await })),
         }
     }
 
     /// Changes the library as it is asked to, one after another: a document that is put and then deleted is gone, also when the
-    /// daemon is killed in between and the broker sends both again.
+    /// daemon is killed in between and the broker sends both again. One that comes again over another connection is not made
+    /// again: for a moment it would undo those after it.
     async fn change(self: Arc<Self>, mut changes: UnboundedReceiver<(Kind, Message)>) {
+        let mut made = VecDeque::new();
         while let Some((kind, message)) = changes.recv().await {
-            if message.receipt.is_some_and(|receipt| self.sender.comes_again(receipt)) {
-                log::debug!("a request on {} has come again over the present connection", message.topic);
-                continue;
+            if let Some(receipt) = message.receipt {
+                let content = questions::content_of(&message);
+                if message.redelivered && made.iter().any(|(its, was)| receipt.repeats(*its) && content == *was) {
+                    log::info!("a change that was made already comes again on {}; it is acknowledged", message.topic);
+                    self.sender.acknowledge(receipt).await;
+                    continue;
+                }
+                made.push_back((receipt, content));
+                if made.len() > MOST_MADE {
+                    made.pop_front();
+                }
             }
             self.serve(kind, message).await;
         }

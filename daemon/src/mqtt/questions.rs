@@ -750,7 +750,8 @@ fn client_of<'a>(reply: &'a Reply, topics: &Topics) -> &'a str {
     if reply.topic == topics.answer(&reply.id) { "" } else { &reply.topic }
 }
 
-fn content_of(message: &Message) -> Mark {
+/// Digest of what was sent.
+pub(super) fn content_of(message: &Message) -> Mark {
     let properties = &message.properties;
     Mark::of(&[
         message.topic.as_bytes(),
