@@ -344,11 +344,10 @@ impl Mail {
         let now = now_ms();
         let written = state.append(&Line::Delivered(seq, now));
         state.deliver(seq, now);
-        if written.is_ok() {
-            let compacted = state.compact_if_worth_it();
-            if let Err(error) = compacted {
-                state.has_failed(&error);
-            }
+        if written.is_ok()
+            && let Err(error) = state.compact_if_worth_it()
+        {
+            state.has_failed(&error);
         }
     }
 

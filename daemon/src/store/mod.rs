@@ -525,7 +525,7 @@ impl Store {
         let document = Document { id: id.to_owned(), collection: collection.to_owned(), ..Document::default() };
         let missing = self.no_longer_missing(&document, false);
         if let Some(missing) = &missing {
-            self.inner.sources.drop_record(missing)?;
+            self.inner.sources.withdraw_record(missing)?;
             self.forget_source(missing, true);
         }
         let failed = self.drop_failed(collection, id)?;
@@ -535,7 +535,7 @@ impl Store {
         };
         // The record beside the source goes first: the other way round, a rebuild after a crash in between would bring
         // back what the owner deleted.
-        self.inner.sources.drop_record(&old)?;
+        self.inner.sources.withdraw_record(&old)?;
         self.remove(&old)?;
         Ok(true)
     }

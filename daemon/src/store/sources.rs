@@ -123,15 +123,21 @@ impl Sources {
     pub(super) fn drop_record(&self, record: &DocumentRecord) -> Result<(), StoreError> {
         let path = self.record_path(record);
         match fs::remove_file(&path) {
-            Ok(()) => path.parent().map_or(Ok(()), sync_folder).inspect_err(|_| {
-                // What is refused is not to be done half: the database has it still.
-                if let Err(error) = self.keep_record(record) {
-                    log::error!("{} is half removed: {error}", record.document.id);
-                }
-            }),
+            Ok(()) => path.parent().map_or(Ok(()), sync_folder),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(StoreError::io("remove", &path)(error)),
         }
+    }
+
+    /// Like [`Sources::drop_record`], of a document that the database has still: where that is refused, the record is there as before.
+    pub(super) fn withdraw_record(&self, record: &DocumentRecord) -> Result<(), StoreError> {
+        self.drop_record(record).inspect_err(|_| {
+            if !self.has_record(record)
+                && let Err(error) = self.keep_record(record)
+            {
+                log::error!("{} is half removed: {error}", record.document.id);
+            }
+        })
     }
 
     /// Removes the source with this hash unless a document's record still stands beside it.
