@@ -169,6 +169,49 @@ fn a_full_disk_refuses_documents_and_answers_questions() {
     daemon.stop();
 }
 
+/// What a card does that has errors: the kernel lets nobody write any more, until it was checked.
+#[test]
+fn a_file_system_that_turns_read_only_refuses_documents_and_answers_questions() {
+    let dir = temp_dir();
+    let (card, data) = (dir.path().join("card"), dir.path().join("data"));
+    fs::create_dir(&data).expect("made");
+    let mount = format!("mount -o loop,errors=remount-ro {} {}", card.display(), data.display());
+    let made = format!("truncate -s 64M {0} && PATH=$PATH:/usr/sbin mkfs.ext4 -q {0} && {mount}", card.display());
+    if run(std::process::Command::new("unshare").args(["-m", "sh", "-c", &made])).code != Some(0) {
+        eprintln!("not tried: a file system in a file cannot be mounted here (it takes root and a loop device)");
+        return;
+    }
+    let broker = Broker::start();
+    let mqtt = Mqtt::to(&broker);
+    let start = |script: &str| Setup::with(&broker).data_dir(&data).through(script).within(&["unshare", "-m"]).start();
+    let put =
+        |daemon: &Daemon, name: &str| mqtt.request(daemon, "documents/put", json!({ "document": name, "text": "It is open." }));
+    let ask = |daemon: &Daemon| {
+        let answer = mqtt.request(daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 }));
+        assert_eq!(answer["citations"][0]["document"], "pump.md", "{answer}");
+    };
+    let mut daemon = start(&mount);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    let mounts = fs::read_to_string(format!("/proc/{}/mounts", daemon.pid())).expect("its mounts");
+    let ours = mounts.lines().find(|line| line.contains(&*data.to_string_lossy())).expect("mounted");
+    let device = ours.split(' ').next().expect("a device").trim_start_matches("/dev/");
+    fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "a test").expect("triggered");
+    let refused = put(&daemon, "refused.md");
+    assert_eq!(refused["error"]["code"], "storage", "{refused}");
+    assert!(refused.to_string().contains("read-only"), "{refused}");
+    let refused = mqtt.request(&daemon, "documents/delete", json!({ "document": "pump.md" }));
+    assert_eq!(refused["error"]["code"], "storage", "{refused}");
+    ask(&daemon);
+    assert!(daemon.log().contains("the inbox cannot be written: Read-only file system"), "{}", daemon.log());
+    daemon.signal(Signal::KILL);
+    daemon.ends();
+    // Checked, as at the next start of a machine.
+    let daemon = start(&format!("{{ PATH=$PATH:/usr/sbin e2fsck -fy {} || true; }} && {mount}", card.display()));
+    ask(&daemon);
+    assert_eq!(put(&daemon, "taken.md")["change"], "added");
+    daemon.stop();
+}
+
 #[test]
 fn a_daemon_starts_and_answers_on_a_full_disk() {
     if !has_namespaces() {
