@@ -65,7 +65,7 @@ bench-threads: setup build ## Measure how threads wait, on a quiet machine and b
 
 fuzz: ## Fuzz what reads documents and files (make fuzz TIME=600: seconds for each target; needs nightly Rust and cargo-fuzz)
 	@export PATH="$$PATH:$(CACHE)/tools/bin"; \
-	for target in pdf pdf_page epub html docbook man mail sections states wire config; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(TIME),60); done
+	for target in pdf pdf_page epub html mail sections states wire config; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(TIME),60); done
 
 doc: ## Build the documentation of the crate and its rooms
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum

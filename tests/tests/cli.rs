@@ -259,17 +259,23 @@ fn wrong_usage_of_ingest_names_the_remedy() {
     let dir = temp_dir();
     let data = dir.path().join("data");
     let bogus = run(&mut on(&data, &["ingest", "-", "--media-type", "foo"])).exits(2);
-    assert!(bogus.stderr.contains("application/docbook+xml"), "{bogus:?}");
+    assert!(bogus.stderr.contains("application/epub+zip"), "{bogus:?}");
     let missing = run(&mut on(&data, &["ingest", "no-such-file.md"])).exits(1);
     assert!(missing.stdout.contains("check that it exists"), "{missing:?}");
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).expect("made");
     let nothing = run(on(&data, &["ingest"]).arg(&empty)).exits(1);
-    assert!(["DocBook", "man1 to man9", "--include"].iter().all(|word| nothing.stderr.contains(word)), "{nothing:?}");
+    assert!(
+        ["mandoc -T html", "xmlto html-nochunks", "--include"].iter().all(|word| nothing.stderr.contains(word)),
+        "{nothing:?}"
+    );
     let page = dir.path().join("pump.1");
     std::fs::write(&page, ".TH PUMP 1\n.SH NAME\npump \\- moves water\n").expect("written");
-    let _ = ingest(&data, &[&page]).exits(0);
-    assert_eq!(listed(&data)[0]["title"], json!("pump(1)"));
+    let refused = ingest(&data, &[&page]).exits(1);
+    assert!(
+        refused.stdout.contains("a manual page cannot be read; convert it to HTML first (`mandoc -T html FILE`)"),
+        "{refused:?}"
+    );
 }
 
 #[test]

@@ -43,8 +43,9 @@ pub(super) struct Args {
     re_embed: bool,
 }
 
-const NOTHING: &str = "no readable files found; name files, or folders that hold .pdf, .epub, .html, .md, .txt, .rst, .adoc or \
-    .dbk (DocBook) files, or manual pages in man1 to man9 (others: --include; links are followed inside the folder only)";
+const NOTHING: &str = "no readable files found; name files, or folders that hold .pdf, .epub, .html, .md, .txt, .rst or \
+    .adoc files (others: --include; links are followed inside the folder only); convert manual pages (`mandoc -T html FILE`) and \
+    DocBook (`xmlto html-nochunks FILE`) to HTML first";
 
 /// Where documents go.
 enum Library {

@@ -1,9 +1,10 @@
 //! What a document is (its media type), and its bytes as text.
 
-use super::{
-    IngestError, Source,
-    formats::{decode, docbook, man},
-};
+use std::io::Read;
+
+use flate2::read::MultiGzDecoder;
+
+use super::{IngestError, Source, formats::decode};
 
 /// The kinds of document that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,10 +15,6 @@ pub enum MediaType {
     Markdown,
     /// `text/html` and `application/xhtml+xml`.
     Html,
-    /// `application/docbook+xml`.
-    DocBook,
-    /// `text/troff`: a manual page, also compressed with gzip.
-    ManPage,
     /// `application/pdf`.
     Pdf,
     /// `application/epub+zip`.
@@ -27,7 +24,7 @@ pub enum MediaType {
 impl MediaType {
     /// Whether its bytes are text as they stand.
     fn is_text(self) -> bool {
-        matches!(self, Self::PlainText | Self::Markdown | Self::Html | Self::DocBook)
+        matches!(self, Self::PlainText | Self::Markdown | Self::Html)
     }
 
     /// The IANA name.
@@ -36,8 +33,6 @@ impl MediaType {
             Self::PlainText => "text/plain",
             Self::Markdown => "text/markdown",
             Self::Html => "text/html",
-            Self::DocBook => "application/docbook+xml",
-            Self::ManPage => "text/troff",
             Self::Pdf => "application/pdf",
             Self::Epub => "application/epub+zip",
         }
@@ -47,13 +42,20 @@ impl MediaType {
 /// Checks a media type as someone gives it; one that says nothing, such as `application/octet-stream`, leaves it to the content.
 ///
 /// # Errors
-/// The known ones, for one that is not.
+/// The known ones, for one that is not; the command that converts it, for a format that is known and not read.
 pub fn check_media_type(given: &str) -> Result<String, String> {
-    use MediaType::{DocBook, Epub, Html, ManPage, Markdown, Pdf, PlainText};
-    if matches!(from_given(given), Some(Kind::Readable(_))) || given.trim().eq_ignore_ascii_case("application/octet-stream") {
+    use MediaType::{Epub, Html, Markdown, Pdf, PlainText};
+    match from_given(given) {
+        Some(Kind::Readable(_)) => return Ok(given.to_owned()),
+        Some(Kind::Convert(kind, command)) => {
+            return Err(format!("{kind} cannot be read; convert it to HTML first (`{command}`)"));
+        }
+        Some(Kind::Binary(_)) | None => {}
+    }
+    if given.trim().eq_ignore_ascii_case("application/octet-stream") {
         return Ok(given.to_owned());
     }
-    let known = [PlainText, Markdown, Html, DocBook, ManPage, Pdf, Epub].map(MediaType::as_str);
+    let known = [PlainText, Markdown, Html, Pdf, Epub].map(MediaType::as_str);
     Err(format!("known are {}", known.join(", ")))
 }
 
@@ -62,16 +64,22 @@ pub fn check_media_type(given: &str) -> Result<String, String> {
 enum Kind {
     Readable(MediaType),
     Binary(&'static str),
+    /// A format, and the command that turns it into HTML.
+    Convert(&'static str, &'static str),
 }
+
+const DOCBOOK: Kind = Kind::Convert("DocBook", "xmlto html-nochunks FILE");
+
+const MANUAL_PAGE: Kind = Kind::Convert("a manual page", "mandoc -T html FILE");
 
 /// Tells the media type: by the bytes where they are unmistakable, then by the type given, by the extension of the
 /// name (or else of the id), and by the text itself.
 ///
 /// # Errors
-/// [`IngestError::Binary`] for what has no reader.
+/// [`IngestError::Binary`] and [`IngestError::Convert`] for what has no reader.
 pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
     let id = || source.id.clone();
-    let kind = man_page(source)
+    let kind = manual_page(source)
         .or_else(|| signature(&source.bytes))
         .or_else(|| source.media_type.as_deref().and_then(from_given))
         .or_else(|| from_extension(&source.name))
@@ -83,12 +91,12 @@ pub(crate) fn media_type(source: &Source) -> Result<MediaType, IngestError> {
         }
         Kind::Readable(media_type) => Ok(media_type),
         Kind::Binary(kind) => Err(IngestError::Binary { id: id(), kind: kind.into() }),
+        Kind::Convert(kind, command) => Err(IngestError::Convert { id: id(), kind, command }),
     }
 }
 
-/// A manual page is known by its macros, once its type or its name (`ls.1`, `open.3p.gz`) says that it may be one.
-fn man_page(source: &Source) -> Option<Kind> {
-    let given = source.media_type.as_deref().is_some_and(|given| from_given(given) == Some(Kind::Readable(MediaType::ManPage)));
+/// A manual page is known by its macros, once its name (`ls.1`, `open.3p.gz`) says that it may be one.
+fn manual_page(source: &Source) -> Option<Kind> {
     let named = |name: &str| {
         let name = name.strip_suffix(".gz").unwrap_or(name);
         name.rsplit_once('.').is_some_and(|(_, section)| {
@@ -97,9 +105,24 @@ fn man_page(source: &Source) -> Option<Kind> {
                 && section.chars().all(char::is_alphanumeric)
         })
     };
-    let may_be = given || named(&source.name) || named(&source.id);
-    (may_be && man::is_man_page(&source.bytes)).then_some(Kind::Readable(MediaType::ManPage))
+    ((named(&source.name) || named(&source.id)) && has_page_macros(&source.bytes)).then_some(MANUAL_PAGE)
 }
+
+/// Whether the first lines of a file, compressed or not, call the macros that a manual page begins with.
+fn has_page_macros(bytes: &[u8]) -> bool {
+    const MACROS: [&[u8]; 6] = [b".TH ", b".Dd", b".Dt ", b".SH ", b".Sh ", b".so "];
+    let mut head = Vec::new();
+    // The part unpacked before an error tells enough.
+    let _ = if bytes.starts_with(&[0x1F, 0x8B]) {
+        MultiGzDecoder::new(bytes).take(MAX_HEAD_BYTES).read_to_end(&mut head)
+    } else {
+        bytes.take(MAX_HEAD_BYTES).read_to_end(&mut head)
+    };
+    head.split(|&byte| byte == b'\n').any(|line| MACROS.iter().any(|name| line.starts_with(name)))
+}
+
+/// A file shows in this many bytes from the start whether it is DocBook or a manual page: some begin with a licence.
+const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
 /// The file of an EPUB that names its package; names stand in an archive as they are.
 const CONTAINER: &[u8] = b"META-INF/container.xml";
@@ -128,16 +151,30 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
         return Some(Kind::Readable(MediaType::Epub));
     }
     if is_docbook(bytes) {
-        return Some(Kind::Readable(MediaType::DocBook));
+        return Some(DOCBOOK);
     }
     SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
 }
 
-/// Whether the root of an XML file is one of DocBook's.
+/// Whether an XML file is DocBook by its document type, by the name space of its root, or by a root that only DocBook has.
 fn is_docbook(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(bytes);
-    bytes.trim_ascii_start().starts_with(b"<")
-        && docbook::is_docbook(&String::from_utf8_lossy(&bytes[..bytes.len().min(64 * 1024)]))
+    if !bytes.trim_ascii_start().starts_with(b"<") {
+        return false;
+    }
+    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_HEAD_BYTES as usize)]);
+    // `<?` and `<!` stand before the root.
+    let Some(root) = head.match_indices('<').find(|(at, _)| head[at + 1..].starts_with(char::is_alphabetic)) else {
+        return false;
+    };
+    let (prolog, root) = head.split_at(root.0);
+    let tag = root.split('>').next().unwrap_or(root);
+    let name = tag[1..].split(|char: char| char.is_whitespace() || char == '/').next().unwrap_or("");
+    let declared = name.split_once(':').map_or_else(|| "xmlns=".to_owned(), |(prefix, _)| format!("xmlns:{prefix}="));
+    let of_docbook = |value: &str| value.trim_start_matches(['"', '\'']).starts_with("http://docbook.org/ns/docbook");
+    prolog.contains("//DTD DocBook")
+        || tag.split(&declared).skip(1).any(of_docbook)
+        || matches!(name, "refentry" | "sect1" | "refsect1")
 }
 
 /// From a media type with or without parameters; `None` for one that says nothing.
@@ -146,8 +183,8 @@ fn from_given(given: &str) -> Option<Kind> {
     match essence.as_str() {
         "text/markdown" | "text/x-markdown" => Some(Kind::Readable(MediaType::Markdown)),
         "text/html" | "application/xhtml+xml" => Some(Kind::Readable(MediaType::Html)),
-        "application/docbook+xml" => Some(Kind::Readable(MediaType::DocBook)),
-        "text/troff" | "application/x-troff-man" => Some(Kind::Readable(MediaType::ManPage)),
+        "application/docbook+xml" => Some(DOCBOOK),
+        "text/troff" | "application/x-troff-man" => Some(MANUAL_PAGE),
         "application/pdf" => Some(Kind::Readable(MediaType::Pdf)),
         "application/epub+zip" => Some(Kind::Readable(MediaType::Epub)),
         other if other.starts_with("text/") => Some(Kind::Readable(MediaType::PlainText)),
@@ -169,6 +206,7 @@ fn from_extension(name: &str) -> Option<Kind> {
         "txt" | "text" | "log" | "rst" | "adoc" | "org" | "csv" | "tsv" | "json" | "yaml" | "yml" | "toml" | "xml" | "ini"
         | "conf" => Kind::Readable(MediaType::PlainText),
         "pdf" => Kind::Readable(MediaType::Pdf),
+        "dbk" | "docbook" => DOCBOOK,
         _ => return None,
     })
 }
@@ -238,17 +276,48 @@ mod tests {
         assert_eq!(told("notes", None, b"just words").unwrap(), MediaType::PlainText);
     }
 
+    /// The error's words on a file.
+    fn refused(name: &str, given: Option<&str>, bytes: &[u8]) -> String {
+        told(name, given, bytes).expect_err(name).to_string()
+    }
+
     #[test]
-    fn docbook_and_manual_pages_are_told_by_what_is_in_them() {
-        let docbook = b"<?xml version='1.0'?>\n<article xmlns='http://docbook.org/ns/docbook'>";
-        assert_eq!(told("a.xml", None, docbook).unwrap(), MediaType::DocBook);
-        assert_eq!(told("a.xml", None, b"<config><article/></config>").unwrap(), MediaType::PlainText);
-        let page = b".TH LS 1\n.SH NAME\nls \\- list\n";
-        for (name, given) in [("ls.1", None), ("open.3pm", None), ("page", Some("text/troff"))] {
-            assert_eq!(told(name, given, page).unwrap(), MediaType::ManPage, "{name}");
+    fn docbook_is_refused_with_the_command_that_converts_it() {
+        let typed = "<?xml version='1.0'?>\n<!-- by hand -->\n\
+            <!DOCTYPE book PUBLIC \"-//OASIS//DTD DocBook XML V4.5//EN\" \"x.dtd\" [\n\
+            <!ENTITY pump \"<productname>HP-7</productname>\">\n]>\n<book><title>Pump</title></book>";
+        let named = ["<article xmlns='http://docbook.org/ns/docbook'>", "<d:book\n xmlns:d=\"http://docbook.org/ns/docbook\">"];
+        for xml in named.into_iter().chain([typed, "\u{FEFF}<refentry id='ls'>"]) {
+            let error = refused("a.xml", None, xml.as_bytes());
+            assert_eq!(error, "doc: DocBook cannot be read; convert it to HTML first (`xmlto html-nochunks FILE`)", "{xml}");
+        }
+        assert!(refused("part.dbk", None, b"<para>x</para>").contains("xmlto html-nochunks FILE"));
+        assert!(refused("part", Some("application/docbook+xml"), b"<para>x</para>").contains("xmlto html-nochunks FILE"));
+        let sheet = b"<xsl:stylesheet xmlns:xsl='http://www.w3.org/1999/XSL/Transform' xmlns:d='http://docbook.org/ns/docbook'>";
+        for other in [&b"<config><article/></config>"[..], sheet, b"<", b"<?xml"] {
+            assert_eq!(told("a.xml", None, other).unwrap(), MediaType::PlainText);
+        }
+        let about = b"<html><body><p>Begin with &lt;!DOCTYPE book PUBLIC \"-//OASIS//DTD DocBook XML V4.5//EN\"></body></html>";
+        assert_eq!(told("docbook.html", None, about).unwrap(), MediaType::Html);
+    }
+
+    #[test]
+    fn a_manual_page_is_refused_with_the_command_that_converts_it() {
+        let page = b".\\\" A licence.\n.TH LS 1\n.SH NAME\nls \\- list\n";
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, page).unwrap();
+        let packed = packed.finish().unwrap();
+        for (name, given, bytes) in [
+            ("ls.1", None, &page[..]),
+            ("open.3pm", None, page),
+            ("page", Some("text/troff"), page),
+            ("man1/ls.1.gz", None, &packed),
+        ] {
+            let error = refused(name, given, bytes);
+            assert_eq!(error, "doc: a manual page cannot be read; convert it to HTML first (`mandoc -T html FILE`)", "{name}");
         }
         assert_eq!(told("app.log.1", None, b"12:01 started").unwrap(), MediaType::PlainText);
-        assert!(told("a.1.gz", None, b"\x1F\x8B\x08 no page").is_err());
+        assert!(refused("app.log.1.gz", None, b"\x1F\x8B\x08 no page").contains("a gzip archive"));
     }
 
     #[test]
@@ -259,6 +328,8 @@ mod tests {
         for given in ["foo", "", "image/png"] {
             assert!(check_media_type(given).unwrap_err().contains("application/epub+zip"), "{given}");
         }
+        assert!(check_media_type("application/docbook+xml").unwrap_err().contains("`xmlto html-nochunks FILE`"));
+        assert!(check_media_type("text/troff").unwrap_err().contains("`mandoc -T html FILE`"));
     }
 
     #[test]

@@ -116,12 +116,22 @@ pub enum IngestError {
         format: &'static str,
     },
     /// Bytes that no reader understands.
-    #[error("{id}: {kind} cannot be read; give text, Markdown, HTML, DocBook, a manual page, PDF or EPUB")]
+    #[error("{id}: {kind} cannot be read; give text, Markdown, HTML, PDF or EPUB")]
     Binary {
         /// The document.
         id: String,
         /// What the bytes look like.
         kind: String,
+    },
+    /// A document that another program turns into HTML.
+    #[error("{id}: {kind} cannot be read; convert it to HTML first (`{command}`)")]
+    Convert {
+        /// The document.
+        id: String,
+        /// Its format.
+        kind: &'static str,
+        /// The command that converts it.
+        command: &'static str,
     },
     /// Nothing but blank space, or nothing outside scripts and navigation.
     #[error("{id}: no text in it")]

@@ -3,7 +3,7 @@
 use super::{
     IngestError, Source,
     child::{self, refused},
-    formats::{Format, Parsed, decode, docbook, html, man},
+    formats::{Format, Parsed, decode, html},
     media::{MediaType, media_type},
     one_line, outline, shortened,
 };
@@ -41,13 +41,11 @@ pub struct Reading {
 /// Reads a document: media type, decoding, conversion, title.
 ///
 /// # Errors
-/// [`IngestError::Binary`], [`IngestError::Empty`], and what the readers find wrong.
+/// [`IngestError::Binary`], [`IngestError::Convert`], [`IngestError::Empty`], and what the readers find wrong.
 pub fn read(source: &Source) -> Result<Reading, IngestError> {
     let media_type = media_type(source)?;
     let (own_title, text, form, note) = match media_type {
-        MediaType::PlainText | MediaType::Markdown | MediaType::Html | MediaType::DocBook | MediaType::ManPage => {
-            read_text(source, media_type)?
-        }
+        MediaType::PlainText | MediaType::Markdown | MediaType::Html => read_text(source, media_type)?,
         MediaType::Pdf | MediaType::Epub => {
             let format = if media_type == MediaType::Pdf { Format::Pdf } else { Format::Epub };
             let Parsed { title, text, note } = child::read(&source.id, format, &source.bytes)?;
@@ -72,10 +70,7 @@ pub(super) fn given_title(source: &Source) -> Option<String> {
 
 /// What is text as it stands: title, text, form and note.
 fn read_text(source: &Source, media_type: MediaType) -> Result<(Option<String>, String, Form, Option<String>), IngestError> {
-    let wrong = |fault| refused(&source.id, fault);
-    let bytes =
-        if media_type == MediaType::ManPage { man::unpack(&source.bytes).map_err(wrong)? } else { (&*source.bytes).into() };
-    let (decoded, note) = decode(&bytes);
+    let (decoded, note) = decode(&source.bytes);
     let decoded = unix_lines(&decoded);
     Ok(match media_type {
         MediaType::Markdown => {
@@ -83,15 +78,7 @@ fn read_text(source: &Source, media_type: MediaType) -> Result<(Option<String>, 
             (title, body.to_owned(), Form::Markdown, note)
         }
         MediaType::Html => {
-            let page = html::to_markdown(&decoded).map_err(wrong)?;
-            (page.title, page.text, Form::Markdown, note)
-        }
-        MediaType::DocBook => {
-            let page = docbook::to_markdown(&decoded).map_err(wrong)?;
-            (page.title, page.text, Form::Markdown, note.or(page.note))
-        }
-        MediaType::ManPage => {
-            let page = man::to_markdown(&decoded);
+            let page = html::to_markdown(&decoded).map_err(|fault| refused(&source.id, fault))?;
             (page.title, page.text, Form::Markdown, note)
         }
         _ => (None, decoded, Form::Plain, note),

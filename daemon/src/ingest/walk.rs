@@ -14,23 +14,8 @@ use walkdir::{DirEntry, WalkDir};
 use super::{IngestError, Source, check_id};
 
 /// What is taken from a folder when no globs are given.
-pub const DEFAULT_GLOBS: &[&str] = &[
-    "*.md",
-    "*.markdown",
-    "*.mkd",
-    "*.html",
-    "*.htm",
-    "*.xhtml",
-    "*.txt",
-    "*.text",
-    "*.rst",
-    "*.adoc",
-    "*.pdf",
-    "*.epub",
-    "*.dbk",
-    "*.docbook",
-    "**/man[1-9]/*.[1-9]*",
-];
+pub const DEFAULT_GLOBS: &[&str] =
+    &["*.md", "*.markdown", "*.mkd", "*.html", "*.htm", "*.xhtml", "*.txt", "*.text", "*.rst", "*.adoc", "*.pdf", "*.epub"];
 
 /// The path that stands for standard input.
 const STDIN: &str = "-";
@@ -241,6 +226,8 @@ mod tests {
             ("b.md", "b"),
             ("a.TXT", "aa"),
             ("photo.png", "p"),
+            ("man1/ls.1", "m"),
+            ("book.dbk", "d"),
             (".hidden.md", "h"),
             (".git/x.md", "g"),
             ("deep/er/c.html", "c"),

@@ -12,7 +12,6 @@ use std::{
 };
 
 use html5ever::{
-    Attribute, Namespace, QualName,
     tendril::StrTendril,
     tokenizer::{
         BufferQueue, Tag, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
@@ -37,18 +36,13 @@ const MAX_SPAN: usize = 64;
 
 /// Converts a page; its title is what `<title>` says.
 pub(crate) fn to_markdown(html: &str) -> Result<Parsed, Fault> {
-    Ok(tokenize(html, Sink(RefCell::default()))?.0.into_inner().finish())
-}
-
-/// Hands a sink the tokens of a page.
-pub(super) fn tokenize<S: TokenSink>(html: &str, sink: S) -> Result<S, Fault> {
-    tokenize_within(html, sink, TIME_LIMIT).ok_or(Fault::TooSlow(TIME_LIMIT))
+    convert_within(html, TIME_LIMIT).ok_or(Fault::TooSlow(TIME_LIMIT))
 }
 
 /// `None` when the time is up.
-fn tokenize_within<S: TokenSink>(html: &str, sink: S, time_limit: Duration) -> Option<S> {
+fn convert_within(html: &str, time_limit: Duration) -> Option<Parsed> {
     let begun = Instant::now();
-    let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
+    let tokenizer = Tokenizer::new(Sink(RefCell::default()), TokenizerOpts::default());
     let input = BufferQueue::default();
     let mut rest = html;
     while !rest.is_empty() {
@@ -61,7 +55,7 @@ fn tokenize_within<S: TokenSink>(html: &str, sink: S, time_limit: Duration) -> O
         rest = after;
     }
     tokenizer.end();
-    Some(tokenizer.sink)
+    Some(tokenizer.sink.0.into_inner().finish())
 }
 
 struct Sink(RefCell<Writer>);
@@ -159,9 +153,9 @@ fn heading_level(name: &str) -> Option<usize> {
     }
 }
 
-/// Builds the Markdown while tokens come in. Readers of other formats tell it what they find as elements of HTML.
+/// Builds the Markdown while tokens come in.
 #[derive(Default)]
-pub(super) struct Writer {
+struct Writer {
     title: Option<String>,
     in_title: bool,
     text: String,
@@ -193,32 +187,15 @@ struct List {
 }
 
 impl Writer {
-    pub(super) fn finish(mut self) -> Parsed {
+    fn finish(mut self) -> Parsed {
         self.end_table();
         self.end_block();
         let title = self.title.map(|title| one_line(&title)).filter(|title| !title.is_empty());
         Parsed { title, text: self.text.trim_end().to_owned() + "\n", note: None }
     }
 
-    /// Opens an element of another format that is `name` in HTML, a cell with the number of rows it spans beyond its own.
-    pub(super) fn begin(&mut self, name: &str, more_rows: Option<usize>) {
-        let attribute = |rows: usize| Attribute {
-            name: QualName::new(None, Namespace::default(), "rowspan".into()),
-            value: rows.saturating_add(1).to_string().into(),
-        };
-        let attrs = more_rows.map(attribute).into_iter().collect();
-        self.open(&Tag { kind: TagKind::StartTag, name: name.into(), self_closing: false, attrs });
-    }
-
-    /// Writes what stands between two words, unless a block begins here.
-    pub(super) fn join(&mut self, between: &str) {
-        if self.block.ends_with(char::is_alphanumeric) {
-            self.words(between);
-        }
-    }
-
     /// Words of the document, within whatever is open.
-    pub(super) fn words(&mut self, words: &str) {
+    fn words(&mut self, words: &str) {
         if self.in_title {
             if let Some(title) = &mut self.title
                 && title.len() < 4096
@@ -286,8 +263,7 @@ impl Writer {
         self.place = Place::After;
     }
 
-    /// Closes an element.
-    pub(super) fn close(&mut self, name: &str) {
+    fn close(&mut self, name: &str) {
         if name == "main" && self.place == Place::Inside {
             self.left_out = None;
             self.end_main();
@@ -701,7 +677,7 @@ mod tests {
     fn time_is_bounded() {
         let attributes: String = (0..200_000).map(|n| format!(" a{n}")).collect();
         let begun = Instant::now();
-        assert!(tokenize_within(&format!("<p{attributes}>x"), Sink(RefCell::default()), Duration::from_millis(50)).is_none());
+        assert!(convert_within(&format!("<p{attributes}>x"), Duration::from_millis(50)).is_none());
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 }

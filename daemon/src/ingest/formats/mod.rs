@@ -3,10 +3,8 @@
 //! They know of nothing but bytes and text, so that they can run in a process of their own (`child`) and be fuzzed without
 //! the rest of the program.
 
-pub(super) mod docbook;
 mod epub;
 pub(super) mod html;
-pub(super) mod man;
 mod markdown;
 #[cfg(feature = "pdf")]
 mod pdf;
