@@ -50,7 +50,7 @@ async fn run(engine: &Engine, turn: usize, words: usize, generate: usize) -> Res
     let passages = if words == 0 { vec![] } else { vec![PromptPassage { n: 1, document: None, text: numbers.join(" ") }] };
     let request = Request {
         system: String::new(),
-        readings: vec![Reading { passages, composed: false, prior: 0.0 }],
+        readings: vec![Reading { passages, prior: 0.0 }],
         no_answer: |_| false,
         question: format!("{turn}. Write a long story about a journey around the world."),
         max_tokens: generate,

@@ -129,7 +129,7 @@ fn what_neighbours_join_is_found_by_its_best_chunk() {
 fn precomputing_says_why_it_does_not() {
     let (_broker, daemon, mqtt) = house(|setup| setup.set("model.precompute", "true"));
     let info = mqtt.first_on(&daemon.topic("info")).json();
-    assert!(info["precompute"]["off"].as_str().is_some_and(|why| why.contains("composed alone")), "{info}");
+    assert!(info["precompute"]["off"].as_str().is_some_and(|why| why.contains("best and each alone")), "{info}");
     assert!(daemon.log().contains("model.precompute"));
 }
 

@@ -200,9 +200,6 @@ pub enum Reader {
     Each,
     /// All passages in one prompt.
     Joined,
-    /// The same, but of passages whose states are kept, each as if it had been read alone: an experiment that costs quality
-    /// (`benches/results/answers.md`).
-    Composed,
 }
 
 impl Reader {
@@ -385,7 +382,6 @@ impl Answerer {
                     Reader::Evidence => vec![reading(sentences().collect())],
                     Reader::Joined => vec![reading(chunks(&retrieval.passages).collect())],
                     Reader::Best => chunks(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
-                    Reader::Composed => vec![Reading { composed: true, ..reading(chunks(&retrieval.passages).collect()) }],
                     Reader::Each => apart(chunks(&retrieval.passages), &scores),
                 };
             }
@@ -532,7 +528,7 @@ fn chunk_passage(n: usize, document: u64, text: &str) -> PromptPassage {
 }
 
 fn reading(passages: Vec<PromptPassage>) -> Reading {
-    Reading { passages, composed: false, prior: 0.0 }
+    Reading { passages, prior: 0.0 }
 }
 
 /// How much a passage's score counts beside the mean ln probability of a token of its answer.

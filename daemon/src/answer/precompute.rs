@@ -94,8 +94,8 @@ impl Precompute {
 }
 
 fn why_not(answerer: &Answerer) -> Option<String> {
-    if !matches!(answerer.reader(), Reader::Best | Reader::Each | Reader::Composed) {
-        return Some("the readers best, each and composed alone read single passages, and another one is in use".into());
+    if !matches!(answerer.reader(), Reader::Best | Reader::Each) {
+        return Some("the readers best and each alone read single passages, and another one is in use".into());
     }
     match &answerer.engine().info().passages_off {
         Some(why) => Some(why.clone()),

@@ -221,8 +221,6 @@ pub enum Reader {
     Each,
     /// All passages in one prompt.
     Joined,
-    /// The same, put together from kept states: an experiment.
-    Composed,
 }
 
 /// `[embedder]`

@@ -47,6 +47,10 @@ fn bad_values_are_refused_with_the_right_form() {
     for (text, expected) in [
         ("[mqtt]\nkeep_alive_s = \"long\"\n", "`mqtt.keep_alive_s` is \"long\", a text in quotes; it must be a whole number"),
         ("[mqtt]\nbroker = \"localhost\"\n", "write mqtt://host:port"),
+        (
+            "[answer]\nreader = \"composed\"\n",
+            "`answer.reader` unknown variant `composed`, expected one of `auto`, `quote`, `evidence`, `best`, `each`, `joined`",
+        ),
         ("[model]\nrepack = \"maybe\"\n", "`model.repack` unknown variant `maybe`, expected one of `auto`, `on`, `off`"),
         ("[broker]\nlisten = \"0.0.0.0:1883\"\n", "loopback only"),
         ("[mqtt]\ncert_file = \"/c.pem\"\n", "mqtt.key_file is not set"),

@@ -7,7 +7,6 @@
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use minijinja::{Environment, Error, ErrorKind, context};
-use std::ops::Range;
 
 const SYSTEM_MARK: &str = "\u{E000}S\u{E000}";
 const USER_MARK: &str = "\u{E000}U\u{E000}";
@@ -28,8 +27,6 @@ pub struct PromptPassage {
 pub struct Reading {
     /// Strongest first; the weakest are left out when they do not fit.
     pub passages: Vec<PromptPassage>,
-    /// Passages whose states are kept are not read: their states are put one behind the other, as if none had been read after another.
-    pub composed: bool,
     /// ln of how likely it holds the answer, beside the other readings.
     pub prior: f64,
 }
@@ -43,19 +40,7 @@ pub(super) struct Prompt {
     pub(super) cuts: Vec<usize>,
     /// State that is worth keeping: after how many tokens, and of which document.
     pub(super) keep: Option<(usize, u64)>,
-    /// Tokens before the first passage.
-    pub(super) anchor: usize,
-    /// Passages behind the first that may come from their states, in order.
-    pub(super) pieces: Vec<Piece>,
     pub(super) passages_used: usize,
-}
-
-/// A passage of a composed prompt. Its state was computed behind the system prompt alone, and is moved to where it stands here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
-    /// Its tokens in the prompt.
-    pub(super) range: Range<usize>,
-    pub(super) document: u64,
 }
 
 impl Prompt {
@@ -69,7 +54,7 @@ impl Prompt {
                 cuts.push(at);
             }
         }
-        Self { tokens, cuts, keep: None, anchor: 0, pieces: vec![], passages_used: 0 }
+        Self { tokens, cuts, keep: None, passages_used: 0 }
     }
 
     /// The first cut after `position`.
@@ -179,13 +164,12 @@ impl Template {
         room: usize,
     ) -> Result<Prompt, TooLong> {
         // The number is not part of a state: it depends on the question.
-        let many = reading.passages.len() > 1 && !reading.composed;
+        let many = reading.passages.len() > 1;
         let question = data_tokens(model, &question_text(question, self.own, many));
         let anchor = self.prefix(model, system).len();
         let fixed = self.tokens(model, system, &question).len();
         let mut user = Vec::new();
         let mut first = 0;
-        let mut pieces = Vec::new();
         let mut passages_used = 0;
         for (i, passage) in reading.passages.iter().enumerate() {
             let tokens = data_tokens(model, &passage_text(passage, self.own, many));
@@ -197,15 +181,10 @@ impl Template {
                 log::info!("{out} of {all} passages do not fit into the context and are left out");
                 break;
             }
-            let at = anchor + user.len();
             user.extend(tokens);
             passages_used = i + 1;
             if i == 0 {
                 first = anchor + user.len();
-            } else if reading.composed
-                && let Some(document) = passage.document
-            {
-                pieces.push(Piece { range: at..anchor + user.len(), document });
             }
         }
         user.extend(question);
@@ -214,11 +193,8 @@ impl Template {
             return Err(TooLong { needed: tokens.len() });
         }
         let document = reading.passages.first().and_then(|passage| passage.document);
-        let mut starts = if document.is_some() { vec![anchor, first] } else { vec![anchor] };
-        starts.extend(pieces.iter().map(|piece| piece.range.end));
+        let starts = if document.is_some() { vec![anchor, first] } else { vec![anchor] };
         let mut prompt = Prompt::new(tokens, &starts, STEP);
-        prompt.pieces = pieces;
-        prompt.anchor = anchor;
         prompt.keep = document.map(|document| (first, document));
         prompt.passages_used = passages_used;
         Ok(prompt)

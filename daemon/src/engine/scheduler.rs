@@ -448,7 +448,7 @@ impl Scheduler<'_> {
                 // It stands where it would stand if it were computed: in another order of cells sums are rounded in another way.
                 self.sequences.drop_idle(&mut self.context);
                 if self.sequences.restore(&mut self.context, sequence, &prompt.tokens[..upto], &bytes[HEAD..]) {
-                    return Some((sequence, upto + self.compose(sequence, prompt)));
+                    return Some((sequence, upto));
                 }
                 // There may have been no room for it in one piece; what was there before is gone either way.
                 log::debug!("llama.cpp did not take a passage's state; it is computed");
@@ -457,29 +457,7 @@ impl Scheduler<'_> {
                 return Some((sequence, 0));
             }
         }
-        Some((sequence, reused + self.compose(sequence, prompt)))
-    }
-
-    /// Puts the passages of a composed prompt that come next, and whose states are kept, behind what has been read of it. Returns
-    /// their tokens.
-    fn compose(&mut self, sequence: u32, prompt: &Prompt) -> usize {
-        let mut tokens = 0;
-        while let Some(cache) = &self.passages
-            && let at = self.sequences.tokens(sequence).len()
-            && let Some(piece) = prompt.pieces.iter().find(|piece| piece.range.start == at)
-            && prompt.anchor + piece.range.len() <= self.longest_state
-            && self.context.can_shift()
-        {
-            let own = &prompt.tokens[piece.range.clone()];
-            let key = self.keys.of(&[&prompt.tokens[..prompt.anchor], own].concat());
-            let Some(bytes) = cache.load(piece.document, &key) else { break };
-            if !self.sequences.append(&mut self.context, sequence, prompt.anchor, own, &bytes[HEAD..]) {
-                log::debug!("there is no room to put a passage's state in its place; it is read");
-                break;
-            }
-            tokens += own.len();
-        }
-        tokens
+        Some((sequence, reused))
     }
 
     /// Computes one batch.
@@ -610,7 +588,6 @@ impl Scheduler<'_> {
                 return self.fail(DecodeFailure::NotCut);
             }
         }
-        self.compose_on();
         for i in (0..self.running.len()).rev() {
             let decided = self.running[i].chosen.is_some();
             let finish = self.running[i].speak();
@@ -628,26 +605,12 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Goes on composing where a passage has been read whose state was not kept.
-    fn compose_on(&mut self) {
-        let mut running = std::mem::take(&mut self.running);
-        for lane in running.iter_mut().flat_map(|running| &mut running.lanes).filter(|lane| !lane.prompt.pieces.is_empty()) {
-            lane.reused += self.compose(lane.sequence, &lane.prompt);
-        }
-        self.running = running;
-    }
-
     /// Ends lanes, all but one or all, and gives their sequences back.
     fn release(&mut self, lanes: &mut [Lane], but: Option<usize>) {
         for (l, lane) in lanes.iter_mut().enumerate() {
             if but != Some(l) && !std::mem::replace(&mut lane.released, true) {
                 lane.end(Finish::Stop);
-                if lane.prompt.pieces.is_empty() {
-                    self.sequences.release(&mut self.context, lane.sequence);
-                } else {
-                    // What was composed is not what would have been read: no other prompt may begin with it.
-                    self.sequences.discard(&mut self.context, lane.sequence);
-                }
+                self.sequences.release(&mut self.context, lane.sequence);
             }
         }
     }

@@ -134,31 +134,6 @@ impl Sequences {
         whole
     }
 
-    /// Puts a state of `anchor + tokens.len()` positions, all but its first `anchor`, behind what a sequence at work holds; `false` where there
-    /// is no room. Keys are turned to their new positions; what they were computed from stays what it was.
-    pub(super) fn append(
-        &mut self,
-        context: &mut Context<'_>,
-        sequence: u32,
-        anchor: usize,
-        tokens: &[LlamaToken],
-        state: &[u8],
-    ) -> bool {
-        let oldest = (1..self.held.len()).filter(|i| !self.held[*i].busy).min_by_key(|i| self.held[*i].used);
-        let Some(spare) = oldest else { return false };
-        self.empty(context, spare);
-        let at = self.held[sequence as usize].tokens.len();
-        let whole = context.restore(spare as u32, state)
-            && context.first_position(spare as u32) == Some(0)
-            && context.last_position(spare as u32).map(|last| last + 1) == Some(anchor + tokens.len());
-        if whole {
-            context.append(spare as u32, anchor, sequence, at);
-            self.extend(sequence, tokens);
-        }
-        context.truncate(spare as u32, 0);
-        whole
-    }
-
     /// Cuts a sequence at work off after `upto` tokens; `false` where llama.cpp cannot.
     pub(super) fn truncate(&mut self, context: &mut Context<'_>, sequence: u32, upto: usize) -> bool {
         self.held[sequence as usize].tokens.truncate(upto);

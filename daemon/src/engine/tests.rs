@@ -47,7 +47,6 @@ fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
                 .enumerate()
                 .map(|(i, text)| PromptPassage { n: i + 1, document: None, text: (*text).to_owned() })
                 .collect(),
-            composed: false,
             prior: 0.0,
         }],
         no_answer: |text| text.starts_with("Not found"),
@@ -265,44 +264,6 @@ fn states_from_files_give_the_same_answers_one_after_the_other_and_have_room_tog
     }
 }
 
-/// The texts of three documents in one prompt, put together from what is kept.
-fn composed(question: &str) -> Request {
-    let mut request = request(question, &[VALVE, FUSES, PUMP], 24);
-    let reading = &mut request.readings[0];
-    reading.composed = true;
-    reading.passages.iter_mut().zip(1..).for_each(|(passage, document)| passage.document = Some(document));
-    request
-}
-
-#[test]
-fn a_prompt_is_composed_of_the_states_there_are() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let question = "Which fuse is F3?";
-    let left = |completion: &Completion| completion.prompt_tokens - completion.reused_tokens;
-    // None is kept: all are read, one after the other, and the first is kept.
-    let read = ask(&keeping(dir.path()), composed(question)).1.expect("answers");
-    assert!(left(&read) > 150, "{read:?}");
-    for (document, text) in [(2, FUSES), (3, PUMP)] {
-        let engine = keeping(dir.path());
-        // The second is there: the third is read behind it, and the other way round.
-        let some = ask(&engine, composed(question)).1.expect("answers");
-        assert!(left(&some) < left(&read), "{some:?} {read:?}");
-        assert_eq!(some.passages_used, 3);
-        let reading = about(document, "", text).readings.remove(0);
-        assert_eq!(engine.precompute(SYSTEM, reading).expect("runs"), Precomputed::Kept);
-    }
-    let engine = keeping(dir.path());
-    let whole = ask(&engine, composed(question)).1.expect("answers");
-    assert!(left(&whole) < 40, "the question alone is read: {whole:?}");
-    assert_eq!((whole.prompt_tokens, whole.passages_used), (read.prompt_tokens, 3));
-    assert!(whole.text.contains("fuse"), "the middle passage is understood where it stands: {whole:?}");
-    let again = ask(&engine, composed(question)).1.expect("answers");
-    assert_eq!((&again.text, left(&again)), (&whole.text, left(&whole)));
-    // What was composed does not leak into what is read: the answer to a passage by itself is that of a fresh process.
-    let exact = ask(&self::engine(1024), about(1, "What opens?", VALVE)).1.expect("answers");
-    assert_eq!(ask(&engine, about(1, "What opens?", VALVE)).1.expect("answers").text, exact.text);
-}
-
 #[test]
 fn damaged_states_are_computed_again() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -335,7 +296,6 @@ fn of_competing_readings_the_one_that_answers_is_given() {
         .enumerate()
         .map(|(i, text)| Reading {
             passages: vec![PromptPassage { n: i + 1, document: None, text: (*text).to_owned() }],
-            composed: false,
             prior: 0.0,
         })
         .collect();

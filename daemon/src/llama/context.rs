@@ -98,8 +98,6 @@ pub struct Context<'model> {
     wanted: Vec<i8>,
     /// llama.cpp holds a pointer to it.
     fresh: Box<Fresh>,
-    /// Keys have yet to be turned to their positions.
-    turning: bool,
     /// llama.cpp holds a pointer to it.
     asked: Box<Asked>,
     _model: PhantomData<&'model LlamaModel>,
@@ -151,7 +149,6 @@ impl<'model> Context<'model> {
             sequences: vec![],
             wanted: vec![],
             fresh,
-            turning: false,
             asked,
             _model: PhantomData,
         })
@@ -200,8 +197,6 @@ impl<'model> Context<'model> {
         // SAFETY: all arrays have n_tokens elements and live until the call returns.
         let result: c_int = unsafe { sys::llama_decode(self.raw.as_ptr(), batch) };
         self.fresh.wanted = false;
-        // Keys are turned before anything is computed; when it was given up, they may not have been.
-        self.turning &= result != 0;
         match result {
             0 => Ok(()),
             1 => Err(DecodeFailure::NoRoom),
@@ -223,25 +218,6 @@ impl<'model> Context<'model> {
     pub fn copy(&mut self, from: u32, to: u32, upto: usize) {
         // SAFETY: numbers only; both sequences are below n_seq_max.
         unsafe { sys::llama_memory_seq_cp(self.memory, from as i32, to as i32, 0, upto as i32) }
-    }
-
-    /// Whether keys can be turned to other positions, as [`Self::append`] does.
-    pub fn can_shift(&self) -> bool {
-        // SAFETY: the context lives.
-        unsafe { sys::llama_memory_can_shift(self.memory) }
-    }
-
-    /// Moves what sequence `from` holds from position `anchor` on to the end of `to`, which holds `at` positions.
-    /// llama.cpp turns the keys when it computes the next batch.
-    pub fn append(&mut self, from: u32, anchor: usize, to: u32, at: usize) {
-        let (from, anchor, to, at) = (from as i32, anchor as i32, to as i32, at as i32);
-        // SAFETY: numbers only; both sequences are below n_seq_max.
-        unsafe {
-            sys::llama_memory_seq_rm(self.memory, from, 0, anchor);
-            sys::llama_memory_seq_add(self.memory, from, anchor, -1, at - anchor);
-            sys::llama_memory_seq_cp(self.memory, from, to, at, -1);
-        }
-        self.turning = true;
     }
 
     /// Drops everything of a sequence from position `from` on; `false` where the model cannot go back.
@@ -269,11 +245,8 @@ impl<'model> Context<'model> {
     }
 
     /// The keys and values of a sequence, in llama.cpp's own format, after `head` bytes left for the caller. `None` when llama.cpp
-    /// cannot tell, and between [`Self::append`] and the next batch: positions and keys do not fit each other then.
+    /// cannot tell.
     pub fn state(&self, sequence: u32, head: usize) -> Option<Vec<u8>> {
-        if self.turning {
-            return None;
-        }
         // SAFETY: the buffer has the size that llama.cpp asked for.
         unsafe {
             let size = sys::llama_state_seq_get_size(self.raw.as_ptr(), sequence as i32);

@@ -264,7 +264,6 @@ fn reader(reader: crate::config::Reader) -> Reader {
         Configured::Best => Reader::Best,
         Configured::Each => Reader::Each,
         Configured::Joined => Reader::Joined,
-        Configured::Composed => Reader::Composed,
     }
 }
 
