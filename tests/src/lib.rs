@@ -1,8 +1,10 @@
 //! Shared parts of the end-to-end tests: a mosquitto, a daemon and an MQTT client of the test's own.
 //!
 //! Everything here is real: the built `vademecum` binary, the models and the Python clients that `make setup` fetched, a
-//! broker on a free loopback port. What a test starts ends with the test. Nothing sleeps for luck: every wait is for a
-//! condition, with a deadline, and a missed deadline shows the logs.
+//! broker on a free loopback port. A process that a test starts ends with the test.
+//!
+//! No claim depends on the speed of the machine. Every wait is for a condition; [`PATIENCE`] only catches hangs, and a wait that
+//! exceeds it shows the logs. A claim about time compares with something that the same run has measured.
 
 mod mqtt;
 mod systemd;
@@ -21,8 +23,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long anything may take before a test gives it up, on a machine that does other things too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The limit of every wait. It catches hangs, so it is long enough for a slow machine that is busy with other work.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// [`PATIENCE`] in seconds, for programs that take a time limit as an argument.
+pub const PATIENCE_S: &str = "240";
+
+/// A question with this deadline, in milliseconds, never meets it: for tests in which the deadline is not the claim.
+pub const NO_DEADLINE_MS: u64 = 3_600_000;
 
 /// A short manual; its answers are easy to tell from the text around them.
 pub const MANUAL: &str = "# Harbour pump P-200\n\n## Starting the pump\n\nOpen valve V3 before you start the pump. \
@@ -46,6 +54,69 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < deadline, "waited {} s in vain for {what}", PATIENCE.as_secs());
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Lets time pass, for a claim about time itself: nothing may happen meanwhile, or a deadline has to be over.
+pub fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Processor time that a process has used since its start. Unlike the time on the clock it does not count other work of the machine.
+///
+/// # Panics
+/// The process is not there.
+pub fn cpu_time(pid: u32) -> Duration {
+    let mut clock: libc::clockid_t = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both calls write into variables of this function only.
+    let failed = unsafe {
+        libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock) != 0 || libc::clock_gettime(clock, &raw mut time) != 0
+    };
+    assert!(!failed, "process {pid} has no clock");
+    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).expect("below a second"))
+}
+
+/// Processor time that the thread `name` of a process has used.
+///
+/// # Panics
+/// There is no such thread.
+pub fn cpu_time_of_thread(pid: u32, name: &str) -> Duration {
+    let text = std::fs::read_to_string(thread(pid, name).join("schedstat")).expect("schedstat");
+    Duration::from_nanos(text.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number"))
+}
+
+/// The folder in /proc of the thread `name` of a process.
+///
+/// # Panics
+/// There is no such thread.
+pub fn thread(pid: u32, name: &str) -> PathBuf {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+    let is_it = |path: &Path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    tasks.map(|task| task.path()).find(|path| is_it(path)).unwrap_or_else(|| panic!("no thread is called {name}"))
+}
+
+/// The seed of a test with random choices: `SEED`, else a fixed one. It is printed at once, and again when the test fails.
+pub struct Seed(pub u64);
+
+impl Seed {
+    /// Reads `SEED`.
+    ///
+    /// # Panics
+    /// `SEED` is no number.
+    pub fn from_environment() -> Self {
+        let given = std::env::var("SEED").ok().map(|text| text.parse().expect("SEED is a number"));
+        let seed = Self(given.unwrap_or(1_871));
+        println!("SEED={}", seed.0);
+        seed
+    }
+}
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("repeat these choices with SEED={}", self.0);
+        }
     }
 }
 
@@ -339,14 +410,14 @@ impl Setup {
     /// A daemon on the embedded broker, unless [`Setup::flag`] says otherwise.
     ///
     /// Small libraries are judged by a threshold of 0: whether the library holds an answer is retrieval's own test. The model
-    /// answers, although it is a small one. Documents may come over MQTT.
+    /// answers, although it is a small one. Documents may come over MQTT. Questions have all the time that they need.
     pub fn new() -> Self {
         let dir = temp_dir();
         let data = dir.path().join("data");
         let mut setup = Self { command: bare_vademecum(["run"]), node: "n1".into(), dir: Some(dir), data };
         setup.command.args(["--node", "n1"]);
         let setup = setup.set("answer.threshold", "0").set("answer.reader", "evidence").set("service.metrics_every_s", "0");
-        setup.set("mqtt.documents", "true")
+        setup.set("mqtt.documents", "true").set("answer.deadline_ms", &NO_DEADLINE_MS.to_string())
     }
 
     /// Keeps the library in `dir`, which outlives the daemon.
@@ -529,6 +600,14 @@ impl Daemon {
         socket.read_to_string(&mut reply).expect("a reply");
         let body = reply.split_once("\r\n\r\n").expect("a body").1;
         serde_json::from_str(body).unwrap_or_else(|e| panic!("no JSON ({e}): {reply}"))
+    }
+
+    /// Waits until every document is back that the start found missing. Until then a question may not find it.
+    ///
+    /// # Panics
+    /// They are not back within [`PATIENCE`].
+    pub fn is_whole(&self) {
+        wait_for("all documents to be rebuilt", || (self.status()["info"]["recovery"]["missing"] == 0).then_some(()));
     }
 
     /// Its process id.

@@ -46,7 +46,7 @@ fn folder(dir: &Path) {
 }
 
 #[test]
-fn ingest_counts_what_it_did_with_and_without_a_daemon() {
+fn ingest_is_the_same_with_and_without_a_daemon() {
     let dir = temp_dir();
     let (source, direct) = (dir.path().join("source"), dir.path().join("direct"));
     folder(&source);
@@ -132,7 +132,7 @@ fn paged(pages: &[Vec<String>]) -> Vec<u8> {
 }
 
 #[test]
-fn lost_pages_of_a_pdf_are_noted_and_the_others_keep_their_numbers() {
+fn lost_pages_of_a_pdf_are_noted() {
     let dir = temp_dir();
     let file = dir.path().join("stairs.pdf");
     let page = |words: &str| vec![words.to_owned(), "The house has stairs that lead down to the cellar.".to_owned()];
@@ -173,7 +173,7 @@ fn bomb() -> Vec<u8> {
 }
 
 #[test]
-fn a_hostile_pdf_costs_only_itself_and_a_good_one_is_cited_by_page() {
+fn hostile_pdfs_spare_a_good_one_cited_by_page() {
     let dir = temp_dir();
     let source = dir.path().join("source");
     fs::create_dir_all(&source).expect("made");
@@ -198,7 +198,7 @@ fn a_hostile_pdf_costs_only_itself_and_a_good_one_is_cited_by_page() {
 }
 
 #[test]
-fn when_the_board_has_no_memory_left_the_reader_goes_and_not_the_daemon() {
+fn without_memory_the_reader_ends_not_the_daemon() {
     // More than the daemon needs, less than the reader takes.
     let limit = (256 << 20).to_string();
     let group = ControlGroup::limited("memory", ("memory.max", &limit), ("memory.limit_in_bytes", &limit));
@@ -222,7 +222,7 @@ fn when_the_board_has_no_memory_left_the_reader_goes_and_not_the_daemon() {
 }
 
 #[test]
-fn standard_input_can_have_a_name_and_documents_can_be_deleted() {
+fn standard_input_is_named_and_deleted() {
     let dir = temp_dir();
     let data = dir.path().join("data");
     let mut command = on(&data, &["ingest", "-", "--id", "note", "--title", "A note", "--tag", "site=north", "--json"]);
@@ -328,7 +328,7 @@ fn wrong_usage_exits_with_2_and_touches_nothing() {
 }
 
 #[test]
-fn what_failed_stays_listed_and_doctor_tells_of_it() {
+fn failed_documents_are_listed_and_in_doctor() {
     let dir = temp_dir();
     let source = dir.path().join("source");
     fs::create_dir_all(&source).expect("made");
@@ -406,7 +406,7 @@ fn ask_exits_by_what_came_back() {
 }
 
 #[test]
-fn configuration_comes_from_file_environment_and_flags() {
+fn config_merges_file_environment_and_flags() {
     let dir = temp_dir();
     let file = dir.path().join("vademecum.toml");
     let config = |text: &str, env: &[(&str, &str)], flags: &[&str]| {
@@ -446,7 +446,7 @@ fn configuration_comes_from_file_environment_and_flags() {
 }
 
 #[test]
-fn the_documented_configuration_is_the_default_one() {
+fn documented_configuration_is_the_default() {
     let documented = fs::read_to_string(vademecum_tests::repository().join("config/vademecum.toml")).expect("it ships");
     // Keys stand behind `#` without a blank; prose has one.
     let uncommented: String = documented

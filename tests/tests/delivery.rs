@@ -40,7 +40,7 @@ fn start(broker: &Broker, data: &tempfile::TempDir) -> Daemon {
 }
 
 #[test]
-fn a_killed_daemon_answers_once_when_it_is_back() {
+fn a_killed_daemon_answers_once() {
     let (broker, data) = house();
     let mut daemon = start(&broker, &data);
     let mqtt = Mqtt::to(&broker);
@@ -79,7 +79,7 @@ fn a_killed_daemon_answers_once_when_it_is_back() {
 }
 
 #[test]
-fn what_was_open_comes_before_what_was_asked_since() {
+fn open_questions_go_before_newer_ones() {
     let (broker, data) = house();
     let start = || Setup::with(&broker).data_dir(&data.path().join("data")).set("model.slots", "1").start();
     let mut daemon = start();
@@ -111,7 +111,7 @@ fn what_was_open_comes_before_what_was_asked_since() {
 }
 
 #[test]
-fn a_question_that_is_there_in_two_crashes_is_given_up() {
+fn a_question_is_given_up_after_two_crashes() {
     let (broker, data) = house();
     let mut daemon = start(&broker, &data);
     let mqtt = Mqtt::to(&broker);
@@ -131,7 +131,7 @@ fn a_question_that_is_there_in_two_crashes_is_given_up() {
 }
 
 #[test]
-fn an_orderly_restart_is_no_crash_and_loses_nothing() {
+fn an_orderly_restart_is_no_crash() {
     let (broker, data) = house();
     let mqtt = Mqtt::to(&broker);
     let start = || Setup::with(&broker).data_dir(&data.path().join("data")).set("service.shutdown_grace_s", "0").start();
@@ -193,7 +193,7 @@ fn repetitions_join_the_first() {
 }
 
 #[test]
-fn a_full_queue_says_when_to_come_back_and_leaves_room_for_others() {
+fn a_full_queue_leaves_room_for_other_clients() {
     let broker = Broker::start();
     let daemon =
         Setup::with(&broker).set("answer.queue", "4").set("model.slots", "1").set("mqtt.high_priority", "reply/alarm").start();
