@@ -236,7 +236,7 @@ fn a_full_queue_leaves_room_for_other_clients() {
 }
 
 #[test]
-fn what_waits_too_long_is_told_in_time() {
+fn a_waiting_question_meets_its_deadline() {
     let broker = Broker::start();
     let daemon = Setup::with(&broker).set("model.slots", "1").start();
     let mqtt = Mqtt::to(&broker);
@@ -282,7 +282,7 @@ fn answers_reach_a_broker_that_was_away() {
 }
 
 #[test]
-fn an_answer_that_the_broker_does_not_take_is_an_error_and_not_the_end() {
+fn an_answer_too_large_for_a_broker_is_an_error() {
     let port = vademecum_tests::free_port();
     let broker = Broker::configured(port, "allow_anonymous true\npersistence false\nmax_packet_size 600\n");
     let daemon = Setup::with(&broker).set("mqtt.documents", "true").start();

@@ -111,7 +111,7 @@ fn unusable_model_files_are_refused_by_name() {
 }
 
 #[test]
-fn what_does_not_fit_the_context_is_left_out_but_never_the_question() {
+fn passages_beyond_the_context_are_left_out() {
     let (_broker, mut daemon, mqtt) =
         house(|setup| setup.set("model.context", "512").set("answer.reader", "joined").set("answer.max_tokens", "64"));
     for i in 0..20 {
@@ -141,7 +141,7 @@ fn what_does_not_fit_the_context_is_left_out_but_never_the_question() {
 }
 
 #[test]
-fn the_same_question_reuses_its_prompt_and_gets_the_same_answer() {
+fn the_same_question_reuses_prompt_and_answer() {
     // The number of threads changes the rounding, which chance at a high temperature makes much of.
     let (_broker, daemon, mqtt) = house(|setup| setup.set("model.threads", "1"));
     mqtt.put(&daemon, "pump.md", MANUAL);

@@ -7,7 +7,7 @@ use vademecum_tests::{
 };
 
 #[test]
-fn a_second_process_shares_the_pages_of_the_weights() {
+fn two_processes_share_the_pages_of_the_weights() {
     let (_broker, first, mqtt) = house(|setup| setup);
     let (_other_broker, second, other_mqtt) = house(|setup| setup);
     for (daemon, mqtt) in [(&first, &mqtt), (&second, &other_mqtt)] {
@@ -97,7 +97,7 @@ fn passages_are_computed_while_nobody_asks() {
 }
 
 #[test]
-fn what_neighbours_join_is_found_by_its_best_chunk() {
+fn joined_neighbours_are_found_by_the_best_chunk() {
     let dir = temp_dir();
     let settings = |setup: Setup| {
         let setup = setup.data_dir(dir.path()).set("answer.reader", "best").set("model.precompute", "true");

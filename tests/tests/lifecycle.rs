@@ -24,7 +24,7 @@ fn endless(id: &str, max_tokens: usize) -> String {
 }
 
 #[test]
-fn state_and_info_are_retained_and_the_will_tells_of_a_death() {
+fn state_and_info_are_retained_and_a_will_kept() {
     let broker = Broker::start();
     let mut daemon = Setup::with(&broker).set("answer.max_tokens", "77").start();
     // A client that comes later hears what was retained.
@@ -49,7 +49,7 @@ fn state_and_info_are_retained_and_the_will_tells_of_a_death() {
 }
 
 #[test]
-fn ready_is_told_only_once_the_broker_is_there_and_even_if_it_comes_late() {
+fn ready_waits_for_a_late_broker() {
     let dir = vademecum_tests::temp_dir();
     let socket = dir.path().join("notify.sock");
     let mut systemd = Notified::on(&socket);
@@ -154,7 +154,7 @@ fn sigterm_lets_the_running_question_finish() {
 }
 
 #[test]
-fn sigterm_without_grace_returns_the_running_question() {
+fn sigterm_without_grace_returns_questions() {
     let broker = Broker::start();
     let mut daemon = Setup::with(&broker).set("service.shutdown_grace_s", "0").set("mqtt.durable", "false").start();
     let mqtt = Mqtt::to(&broker);
@@ -177,7 +177,7 @@ fn sigterm_without_grace_returns_the_running_question() {
 }
 
 #[test]
-fn the_embedded_broker_is_the_default_and_a_taken_port_is_named() {
+fn embedded_broker_by_default_names_a_taken_port() {
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let daemon = Setup::new().set("broker.listen", &listen).start();

@@ -79,7 +79,7 @@ fn paho_asks_in_cbor() {
 }
 
 #[test]
-fn a_stream_is_evidence_then_deltas_then_the_answer() {
+fn a_stream_is_evidence_deltas_answer() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
     for (id, question) in [("s1", QUESTION), ("s2", "How long must a hot motor cool down?")] {
         mqtt.publish(
@@ -102,7 +102,7 @@ fn a_stream_is_evidence_then_deltas_then_the_answer() {
 }
 
 #[test]
-fn replies_go_where_they_are_wanted_and_echo_correlation_data() {
+fn replies_go_to_their_topic_with_correlation() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
     let ask = daemon.topic("ask");
     let question = |id: &str, reply_to: Option<&str>| {
@@ -144,7 +144,7 @@ fn replies_go_where_they_are_wanted_and_echo_correlation_data() {
 }
 
 #[test]
-fn forbidden_reply_topics_are_refused_on_the_answer_topic() {
+fn forbidden_reply_topics_are_refused() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
     let own: Vec<String> =
         ["ask", "search", "documents/put", "documents/delete", "cancel", "state", "info"].map(|name| daemon.topic(name)).into();
@@ -238,7 +238,7 @@ fn a_deadline_ends_a_question() {
 }
 
 #[test]
-fn the_queue_is_bounded_and_questions_can_be_cancelled() {
+fn the_queue_is_bounded_and_cancel_frees_it() {
     let (_broker, daemon, mqtt) = house(|setup| setup.set("answer.queue", "1").set("model.slots", "1"));
     let ask = daemon.topic("ask");
     mqtt.publish(&ask, endless("running"));

@@ -14,7 +14,7 @@ fn damage(data: &Path) {
 }
 
 #[test]
-fn a_killed_daemon_with_a_damaged_database_is_whole_again_by_itself() {
+fn a_daemon_rebuilds_a_damaged_database() {
     let broker = Broker::start();
     let mut daemon = Setup::with(&broker).start();
     let mqtt = Mqtt::to(&broker);
@@ -47,7 +47,7 @@ fn a_killed_daemon_with_a_damaged_database_is_whole_again_by_itself() {
 }
 
 #[test]
-fn commands_rebuild_what_they_find_damaged() {
+fn commands_rebuild_a_damaged_database() {
     let dir = temp_dir();
     let (folder, data) = (dir.path().join("folder"), dir.path().join("data"));
     fs::create_dir(&folder).expect("made");
@@ -69,7 +69,7 @@ fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_refuses_documents_and_answers_questions() {
+fn limited_files_refuse_documents_only() {
     let broker = Broker::start();
     // With the signal ignored, writing beyond the limit is an error.
     let daemon = Setup::with(&broker).ignoring("XFSZ").start();
@@ -126,7 +126,7 @@ fn has_namespaces() -> bool {
 }
 
 #[test]
-fn a_full_disk_refuses_documents_and_answers_questions() {
+fn a_full_disk_refuses_documents_only() {
     if !has_namespaces() {
         return;
     }
@@ -171,7 +171,7 @@ fn a_full_disk_refuses_documents_and_answers_questions() {
 
 /// What a card does that has errors: the kernel lets nobody write any more, until it was checked.
 #[test]
-fn a_file_system_that_turns_read_only_refuses_documents_and_answers_questions() {
+fn a_read_only_disk_refuses_documents_only() {
     let dir = temp_dir();
     let (card, data) = (dir.path().join("card"), dir.path().join("data"));
     fs::create_dir(&data).expect("made");
@@ -251,7 +251,7 @@ fn a_daemon_starts_and_answers_on_a_full_disk() {
 
 /// A clock without a battery starts in the past, and jumps when the network tells the time.
 #[test]
-fn a_clock_that_is_set_ends_no_question_and_holds_none_up() {
+fn setting_the_clock_ends_no_question() {
     let library =
         fs::read_dir("/usr/lib").expect("a folder").flatten().map(|entry| entry.path().join("faketime/libfaketime.so.1"));
     let library = library.into_iter().find(|path| path.exists()).expect("libfaketime: `make setup` installs it");
@@ -328,7 +328,7 @@ fn a_library_of_schema_1_opens_as_it_is() {
 }
 
 #[test]
-fn doctor_tells_a_read_only_file_system_from_missing_rights() {
+fn doctor_names_a_read_only_file_system() {
     if !has_namespaces() {
         return;
     }
@@ -340,7 +340,7 @@ fn doctor_tells_a_read_only_file_system_from_missing_rights() {
 }
 
 #[test]
-fn a_backup_of_a_running_daemon_restores_elsewhere() {
+fn a_backup_while_running_restores_elsewhere() {
     let broker = Broker::start();
     let daemon = Setup::with(&broker).start();
     let mqtt = Mqtt::to(&broker);

@@ -113,7 +113,7 @@ fn web_sockets_lead_to_the_broker_too() {
 }
 
 #[test]
-fn a_broker_that_wants_certificates_takes_the_right_one_only() {
+fn a_broker_takes_the_right_certificate_only() {
     let authority = Authority::new();
     let broker = authority.broker();
     let with = |ca: &str, cert: Option<&str>| {
@@ -228,7 +228,7 @@ impl Sample {
 }
 
 #[test]
-fn with_the_sample_rules_no_client_hears_the_answers_of_another_or_speaks_for_the_node() {
+fn the_sample_rules_keep_clients_apart() {
     let sample = Sample::start();
     let dir = temp_dir();
     let manual = dir.path().join("pump.md");
@@ -301,7 +301,7 @@ fn with_the_sample_rules_no_client_hears_the_answers_of_another_or_speaks_for_th
 }
 
 #[test]
-fn user_name_and_password_come_from_systemd_where_none_are_configured() {
+fn systemd_gives_user_name_and_password() {
     let sample = Sample::start();
     let credentials = temp_dir();
     std::fs::write(credentials.path().join("mqtt-username"), "pi\n").expect("written");
@@ -316,7 +316,7 @@ fn user_name_and_password_come_from_systemd_where_none_are_configured() {
 const NOBODY: u32 = 65_534;
 
 #[test]
-fn the_control_socket_serves_its_user_and_its_group_only() {
+fn the_control_socket_serves_user_and_group_only() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not root: no other user to be; the rule itself is tested in http::peer");
         return;
@@ -569,11 +569,11 @@ fn hostile_text_stays_text(reader: &str) {
 }
 
 #[test]
-fn hostile_text_stays_text_where_sentences_are_quoted() {
+fn hostile_text_stays_text_when_quoted() {
     hostile_text_stays_text("quote");
 }
 
 #[test]
-fn hostile_text_stays_text_where_the_model_answers() {
+fn hostile_text_stays_text_for_the_model() {
     hostile_text_stays_text("evidence");
 }

@@ -64,7 +64,7 @@ impl Drop for Held {
 }
 
 #[test]
-fn the_watchdog_hears_of_us_through_long_work_but_not_of_a_generator_or_encoder_that_hangs() {
+fn the_watchdog_tells_long_work_from_a_hang() {
     let broker = Broker::start();
     let dir = temp_dir();
     let socket = dir.path().join("notify.sock");
@@ -119,7 +119,7 @@ fn the_watchdog_hears_of_us_through_long_work_but_not_of_a_generator_or_encoder_
 }
 
 #[test]
-fn while_the_broker_is_away_systemd_is_asked_for_more_time() {
+fn without_a_broker_systemd_gives_more_time() {
     let dir = temp_dir();
     let socket = dir.path().join("notify.sock");
     let mut systemd = Notified::on(&socket);
@@ -143,7 +143,7 @@ fn documents(daemon: &Daemon) -> Vec<String> {
 }
 
 #[test]
-fn sighup_takes_over_what_can_change_and_keeps_what_is_refused() {
+fn sighup_takes_over_or_keeps_settings() {
     let broker = Broker::start();
     let dir = temp_dir();
     let (socket, config) = (dir.path().join("notify.sock"), dir.path().join("vademecum.toml"));
@@ -204,7 +204,7 @@ fn sighup_takes_over_what_can_change_and_keeps_what_is_refused() {
 }
 
 #[test]
-fn sighup_shows_the_broker_new_credentials_and_loses_nothing() {
+fn sighup_renews_credentials_and_loses_nothing() {
     let dir = temp_dir();
     let (config, password, accounts) = (dir.path().join("config"), dir.path().join("password"), dir.path().join("accounts"));
     std::fs::write(&accounts, "").expect("a file");

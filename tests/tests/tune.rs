@@ -55,7 +55,7 @@ fn a_cpu_quota_of_a_real_control_group_counts() {
 }
 
 #[test]
-fn what_was_measured_is_kept_until_it_no_longer_holds() {
+fn measured_threads_are_kept_while_they_hold() {
     let dir = temp_dir();
     let first = tune(dir.path(), &[]);
     let candidates = first["candidates"].as_array().expect("a list").len();
@@ -92,7 +92,7 @@ fn what_was_measured_is_kept_until_it_no_longer_holds() {
 }
 
 #[test]
-fn a_model_that_cannot_be_measured_is_named_and_none_is_no_failure() {
+fn an_unusable_model_is_named_and_none_is_fine() {
     let dir = temp_dir();
     let none = dir.path().join("none.gguf");
     let missing = run(bare_vademecum(["tune", "--generator"]).arg(&none)).exits(1);

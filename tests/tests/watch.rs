@@ -72,7 +72,7 @@ fn title(rows: &[Value], id: &str) -> String {
 }
 
 #[test]
-fn files_are_followed_while_they_come_change_move_and_go() {
+fn files_are_followed_as_they_come_and_go() {
     let place = Place::new();
     place.write("pump.md", MANUAL);
     let daemon = place.start();
@@ -111,7 +111,7 @@ fn files_are_followed_while_they_come_change_move_and_go() {
 }
 
 #[test]
-fn a_restart_finds_what_has_changed_and_reads_nothing_else() {
+fn a_restart_reads_only_changed_files() {
     let place = Place::new();
     for name in ["a", "b", "c"] {
         place.write(&format!("{name}.md"), &manual(name));
@@ -136,7 +136,7 @@ fn a_restart_finds_what_has_changed_and_reads_nothing_else() {
 }
 
 #[test]
-fn a_file_that_fails_says_why_and_is_read_again_when_it_is_mended() {
+fn a_failed_file_says_why_and_is_read_again() {
     let place = Place::new();
     place.write("bad.md", "\n\n");
     let daemon = place.start();
@@ -154,7 +154,7 @@ fn a_file_that_fails_says_why_and_is_read_again_when_it_is_mended() {
 }
 
 #[test]
-fn what_failed_is_told_without_the_daemon_and_forgotten_with_its_file() {
+fn a_failure_is_listed_until_its_file_is_gone() {
     let place = Place::new();
     place.write("good.md", MANUAL);
     place.write("bad.md", "\n\n");
@@ -212,7 +212,7 @@ fn a_folder_that_is_away_keeps_its_documents() {
 }
 
 #[test]
-fn what_was_put_by_hand_stays() {
+fn documents_put_by_hand_stay() {
     let place = Place::new();
     let by_hand = place.dir.path().join("by-hand.md");
     fs::write(&by_hand, manual("By hand")).expect("written");
@@ -240,7 +240,7 @@ fn what_was_put_by_hand_stays() {
 }
 
 #[test]
-fn what_comes_while_a_large_file_is_read_is_listed() {
+fn a_new_file_is_listed_during_a_long_read() {
     let place = Place::new();
     let paragraph = |n: usize| format!("Paragraph {n} says that valve V-{n} opens at {} bar and closes again.\n\n", n % 7);
     place.write("large.txt", &(0..8000).map(paragraph).collect::<String>());
@@ -286,7 +286,7 @@ fn folders_have_collections_and_do_not_collide() {
 }
 
 #[test]
-fn a_wrong_data_directory_is_told_and_not_made() {
+fn a_wrong_data_directory_is_named_and_not_made() {
     let dir = temp_dir();
     let nowhere = dir.path().join("nowhere");
     let listed = run(vademecum(["documents", "list"]).arg("--data-dir").arg::<&Path>(&nowhere)).exits(1);

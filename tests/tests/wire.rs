@@ -203,7 +203,7 @@ proptest! {
 }
 
 #[test]
-fn bytes_are_byte_strings_and_absent_fields_are_absent() {
+fn bytes_are_byte_strings_and_absences_absent() {
     let put = Put { document: "a".into(), data: Some(serde_bytes::ByteBuf::from(vec![0, 255])), ..Put::default() };
     let value: serde_cbor::Value = serde_cbor::from_slice(&Encoding::Cbor.encode(&put).expect("encodes")).expect("decodes");
     let serde_cbor::Value::Map(map) = value else { panic!("a map") };
