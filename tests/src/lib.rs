@@ -62,7 +62,7 @@ pub fn let_pass(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Processor time that a process has used since its start. Unlike the time on the clock it does not count other work of the machine.
+/// Processor time that a process has used since its start. Unlike time on the clock it excludes the machine's other work.
 ///
 /// # Panics
 /// The process is not there.
@@ -142,7 +142,7 @@ pub fn cache() -> PathBuf {
         .expect("HOME is set")
 }
 
-/// Something that `make setup` fetched, by its path below the cache.
+/// A file that `make setup` fetched, by its path below the cache.
 ///
 /// # Panics
 /// It is not there.
@@ -162,7 +162,7 @@ pub fn embedder() -> PathBuf {
     fetched("models/embedder.gguf")
 }
 
-/// A program that `make setup` installs, on the usual paths and where Debian keeps daemons.
+/// A program that `make setup` installs, on the usual paths and in the folders of daemons.
 ///
 /// # Panics
 /// It is nowhere.
@@ -211,14 +211,14 @@ pub fn python(script: &str) -> Command {
     command
 }
 
-/// What a program left behind.
+/// The exit and the output of a program.
 #[derive(Debug)]
 pub struct Run {
     /// Exit code; `None` when a signal ended it.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it complained about.
+    /// Standard error.
     pub stderr: String,
 }
 
@@ -271,7 +271,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Run {
     Run { code: status.code(), stdout: read(&mut out), stderr: read(&mut err) }
 }
 
-/// The mappings of a file in `smaps`, summed up in bytes: the field's name as in proc(5).
+/// The sum of a field of `smaps` (proc(5)) over all mappings of a file, in bytes.
 ///
 /// # Panics
 /// The process or the file is not there.
@@ -289,7 +289,7 @@ pub fn smaps(pid: u32, file: &Path, field: &str) -> u64 {
     kb * 1024
 }
 
-/// Memory of a process's own, in bytes.
+/// Anonymous memory of a process, in bytes.
 ///
 /// # Panics
 /// It is not there.
@@ -328,7 +328,7 @@ impl Drop for Killed {
 
 /// A mosquitto on a loopback port, with a configuration and folder of its own.
 pub struct Broker {
-    /// Where it listens.
+    /// Its port.
     pub port: u16,
     child: Killed,
     dir: TempDir,
@@ -349,7 +349,7 @@ impl Broker {
     pub fn configured(port: u16, settings: &str) -> Self {
         let dir = temp_dir();
         let config = dir.path().join("mosquitto.conf");
-        // Root would become the user mosquitto, who may not read the keys of a test.
+        // As root, mosquitto would become the user mosquitto, which may not read the keys of a test.
         let settings = format!("user root\nlog_dest stderr\nlog_type all\nlistener {port} 127.0.0.1\n{settings}");
         std::fs::write(&config, settings).expect("its configuration is written");
         let log = File::create(dir.path().join("mosquitto.log")).expect("its log");
@@ -376,7 +376,7 @@ impl Broker {
         command
     }
 
-    /// What it has logged.
+    /// Its log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("mosquitto.log")).unwrap_or_default()
     }
@@ -528,15 +528,15 @@ impl Default for Setup {
     }
 }
 
-/// A control group of ours, in whichever hierarchy lets us make one.
+/// A control group in whichever hierarchy allows making one.
 pub struct ControlGroup {
     dir: PathBuf,
     join: &'static str,
 }
 
 impl ControlGroup {
-    /// A group with a limit: the file that sets it and what to write there, in the unified hierarchy and in that of `controller`.
-    /// `None` where neither can be had.
+    /// A group with a limit: the limit's file and its text, in the unified hierarchy and in that of `controller`. `None` if
+    /// neither can be made.
     pub fn limited(controller: &str, unified: (&str, &str), legacy: (&str, &str)) -> Option<Self> {
         let name = format!("vademecum-test-{controller}-{}", std::process::id());
         let root = Path::new("/sys/fs/cgroup");
@@ -546,12 +546,12 @@ impl ControlGroup {
             let group = Self { dir, join };
             std::fs::write(group.dir.join(file), text).ok().map(|()| group)
         };
-        // Elsewhere the root is an ordinary folder, in which everything can be made.
+        // Without the unified hierarchy the root is an ordinary folder, which accepts every file.
         let first = root.join("cgroup.controllers").exists().then(|| one(root, unified, "cgroup.procs")).flatten();
         first.or_else(|| one(&root.join(controller), legacy, "tasks"))
     }
 
-    /// What a shell runs to join it.
+    /// The shell command that joins it.
     pub fn script(&self) -> String {
         format!("echo $$ > {}/{}", self.dir.display(), self.join)
     }
@@ -591,10 +591,13 @@ impl Daemon {
         &self.data
     }
 
-    /// What the control socket tells: `info` and `metrics`.
+    /// `info` and `metrics`, over the control socket.
     pub fn status(&self) -> Value {
         use std::io::{Read, Write};
-        let mut socket = UnixStream::connect(self.data.join("control.sock")).expect("the control socket");
+        let own = self.data.join("control.sock");
+        // A daemon in a mount namespace of its own has its data directory there.
+        let seen = PathBuf::from(format!("/proc/{}/root{}", self.pid(), own.display()));
+        let mut socket = UnixStream::connect(if own.exists() { own } else { seen }).expect("the control socket");
         socket.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("written");
         let mut reply = String::new();
         socket.read_to_string(&mut reply).expect("a reply");
@@ -615,7 +618,7 @@ impl Daemon {
         self.child.0.id()
     }
 
-    /// What it has logged.
+    /// Its log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.logs.path().join("log")).unwrap_or_default()
     }

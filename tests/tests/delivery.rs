@@ -42,9 +42,12 @@ fn start(broker: &Broker, data: &tempfile::TempDir) -> Daemon {
 #[test]
 fn a_killed_daemon_answers_once() {
     let (broker, data) = house();
-    let mut daemon = start(&broker, &data);
+    let daemon = start(&broker, &data);
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
+    // After an end in order the kill cannot cost the database this document.
+    daemon.stop();
+    let mut daemon = start(&broker, &data);
     ask(&mqtt, &daemon, endless("first", NO_DEADLINE_MS));
     mqtt.first_delta(&daemon, "first");
     ask(&mqtt, &daemon, json!({ "id": "second", "question": "When are the bearings greased?", "max_tokens": 8 }).to_string());

@@ -136,7 +136,7 @@ struct Finals {
     /// One word for each: `answered`, or the code of the error.
     words: Vec<String>,
     last: Value,
-    /// When the first came.
+    /// The time of the first one.
     at: Option<Instant>,
 }
 

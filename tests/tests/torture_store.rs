@@ -2,7 +2,8 @@
 //! it, and opened again. Every acknowledged document must be there, or be rebuilt from its source.
 //!
 //! `TORTURE=N` damages N copies (default 40). `SEED=S` chooses the random choices; the exact moment at which the writer stops
-//! depends on the scheduler. The counters are printed: `cargo nextest run --release -p vademecum-tests torture_store --no-capture`.
+//! depends on the scheduler. The counters are printed:
+//! `cargo nextest run --release -p vademecum-tests torture_store --no-capture`.
 
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -145,7 +146,7 @@ impl Writer {
         Self { child: Killed(child), output: File::open(path).expect("its output"), heard: String::new(), said }
     }
 
-    /// Takes in what it has written so far.
+    /// Takes in its output so far.
     fn hear(&mut self) {
         self.output.read_to_string(&mut self.heard).expect("text");
         let whole = self.heard.rfind('\n').map_or(0, |end| end + 1);
@@ -173,7 +174,7 @@ impl Writer {
 /// The damage to the database of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Damage {
-    /// Nothing: what a kill leaves.
+    /// No damage, as after a kill.
     None,
     /// The end of the file is missing.
     Truncated,
@@ -353,7 +354,7 @@ impl fmt::Display for Counters {
     }
 }
 
-/// Opens a damaged copy, rebuilds what is missing, and looks for every document.
+/// Opens a damaged copy, rebuilds missing documents, and looks for every document.
 fn check(dir: &Path, said: &Said, damage: Damage, opened: bool, counters: &mut Counters) {
     let begun = Instant::now();
     let store = open(dir);
