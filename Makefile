@@ -37,7 +37,8 @@ test: setup build ## Run every test: units, examples in the documentation, end t
 	else RUST_TEST_THREADS="$${RUST_TEST_THREADS:-1}" cargo test --release --workspace --lib --bins --tests $(ARGS); fi
 
 torture: setup build ## Kill the daemon, disturb the broker, damage stores, and count (make torture N=1000 FAULTS=200 SEED=7)
-	@export VADEMECUM_CACHE="$(CACHE)" N="$(or $(N),100)" TORTURE="$(or $(N),100)" FAULTS="$(or $(FAULTS),50)" $(if $(SEED),SEED=$(SEED)); \
+	@export VADEMECUM_CACHE="$(CACHE)" N="$(or $(N),100)" TORTURE="$(or $(N),100)" FAULTS="$(or $(FAULTS),50)" SEED="$(or $(SEED),$$RANDOM)"; \
+	echo "torture: SEED=$$SEED"; \
 	cargo test --release -p vademecum-tests --test torture -- --nocapture --test-threads 1; \
 	cargo test --release -p vademecum-tests --test torture_store -- --exact every_acknowledged_document_survives_damage --nocapture
 

@@ -1,8 +1,10 @@
 //! Shared parts of the end-to-end tests: a mosquitto, a daemon and an MQTT client of the test's own.
 //!
 //! Everything here is real: the built `vademecum` binary, the models and the Python clients that `make setup` fetched, a
-//! broker on a free loopback port. What a test starts ends with the test. Nothing sleeps for luck: every wait is for a
-//! condition, with a deadline, and a missed deadline shows the logs.
+//! broker on a free loopback port. A process that a test starts ends with the test.
+//!
+//! No claim depends on the speed of the machine. Every wait is for a condition; [`PATIENCE`] only catches hangs, and a wait that
+//! exceeds it shows the logs. A claim about time compares with something that the same run has measured.
 
 mod mqtt;
 mod systemd;
@@ -21,8 +23,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long anything may take before a test gives it up, on a machine that does other things too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The limit of every wait. It catches hangs, so it is long enough for a slow machine that is busy with other work.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// [`PATIENCE`] in seconds, for programs that take a time limit as an argument.
+pub const PATIENCE_S: &str = "240";
+
+/// A question with this deadline, in milliseconds, never meets it: for tests in which the deadline is not the claim.
+pub const NO_DEADLINE_MS: u64 = 3_600_000;
 
 /// A short manual; its answers are easy to tell from the text around them.
 pub const MANUAL: &str = "# Harbour pump P-200\n\n## Starting the pump\n\nOpen valve V3 before you start the pump. \
@@ -49,6 +57,69 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Lets time pass, for a claim about time itself: nothing may happen meanwhile, or a deadline has to be over.
+pub fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Processor time that a process has used since its start. Unlike time on the clock it excludes the machine's other work.
+///
+/// # Panics
+/// The process is not there.
+pub fn cpu_time(pid: u32) -> Duration {
+    let mut clock: libc::clockid_t = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both calls write into variables of this function only.
+    let failed = unsafe {
+        libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock) != 0 || libc::clock_gettime(clock, &raw mut time) != 0
+    };
+    assert!(!failed, "process {pid} has no clock");
+    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).expect("below a second"))
+}
+
+/// Processor time that the thread `name` of a process has used.
+///
+/// # Panics
+/// There is no such thread.
+pub fn cpu_time_of_thread(pid: u32, name: &str) -> Duration {
+    let text = std::fs::read_to_string(thread(pid, name).join("schedstat")).expect("schedstat");
+    Duration::from_nanos(text.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number"))
+}
+
+/// The folder in /proc of the thread `name` of a process.
+///
+/// # Panics
+/// There is no such thread.
+pub fn thread(pid: u32, name: &str) -> PathBuf {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+    let is_it = |path: &Path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    tasks.map(|task| task.path()).find(|path| is_it(path)).unwrap_or_else(|| panic!("no thread is called {name}"))
+}
+
+/// The seed of a test with random choices: `SEED`, else a fixed one. It is printed at once, and again when the test fails.
+pub struct Seed(pub u64);
+
+impl Seed {
+    /// Reads `SEED`.
+    ///
+    /// # Panics
+    /// `SEED` is no number.
+    pub fn from_environment() -> Self {
+        let given = std::env::var("SEED").ok().map(|text| text.parse().expect("SEED is a number"));
+        let seed = Self(given.unwrap_or(1_871));
+        println!("SEED={}", seed.0);
+        seed
+    }
+}
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("repeat these choices with SEED={}", self.0);
+        }
+    }
+}
+
 /// The `vademecum` binary of this build: it lies beside the folder of the tests.
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("the test knows its own path");
@@ -71,7 +142,7 @@ pub fn cache() -> PathBuf {
         .expect("HOME is set")
 }
 
-/// Something that `make setup` fetched, by its path below the cache.
+/// A file that `make setup` fetched, by its path below the cache.
 ///
 /// # Panics
 /// It is not there.
@@ -91,7 +162,7 @@ pub fn embedder() -> PathBuf {
     fetched("models/embedder.gguf")
 }
 
-/// A program that `make setup` installs, on the usual paths and where Debian keeps daemons.
+/// A program that `make setup` installs, on the usual paths and in the folders of daemons.
 ///
 /// # Panics
 /// It is nowhere.
@@ -140,14 +211,14 @@ pub fn python(script: &str) -> Command {
     command
 }
 
-/// What a program left behind.
+/// The exit and the output of a program.
 #[derive(Debug)]
 pub struct Run {
     /// Exit code; `None` when a signal ended it.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it complained about.
+    /// Standard error.
     pub stderr: String,
 }
 
@@ -200,7 +271,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Run {
     Run { code: status.code(), stdout: read(&mut out), stderr: read(&mut err) }
 }
 
-/// The mappings of a file in `smaps`, summed up in bytes: the field's name as in proc(5).
+/// The sum of a field of `smaps` (proc(5)) over all mappings of a file, in bytes.
 ///
 /// # Panics
 /// The process or the file is not there.
@@ -218,7 +289,7 @@ pub fn smaps(pid: u32, file: &Path, field: &str) -> u64 {
     kb * 1024
 }
 
-/// Memory of a process's own, in bytes.
+/// Anonymous memory of a process, in bytes.
 ///
 /// # Panics
 /// It is not there.
@@ -257,7 +328,7 @@ impl Drop for Killed {
 
 /// A mosquitto on a loopback port, with a configuration and folder of its own.
 pub struct Broker {
-    /// Where it listens.
+    /// Its port.
     pub port: u16,
     child: Killed,
     dir: TempDir,
@@ -278,7 +349,7 @@ impl Broker {
     pub fn configured(port: u16, settings: &str) -> Self {
         let dir = temp_dir();
         let config = dir.path().join("mosquitto.conf");
-        // Root would become the user mosquitto, who may not read the keys of a test.
+        // As root, mosquitto would become the user mosquitto, which may not read the keys of a test.
         let settings = format!("user root\nlog_dest stderr\nlog_type all\nlistener {port} 127.0.0.1\n{settings}");
         std::fs::write(&config, settings).expect("its configuration is written");
         let log = File::create(dir.path().join("mosquitto.log")).expect("its log");
@@ -305,7 +376,7 @@ impl Broker {
         command
     }
 
-    /// What it has logged.
+    /// Its log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("mosquitto.log")).unwrap_or_default()
     }
@@ -339,14 +410,14 @@ impl Setup {
     /// A daemon on the embedded broker, unless [`Setup::flag`] says otherwise.
     ///
     /// Small libraries are judged by a threshold of 0: whether the library holds an answer is retrieval's own test. The model
-    /// answers, although it is a small one. Documents may come over MQTT.
+    /// answers, although it is a small one. Documents may come over MQTT. Questions have all the time that they need.
     pub fn new() -> Self {
         let dir = temp_dir();
         let data = dir.path().join("data");
         let mut setup = Self { command: bare_vademecum(["run"]), node: "n1".into(), dir: Some(dir), data };
         setup.command.args(["--node", "n1"]);
         let setup = setup.set("answer.threshold", "0").set("answer.reader", "evidence").set("service.metrics_every_s", "0");
-        setup.set("mqtt.documents", "true")
+        setup.set("mqtt.documents", "true").set("answer.deadline_ms", &NO_DEADLINE_MS.to_string())
     }
 
     /// Keeps the library in `dir`, which outlives the daemon.
@@ -457,15 +528,15 @@ impl Default for Setup {
     }
 }
 
-/// A control group of ours, in whichever hierarchy lets us make one.
+/// A control group in whichever hierarchy allows making one.
 pub struct ControlGroup {
     dir: PathBuf,
     join: &'static str,
 }
 
 impl ControlGroup {
-    /// A group with a limit: the file that sets it and what to write there, in the unified hierarchy and in that of `controller`.
-    /// `None` where neither can be had.
+    /// A group with a limit: the limit's file and its text, in the unified hierarchy and in that of `controller`. `None` if
+    /// neither can be made.
     pub fn limited(controller: &str, unified: (&str, &str), legacy: (&str, &str)) -> Option<Self> {
         let name = format!("vademecum-test-{controller}-{}", std::process::id());
         let root = Path::new("/sys/fs/cgroup");
@@ -475,12 +546,12 @@ impl ControlGroup {
             let group = Self { dir, join };
             std::fs::write(group.dir.join(file), text).ok().map(|()| group)
         };
-        // Elsewhere the root is an ordinary folder, in which everything can be made.
+        // Without the unified hierarchy the root is an ordinary folder, which accepts every file.
         let first = root.join("cgroup.controllers").exists().then(|| one(root, unified, "cgroup.procs")).flatten();
         first.or_else(|| one(&root.join(controller), legacy, "tasks"))
     }
 
-    /// What a shell runs to join it.
+    /// The shell command that joins it.
     pub fn script(&self) -> String {
         format!("echo $$ > {}/{}", self.dir.display(), self.join)
     }
@@ -520,10 +591,13 @@ impl Daemon {
         &self.data
     }
 
-    /// What the control socket tells: `info` and `metrics`.
+    /// `info` and `metrics`, over the control socket.
     pub fn status(&self) -> Value {
         use std::io::{Read, Write};
-        let mut socket = UnixStream::connect(self.data.join("control.sock")).expect("the control socket");
+        let own = self.data.join("control.sock");
+        // A daemon in a mount namespace of its own has its data directory there.
+        let seen = PathBuf::from(format!("/proc/{}/root{}", self.pid(), own.display()));
+        let mut socket = UnixStream::connect(if own.exists() { own } else { seen }).expect("the control socket");
         socket.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("written");
         let mut reply = String::new();
         socket.read_to_string(&mut reply).expect("a reply");
@@ -531,12 +605,20 @@ impl Daemon {
         serde_json::from_str(body).unwrap_or_else(|e| panic!("no JSON ({e}): {reply}"))
     }
 
+    /// Waits until every document is back that the start found missing. Until then a question may not find it.
+    ///
+    /// # Panics
+    /// They are not back within [`PATIENCE`].
+    pub fn is_whole(&self) {
+        wait_for("all documents to be rebuilt", || (self.status()["info"]["recovery"]["missing"] == 0).then_some(()));
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.0.id()
     }
 
-    /// What it has logged.
+    /// Its log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.logs.path().join("log")).unwrap_or_default()
     }

@@ -17,7 +17,7 @@ pub struct Message {
     pub topic: String,
     /// Its payload.
     pub payload: Vec<u8>,
-    /// Whether the broker had kept it.
+    /// The broker had kept it.
     pub retained: bool,
     /// Its content type.
     pub content_type: Option<String>,
@@ -40,13 +40,13 @@ impl Message {
 /// MQTT 5 properties of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Properties {
-    /// Where the reply is wanted.
+    /// The reply is wanted there.
     pub response_topic: Option<String>,
     /// To be echoed.
     pub correlation: Option<Vec<u8>>,
     /// MIME type of the payload.
     pub content_type: Option<String>,
-    /// Whether the broker is to keep the message.
+    /// The broker keeps the message.
     pub retain: bool,
 }
 
@@ -146,7 +146,7 @@ impl Mqtt {
         sent.expect("the message is sent");
     }
 
-    /// Waits until `look` finds something in what was heard so far.
+    /// Waits until `look` finds something among the messages so far.
     ///
     /// # Panics
     /// It does not within [`PATIENCE`].

@@ -1,4 +1,4 @@
-//! What systemd would hear: sd_notify(3)'s socket and the journal's.
+//! Stand-ins for systemd: the sockets of sd_notify(3) and of the journal.
 
 use crate::wait_for;
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::path::Path;
 /// The socket of `NOTIFY_SOCKET`.
 pub struct Notified {
     socket: UnixDatagram,
-    /// All that was said, a line for each assignment.
+    /// All messages so far, a line for each assignment.
     pub heard: String,
 }
 
@@ -23,7 +23,7 @@ impl Notified {
         Self { socket, heard: String::new() }
     }
 
-    /// What was said until now.
+    /// All messages until now.
     pub fn so_far(&mut self) -> &str {
         let mut buffer = [0; 4096];
         while let Ok(length) = self.socket.recv(&mut buffer) {
@@ -33,17 +33,17 @@ impl Notified {
         &self.heard
     }
 
-    /// How often something was said until now.
+    /// The number of times that these words were said until now.
     pub fn count(&mut self, words: &str) -> usize {
         self.so_far().matches(words).count()
     }
 
-    /// Waits until something is said.
+    /// Waits until these words are said.
     pub fn wait(&mut self, words: &str) {
         self.wait_for(words, 1);
     }
 
-    /// Waits until something was said so often.
+    /// Waits until these words were said so often.
     pub fn wait_for(&mut self, words: &str, times: usize) {
         wait_for(words, || (self.count(words) >= times).then_some(()));
     }

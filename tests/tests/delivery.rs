@@ -1,11 +1,11 @@
-//! A question that was acknowledged is answered once: over kills, restarts, repetitions, a full queue, a cancelled wait.
+//! An acknowledged question is answered once: over kills, restarts, repetitions, a full queue and a cancelled wait.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use vademecum_tests::{Broker, Daemon, MANUAL, Mqtt, Properties, QUESTION, Setup, temp_dir, wait_for};
+use vademecum_tests::{Broker, Daemon, MANUAL, Mqtt, NO_DEADLINE_MS, Properties, QUESTION, Setup, let_pass, temp_dir, wait_for};
 
-/// A question whose answer takes long, unless its deadline ends it.
+/// A question whose answer takes long unless its deadline ends it.
 fn endless(id: &str, deadline_ms: u64) -> String {
     let long = json!({ "max_tokens": 1000, "temperature": 5, "top_p": 1, "min_p": 0, "stream": true });
     let mut question = json!({ "id": id, "question": QUESTION, "deadline_ms": deadline_ms });
@@ -17,7 +17,7 @@ fn ask(mqtt: &Mqtt, daemon: &Daemon, payload: impl Into<Vec<u8>>) {
     mqtt.publish(&daemon.topic("ask"), payload);
 }
 
-/// The replies that end the question `id`, so far.
+/// The final replies to the question `id` so far.
 fn finals(mqtt: &Mqtt, daemon: &Daemon, id: &str) -> Vec<Value> {
     let all = mqtt.on(&daemon.topic(&format!("answer/{id}")));
     all.iter().map(vademecum_tests::Message::json).filter(|reply| reply.get("seq").is_none()).collect()
@@ -40,32 +40,37 @@ fn start(broker: &Broker, data: &tempfile::TempDir) -> Daemon {
 }
 
 #[test]
-fn a_killed_daemon_answers_once_when_it_is_back() {
+fn a_killed_daemon_answers_once() {
     let (broker, data) = house();
-    let mut daemon = start(&broker, &data);
+    let daemon = start(&broker, &data);
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
-    ask(&mqtt, &daemon, endless("first", 60_000));
+    // After an end in order the kill cannot cost the database this document.
+    daemon.stop();
+    let mut daemon = start(&broker, &data);
+    ask(&mqtt, &daemon, endless("first", NO_DEADLINE_MS));
     mqtt.first_delta(&daemon, "first");
     ask(&mqtt, &daemon, json!({ "id": "second", "question": "When are the bearings greased?", "max_tokens": 8 }).to_string());
-    ask(&mqtt, &daemon, endless("late", 1_000));
+    let deadline = Duration::from_secs(1);
+    let asked = Instant::now();
+    ask(&mqtt, &daemon, endless("late", deadline.as_millis() as u64));
     wait_for("both to be in the inbox", || (delivery(&daemon)["inbox"].as_u64() >= Some(2)).then_some(()));
     daemon.signal(Signal::KILL);
     daemon.ends();
-    // While it is away.
+    // Asked while the daemon is away; the deadline of the late question passes meanwhile.
     ask(&mqtt, &daemon, json!({ "id": "away", "question": QUESTION, "mode": "evidence" }).to_string());
-    std::thread::sleep(Duration::from_secs(1));
+    let_pass(deadline.saturating_sub(asked.elapsed()));
 
     let daemon = start(&broker, &data);
     assert!(daemon.log().contains("is taken up again"), "{}", daemon.log());
+    // The question that was at work is worked on again; it may have ended by now.
+    mqtt.publish(&daemon.topic("cancel"), r#"{"id":"first"}"#);
     for id in ["second", "away"] {
         let reply = mqtt.reply(&daemon, id);
         assert_eq!(reply["found"], true, "{reply}");
     }
     let late = mqtt.reply(&daemon, "late");
     assert_eq!(code(&late), "deadline_exceeded", "{late}");
-    // The one that was at work is worked on again; it may have come to an end by now.
-    mqtt.publish(&daemon.topic("cancel"), r#"{"id":"first"}"#);
     let first = mqtt.reply(&daemon, "first");
     assert!(code(&first) == "cancelled" || first["finish"] == "length" || first["finish"] == "stop", "{first}");
     wait_for("the outbox to be empty", || (delivery(&daemon)["outbox"] == 0 && delivery(&daemon)["inbox"] == 0).then_some(()));
@@ -79,14 +84,14 @@ fn a_killed_daemon_answers_once_when_it_is_back() {
 }
 
 #[test]
-fn what_was_open_comes_before_what_was_asked_since() {
+fn open_questions_go_before_newer_ones() {
     let (broker, data) = house();
     let start = || Setup::with(&broker).data_dir(&data.path().join("data")).set("model.slots", "1").start();
     let mut daemon = start();
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
     let evidence = |id: &str| json!({ "id": id, "question": QUESTION, "mode": "evidence" }).to_string();
-    ask(&mqtt, &daemon, endless("long", 60_000));
+    ask(&mqtt, &daemon, endless("long", NO_DEADLINE_MS));
     mqtt.first_delta(&daemon, "long");
     ask(&mqtt, &daemon, evidence("one"));
     ask(&mqtt, &daemon, evidence("two"));
@@ -111,12 +116,12 @@ fn what_was_open_comes_before_what_was_asked_since() {
 }
 
 #[test]
-fn a_question_that_is_there_in_two_crashes_is_given_up() {
+fn a_question_is_given_up_after_two_crashes() {
     let (broker, data) = house();
     let mut daemon = start(&broker, &data);
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
-    ask(&mqtt, &daemon, endless("poison", 600_000));
+    ask(&mqtt, &daemon, endless("poison", NO_DEADLINE_MS));
     let deltas = |daemon: &Daemon| mqtt.on(&daemon.topic("answer/poison")).len();
     for _ in 0..2 {
         let before = deltas(&daemon);
@@ -131,13 +136,13 @@ fn a_question_that_is_there_in_two_crashes_is_given_up() {
 }
 
 #[test]
-fn an_orderly_restart_is_no_crash_and_loses_nothing() {
+fn an_orderly_restart_is_no_crash() {
     let (broker, data) = house();
     let mqtt = Mqtt::to(&broker);
     let start = || Setup::with(&broker).data_dir(&data.path().join("data")).set("service.shutdown_grace_s", "0").start();
     let mut daemon = start();
     mqtt.put(&daemon, "pump.md", MANUAL);
-    ask(&mqtt, &daemon, endless("long", 600_000));
+    ask(&mqtt, &daemon, endless("long", NO_DEADLINE_MS));
     for _ in 0..3 {
         let before = mqtt.on(&daemon.topic("answer/long")).len();
         wait_for("it to be worked on", || (mqtt.on(&daemon.topic("answer/long")).len() > before + 1).then_some(()));
@@ -163,14 +168,14 @@ fn repetitions_join_the_first() {
     }
     mqtt.reply(&daemon, "again");
     ask(&mqtt, &daemon, question);
-    // The same from another client, told by its reply topic.
+    // Another client's question, recognised by its reply topic.
     let other = Properties { response_topic: Some("reply/other".into()), ..Properties::default() };
     mqtt.publish_with(&daemon.topic("ask"), json!({ "id": "again", "question": QUESTION, "max_tokens": 4 }).to_string(), other);
     assert!(mqtt.first_on("reply/other").json().get("answer").is_some());
     mqtt.fence(&daemon);
     assert_eq!(finals(&mqtt, &daemon, "again").len(), 1);
     assert_eq!(delivery(&daemon)["repeated"], 3);
-    // Without an id the correlation data is the name, also where it is not text.
+    // Without an id the correlation data names the question, even if it is no text.
     for data in [&[0_u8, 1][..], &[0, 1], &[0, 2]] {
         let properties =
             Properties { response_topic: Some("reply/bytes".into()), correlation: Some(data.to_vec()), ..Properties::default() };
@@ -179,7 +184,7 @@ fn repetitions_join_the_first() {
     mqtt.wait("two answers", |messages| (messages.iter().filter(|m| m.topic == "reply/bytes").count() == 2).then_some(()));
     mqtt.fence(&daemon);
     assert_eq!(delivery(&daemon)["repeated"], 4);
-    // Two questions in the same words, without a name, are two.
+    // Two unnamed questions in the same words are two questions.
     let plain = || {
         mqtt.publish_with(
             &daemon.topic("ask"),
@@ -193,25 +198,25 @@ fn repetitions_join_the_first() {
 }
 
 #[test]
-fn a_full_queue_says_when_to_come_back_and_leaves_room_for_others() {
+fn a_full_queue_leaves_room_for_other_clients() {
     let broker = Broker::start();
     let daemon =
         Setup::with(&broker).set("answer.queue", "4").set("model.slots", "1").set("mqtt.high_priority", "reply/alarm").start();
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
-    ask(&mqtt, &daemon, endless("at-work", 600_000));
+    ask(&mqtt, &daemon, endless("at-work", NO_DEADLINE_MS));
     mqtt.first_delta(&daemon, "at-work");
-    let begun = Instant::now();
     for n in 0..5 {
-        ask(&mqtt, &daemon, endless(&format!("w{n}"), 600_000));
+        ask(&mqtt, &daemon, endless(&format!("w{n}"), NO_DEADLINE_MS));
     }
     for refused in ["w3", "w4"] {
         let reply = mqtt.reply(&daemon, refused);
         assert_eq!(code(&reply), "queue_full", "{reply}");
         assert!(reply["error"]["retry_after_ms"].as_u64() >= Some(100), "{reply}");
     }
-    assert!(begun.elapsed() < Duration::from_secs(5), "at once: {:?}", begun.elapsed());
-    // Another client still finds room, and goes first where it may.
+    let works = || finals(&mqtt, &daemon, "at-work").is_empty();
+    assert!(works(), "a refusal does not wait for the question at work");
+    // Another client still finds room, and goes first if its topic allows that.
     let from = |topic: &str, id: &str, priority: &str| {
         let question = json!({ "id": id, "question": QUESTION, "max_tokens": 4, "priority": priority }).to_string();
         mqtt.publish_with(
@@ -225,29 +230,29 @@ fn a_full_queue_says_when_to_come_back_and_leaves_room_for_others() {
     from("reply/alarm", "alarm", "high");
     mqtt.fence(&daemon);
     assert_eq!(delivery(&daemon)["waiting"], 4, "{:?} {}", mqtt.on("reply/alarm"), delivery(&daemon));
-    // Cancelled while they wait.
-    let begun = Instant::now();
+    // Cancelled while it waits.
     mqtt.publish(&daemon.topic("cancel"), r#"{"id":"w1"}"#);
     assert_eq!(code(&mqtt.reply(&daemon, "w1")), "cancelled");
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(works(), "a cancelled question does not wait for the question at work");
     mqtt.publish(&daemon.topic("cancel"), r#"{"id":"at-work"}"#);
     assert!(mqtt.first_on("reply/alarm").json().get("answer").is_some());
     assert!(mqtt.on(&daemon.topic("answer/w2")).is_empty(), "the alarm went before those that waited longer");
 }
 
 #[test]
-fn what_waits_too_long_is_told_in_time() {
+fn a_waiting_question_meets_its_deadline() {
     let broker = Broker::start();
     let daemon = Setup::with(&broker).set("model.slots", "1").start();
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
-    ask(&mqtt, &daemon, endless("at-work", 600_000));
+    ask(&mqtt, &daemon, endless("at-work", NO_DEADLINE_MS));
     mqtt.first_delta(&daemon, "at-work");
     let begun = Instant::now();
     ask(&mqtt, &daemon, json!({ "id": "hasty", "question": QUESTION, "deadline_ms": 300 }).to_string());
     let reply = mqtt.reply(&daemon, "hasty");
     assert_eq!(code(&reply), "deadline_exceeded", "{reply}");
-    assert!(begun.elapsed() >= Duration::from_millis(290) && begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(290), "too early: {:?}", begun.elapsed());
+    assert!(finals(&mqtt, &daemon, "at-work").is_empty(), "it does not wait for the question at work");
 }
 
 #[test]
@@ -268,7 +273,9 @@ fn answers_reach_a_broker_that_was_away() {
     let daemon = start(&broker, &data);
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
-    ask(&mqtt, &daemon, endless("during", 3_000));
+    // Long enough to be at work when the broker goes.
+    let question = endless("during", NO_DEADLINE_MS).replace("\"max_tokens\":1000", "\"max_tokens\":300");
+    ask(&mqtt, &daemon, question);
     mqtt.first_delta(&daemon, "during");
     drop(broker);
     wait_for("the loss to be noticed", || daemon.log().contains("no connection to the broker").then_some(()));
@@ -276,13 +283,13 @@ fn answers_reach_a_broker_that_was_away() {
     broker = Broker::on(port);
     let mqtt = Mqtt::to(&broker);
     let reply = mqtt.reply(&daemon, "during");
-    assert_eq!(code(&reply), "deadline_exceeded", "{reply}");
+    assert!(reply["answer"].is_string(), "{reply}");
     wait_for("the outbox to be empty", || (delivery(&daemon)["outbox"] == 0).then_some(()));
     assert_eq!(finals(&mqtt, &daemon, "during").len(), 1);
 }
 
 #[test]
-fn an_answer_that_the_broker_does_not_take_is_an_error_and_not_the_end() {
+fn an_answer_too_large_for_a_broker_is_an_error() {
     let port = vademecum_tests::free_port();
     let broker = Broker::configured(port, "allow_anonymous true\npersistence false\nmax_packet_size 600\n");
     let daemon = Setup::with(&broker).set("mqtt.documents", "true").start();

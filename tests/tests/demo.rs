@@ -1,4 +1,4 @@
-//! `make demo`, as far as it is ours.
+//! The questions of `make demo`.
 
 use vademecum_tests::{bare_vademecum, cache, generator, repository, run};
 

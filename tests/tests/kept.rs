@@ -1,4 +1,4 @@
-//! What is computed once: states of passages, answers, and the pages of the weights.
+//! Work that is done once: KV states of passages, answers, and the pages of the weights.
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use vademecum_tests::{
 };
 
 #[test]
-fn a_second_process_shares_the_pages_of_the_weights() {
+fn two_processes_share_the_pages_of_the_weights() {
     let (_broker, first, mqtt) = house(|setup| setup);
     let (_other_broker, second, other_mqtt) = house(|setup| setup);
     for (daemon, mqtt) in [(&first, &mqtt), (&second, &other_mqtt)] {
@@ -32,11 +32,11 @@ fn a_daemon_that_quotes_holds_no_keys_and_values() {
     assert!(answer["answer"].as_str().is_some_and(|text| text.contains("inlet filter")), "{answer}");
     let asked = anonymous(daemon.pid());
     println!("anonymous: {} MB when ready, {} MB after a document and a question", ready / 1_000_000, asked / 1_000_000);
-    // Half of what the lean Python peer has is 69 MB.
+    // Less than half of the lean Python peer's 138 MB.
     assert!(ready < 50_000_000, "{ready}");
 }
 
-/// The files of kept states, below all databases and documents.
+/// The files of kept KV states of all databases and documents.
 fn states(daemon: &Daemon) -> Vec<PathBuf> {
     let folders = |dir: &Path| -> Vec<PathBuf> {
         std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
@@ -46,7 +46,7 @@ fn states(daemon: &Daemon) -> Vec<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|extension| extension == "kv")).collect()
 }
 
-/// Waits for metrics that say so.
+/// Waits for metrics that `is_it` accepts.
 fn metrics(mqtt: &Mqtt, daemon: &Daemon, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     let topic = daemon.topic("metrics");
     mqtt.wait(what, |messages| {
@@ -80,7 +80,7 @@ fn passages_are_computed_while_nobody_asks() {
     let usage = |name: &str| first["usage"][name].as_u64().expect("a count");
     assert!(usage("prompt_tokens") - usage("reused_tokens") < 40, "the question alone was read: {first}");
 
-    // A new process finds them; what a document takes along is not missed.
+    // A new process finds the states. A deleted document takes its state with it.
     daemon.stop();
     let daemon = settings(Setup::with(&broker)).start();
     let mqtt = Mqtt::to(&broker);
@@ -97,7 +97,7 @@ fn passages_are_computed_while_nobody_asks() {
 }
 
 #[test]
-fn what_neighbours_join_is_found_by_its_best_chunk() {
+fn joined_neighbours_are_found_by_the_best_chunk() {
     let dir = temp_dir();
     let settings = |setup: Setup| {
         let setup = setup.data_dir(dir.path()).set("answer.reader", "best").set("model.precompute", "true");
@@ -142,7 +142,7 @@ fn states_do_not_outlive_their_database() {
     mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 4 }));
     let old = wait_for("a state", || states(&daemon).first().cloned());
     daemon.stop();
-    // The library is made anew, and its numbers begin anew.
+    // A new library counts its documents from the beginning.
     for name in ["db", "index", "sources"] {
         let _ = std::fs::remove_dir_all(dir.path().join(name));
     }
@@ -182,7 +182,7 @@ fn an_answer_is_kept_until_something_changes() {
         assert!(!cached(&mqtt.request(&daemon, "ask", question)), "{different}");
     }
 
-    // A document more, one less.
+    // One document more, then one less.
     mqtt.put(&daemon, "lamp.md", "The lamp of the harbour pump is green when it is ready.");
     assert!(!cached(&ask(&daemon, &mqtt, QUESTION)));
     assert!(cached(&ask(&daemon, &mqtt, QUESTION)));
@@ -190,7 +190,7 @@ fn an_answer_is_kept_until_something_changes() {
     assert!(!cached(&ask(&daemon, &mqtt, QUESTION)));
     assert!(cached(&ask(&daemon, &mqtt, QUESTION)));
 
-    // Calibration, another reader, model or prompt reach a daemon by a restart only, and that empties it.
+    // Calibration, another reader, model or prompt need a restart, which empties the cache.
     let refused = run(vademecum(["calibrate", "--data-dir"]).arg(dir.path())).exits(1);
     assert!(refused.stderr.contains("stop it, calibrate"), "{refused:?}");
     daemon.stop();

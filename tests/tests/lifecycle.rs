@@ -1,11 +1,13 @@
-//! Start, readiness, brokers that come and go, the end.
+//! Start and readiness, brokers that come and go, and the end.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
-use vademecum_tests::{Broker, Daemon, MANUAL, Mqtt, Notified, QUESTION, Setup, free_port, program, run, wait_for};
+use std::time::Duration;
+use vademecum_tests::{
+    Broker, Daemon, MANUAL, Mqtt, Notified, PATIENCE, PATIENCE_S, QUESTION, Setup, free_port, let_pass, program, run, wait_for,
+};
 
 fn state(mqtt: &Mqtt, daemon: &Daemon, wanted: &str) {
     let topic = daemon.topic("state");
@@ -24,10 +26,10 @@ fn endless(id: &str, max_tokens: usize) -> String {
 }
 
 #[test]
-fn state_and_info_are_retained_and_the_will_tells_of_a_death() {
+fn state_and_info_are_retained_and_a_will_kept() {
     let broker = Broker::start();
     let mut daemon = Setup::with(&broker).set("answer.max_tokens", "77").start();
-    // A client that comes later hears what was retained.
+    // A client that comes later hears the retained messages.
     let mqtt = Mqtt::to(&broker);
     let (online, info) = (mqtt.first_on(&daemon.topic("state")), mqtt.first_on(&daemon.topic("info")));
     assert!(online.retained && info.retained);
@@ -49,7 +51,7 @@ fn state_and_info_are_retained_and_the_will_tells_of_a_death() {
 }
 
 #[test]
-fn ready_is_told_only_once_the_broker_is_there_and_even_if_it_comes_late() {
+fn ready_waits_for_a_late_broker() {
     let dir = vademecum_tests::temp_dir();
     let socket = dir.path().join("notify.sock");
     let mut systemd = Notified::on(&socket);
@@ -61,7 +63,7 @@ fn ready_is_told_only_once_the_broker_is_there_and_even_if_it_comes_late() {
     let broker = Broker::on(port);
     systemd.wait("READY=1");
     let mqtt = Mqtt::to(&broker);
-    // Ready means ready: no question is lost from here on.
+    // No question is lost from here on.
     mqtt.put(&daemon, "pump.md", MANUAL);
     answered(&mqtt, &daemon);
     assert_eq!(systemd.so_far().matches("READY=1").count(), 1);
@@ -69,7 +71,7 @@ fn ready_is_told_only_once_the_broker_is_there_and_even_if_it_comes_late() {
     systemd.wait("STOPPING=1");
 }
 
-/// Reads one packet of a client; only its first byte and its packet identifier matter here.
+/// Reads one packet of a client: its first byte and its body.
 fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let mut head = [0; 2];
     stream.read_exact(&mut head).expect("a packet");
@@ -96,18 +98,15 @@ fn ready_waits_for_the_acknowledged_subscription() {
     let setup = Setup::new().flag("--broker", format!("mqtt://127.0.0.1:{port}")).set("mqtt.version", "3.1.1");
     let daemon = setup.env("NOTIFY_SOCKET", &socket).spawn();
     let (mut stream, _) = listener.accept().expect("the daemon connects");
-    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a deadline");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     assert_eq!(packet(&mut stream).0, 0x10, "CONNECT");
     stream.write_all(&[0x20, 2, 0, 0]).expect("CONNACK");
     let (kind, body) = packet(&mut stream);
     assert_eq!(kind, 0x82, "SUBSCRIBE");
-    // Connected, models loaded, but not subscribed: what would make it ready too soon has happened.
+    // Connected, with its models loaded, but not subscribed: a daemon that is ready too soon says so now.
     wait_for("the connection", || daemon.log().contains("connected to the broker").then_some(()));
-    let until = Instant::now() + Duration::from_millis(300);
-    wait_for("a moment to pass", || {
-        assert!(!systemd.so_far().contains("READY=1") && !daemon.log().contains("ready after"));
-        (Instant::now() > until).then_some(())
-    });
+    let_pass(Duration::from_millis(300));
+    assert!(!systemd.so_far().contains("READY=1") && !daemon.log().contains("ready after"));
     // Six topics, each granted QoS 1.
     stream.write_all(&[0x90, 8, body[0], body[1], 1, 1, 1, 1, 1, 1]).expect("SUBACK");
     systemd.wait("READY=1");
@@ -135,10 +134,10 @@ fn a_restarted_broker_is_found_again() {
 #[test]
 fn sigterm_lets_the_running_question_finish() {
     let broker = Broker::start();
-    let mut daemon = Setup::with(&broker).set("service.shutdown_grace_s", "50").set("mqtt.durable", "false").start();
+    let mut daemon = Setup::with(&broker).set("service.shutdown_grace_s", "600").set("mqtt.durable", "false").start();
     let mqtt = Mqtt::to(&broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
-    mqtt.publish(&daemon.topic("ask"), endless("last", 150));
+    mqtt.publish(&daemon.topic("ask"), endless("last", 300));
     mqtt.first_delta(&daemon, "last");
     daemon.signal(Signal::TERM);
     wait_for("the signal to arrive", || daemon.log().contains("SIGTERM: stopping").then_some(()));
@@ -154,7 +153,7 @@ fn sigterm_lets_the_running_question_finish() {
 }
 
 #[test]
-fn sigterm_without_grace_returns_the_running_question() {
+fn sigterm_without_grace_returns_questions() {
     let broker = Broker::start();
     let mut daemon = Setup::with(&broker).set("service.shutdown_grace_s", "0").set("mqtt.durable", "false").start();
     let mqtt = Mqtt::to(&broker);
@@ -163,29 +162,28 @@ fn sigterm_without_grace_returns_the_running_question() {
     mqtt.first_delta(&daemon, "cut");
     mqtt.publish(&daemon.topic("ask"), endless("waiting", 1000));
     mqtt.fence(&daemon);
-    let stopped = Instant::now();
     daemon.signal(Signal::TERM);
-    // Every last word arrives before the goodbye.
+    // Every last word arrives before the goodbye. A daemon with grace would answer "cut".
     state(&mqtt, &daemon, "offline");
     for id in ["cut", "waiting"] {
         let reply = mqtt.reply(&daemon, id);
         assert_eq!(reply["error"]["code"], "not_ready", "{reply}");
     }
     assert_eq!(daemon.ends().code(), Some(0));
-    assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
     state(&mqtt, &daemon, "offline");
 }
 
 #[test]
-fn the_embedded_broker_is_the_default_and_a_taken_port_is_named() {
+fn embedded_broker_by_default_names_a_taken_port() {
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let daemon = Setup::new().set("broker.listen", &listen).start();
     let mqtt = Mqtt::connect(port);
     mqtt.put(&daemon, "pump.md", MANUAL);
     let mut ask = std::process::Command::new(program("mosquitto_rr"));
-    ask.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-t", &daemon.topic("ask"), "-e", "reply/1", "-W", "50"]);
-    let answer = run(ask.arg("-m").arg(json!({ "question": QUESTION, "max_tokens": 8 }).to_string())).exits(0).json();
+    ask.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-t", &daemon.topic("ask"), "-e", "reply/1"]);
+    let answer =
+        run(ask.args(["-W", PATIENCE_S, "-m"]).arg(json!({ "question": QUESTION, "max_tokens": 8 }).to_string())).exits(0).json();
     assert_eq!(answer["citations"][0]["document"], "pump.md");
     let mut second = Setup::new().set("broker.listen", &listen).spawn();
     assert_eq!(second.ends().code(), Some(1));

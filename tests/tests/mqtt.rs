@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
-use vademecum_tests::{Broker, Daemon, Killed, MANUAL, Message, Mqtt, Properties, QUESTION, Setup, python, run, wait_for};
+use vademecum_tests::{
+    Broker, Daemon, Killed, MANUAL, Message, Mqtt, PATIENCE_S, Properties, QUESTION, Setup, python, run, wait_for,
+};
 
 /// A broker, a daemon that has read the manual, and a client.
 fn house(setup: impl FnOnce(Setup) -> Setup) -> (Broker, Daemon, Mqtt) {
@@ -47,7 +49,7 @@ fn mosquitto_rr_gets_a_cited_answer() {
     let (broker, daemon, _mqtt) = house(|setup| setup.set("answer.threshold", "0.5"));
     let question = json!({ "question": QUESTION, "max_tokens": 24 }).to_string();
     let mut ask = broker.client("mosquitto_rr");
-    ask.args(["-V", "5", "-t", &daemon.topic("ask"), "-e", "reply/1", "-W", "50", "-m", &question]);
+    ask.args(["-V", "5", "-t", &daemon.topic("ask"), "-e", "reply/1", "-W", PATIENCE_S, "-m", &question]);
     let answer = run(&mut ask).exits(0).json();
     assert_cited(&answer);
     assert_eq!(answer["id"].as_str().map(str::len), Some(16), "an id is made: {answer}");
@@ -58,7 +60,7 @@ fn plain_text_over_3_1_1() {
     let (broker, daemon, _mqtt) = house(|setup| setup);
     let answers = daemon.topic("answer/+");
     let mut listen = broker.client("mosquitto_sub");
-    listen.args(["-V", "mqttv311", "-C", "1", "-W", "50", "-t", &answers]);
+    listen.args(["-V", "mqttv311", "-C", "1", "-W", PATIENCE_S, "-t", &answers]);
     let mut listener = Killed(listen.stdout(Stdio::piped()).spawn().expect("mosquitto_sub"));
     wait_for("mosquitto_sub to subscribe", || broker.log().contains(&format!("{answers} (QoS")).then_some(()));
     let mut ask = broker.client("mosquitto_pub");
@@ -72,14 +74,14 @@ fn plain_text_over_3_1_1() {
 #[test]
 fn paho_asks_in_cbor() {
     let (broker, _daemon, _mqtt) = house(|setup| setup);
-    let reply = run(python("ask_cbor.py").args([&broker.port.to_string(), "n1", QUESTION])).exits(0).json();
+    let reply = run(python("ask_cbor.py").args([&broker.port.to_string(), "n1", QUESTION, PATIENCE_S])).exits(0).json();
     assert_eq!((&reply["content_type"], &reply["correlated"]), (&json!("application/cbor"), &json!(true)), "{reply}");
     assert_eq!(reply["payload"]["id"], "p1");
     assert_cited(&reply["payload"]);
 }
 
 #[test]
-fn a_stream_is_evidence_then_deltas_then_the_answer() {
+fn a_stream_is_evidence_deltas_answer() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
     for (id, question) in [("s1", QUESTION), ("s2", "How long must a hot motor cool down?")] {
         mqtt.publish(
@@ -102,7 +104,7 @@ fn a_stream_is_evidence_then_deltas_then_the_answer() {
 }
 
 #[test]
-fn replies_go_where_they_are_wanted_and_echo_correlation_data() {
+fn replies_go_to_their_topic_with_correlation() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
     let ask = daemon.topic("ask");
     let question = |id: &str, reply_to: Option<&str>| {
@@ -131,7 +133,7 @@ fn replies_go_where_they_are_wanted_and_echo_correlation_data() {
     let own = daemon.topic("answer/elsewhere");
     mqtt.publish(&ask, question("w4", Some(&own)));
     assert_eq!(mqtt.first_on(&own).json()["id"], "w4");
-    // Printable correlation data names a request that names itself not.
+    // Printable correlation data names a request without an id.
     let named = Properties { correlation: Some(b"c-5".to_vec()), ..Properties::default() };
     mqtt.publish_with(&daemon.topic("search"), QUESTION, named);
     assert_eq!(mqtt.reply(&daemon, "c-5")["found"], true);
@@ -144,7 +146,7 @@ fn replies_go_where_they_are_wanted_and_echo_correlation_data() {
 }
 
 #[test]
-fn forbidden_reply_topics_are_refused_on_the_answer_topic() {
+fn forbidden_reply_topics_are_refused() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
     let own: Vec<String> =
         ["ask", "search", "documents/put", "documents/delete", "cancel", "state", "info"].map(|name| daemon.topic(name)).into();
@@ -159,7 +161,7 @@ fn forbidden_reply_topics_are_refused_on_the_answer_topic() {
         mqtt.publish(&daemon.topic("search"), json!({ "id": id, "question": QUESTION, "reply_to": topic }).to_string());
         assert_eq!(code(&mqtt.reply(&daemon, &id)), "bad_request", "{topic}");
         if !topic.is_empty() && !topic.contains(['+', '#']) {
-            // As a v5 property, which wins.
+            // The v5 property takes precedence over the payload.
             let id = format!("p{i}");
             let properties = Properties { response_topic: Some(topic.clone()), ..Properties::default() };
             mqtt.publish_with(
@@ -171,7 +173,7 @@ fn forbidden_reply_topics_are_refused_on_the_answer_topic() {
         }
     }
     mqtt.fence(&daemon);
-    // Nothing went into the daemon's own topics but what this test has put there, all of it on `search`.
+    // The daemon's own topics carry this test's messages only, and those are all on `search`.
     for (topic, before) in own.iter().zip(before).filter(|(topic, _)| !topic.ends_with("/search")) {
         assert_eq!(count(topic), before, "{topic}");
     }
@@ -208,7 +210,7 @@ fn bad_requests_get_the_words_of_the_contract() {
     .into_iter()
     .enumerate()
     {
-        // Blanks at the end make each as long as no other, and so each id its own.
+        // Blanks at the end make each length unique, and with it each id.
         let payload = format!("{payload}{}", " ".repeat(100 * i));
         refused("ask", payload.into_bytes(), "bad_request");
     }
@@ -228,17 +230,19 @@ fn bad_requests_get_the_words_of_the_contract() {
 #[test]
 fn a_deadline_ends_a_question() {
     let (_broker, daemon, mqtt) = house(|setup| setup);
+    // The same question without a deadline is asked first, and still at work when the deadline is over.
+    mqtt.publish(&daemon.topic("ask"), endless("without"));
     let mut question: Value = serde_json::from_str(&endless("")).expect("JSON");
     question["deadline_ms"] = json!(700);
-    let asked = std::time::Instant::now();
     let reply = mqtt.request(&daemon, "ask", question);
     assert_eq!(code(&reply), "deadline_exceeded");
-    assert!(asked.elapsed().as_secs() < 10, "it is kept: {:?}", asked.elapsed());
+    mqtt.publish(&daemon.topic("cancel"), "without");
+    assert_eq!(code(&mqtt.reply(&daemon, "without")), "cancelled");
     assert_cited(&mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 })));
 }
 
 #[test]
-fn the_queue_is_bounded_and_questions_can_be_cancelled() {
+fn the_queue_is_bounded_and_cancel_frees_it() {
     let (_broker, daemon, mqtt) = house(|setup| setup.set("answer.queue", "1").set("model.slots", "1"));
     let ask = daemon.topic("ask");
     mqtt.publish(&ask, endless("running"));
@@ -260,7 +264,7 @@ fn the_queue_is_bounded_and_questions_can_be_cancelled() {
     // The id alone, as plain text.
     mqtt.publish(&daemon.topic("cancel"), "running");
     assert_eq!(code(&mqtt.reply(&daemon, "running")), "cancelled");
-    // Cancelling what is not there does no harm, and the places are free again.
+    // Cancelling an unknown question does no harm, and the places are free again.
     mqtt.publish(&daemon.topic("cancel"), r#"{"id": "nobody"}"#);
     mqtt.publish(&daemon.topic("cancel"), "{");
     assert_cited(&mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 8 })));
@@ -372,7 +376,7 @@ fn documents_and_passages_in_json() {
     );
     assert_eq!(other["collection"], "other");
     assert_eq!(mqtt.request(&daemon, "documents/list", json!({ "collection": "other" }))["total"], 1);
-    // What changed the library is in the retained report.
+    // The retained info tells of the changed library.
     let info = daemon.topic("info");
     mqtt.wait("info to tell the new collection", |messages| {
         let last = messages.iter().rfind(|m| m.topic == info)?.json();
@@ -403,7 +407,7 @@ fn documents_and_passages_in_cbor() {
         serde_cbor::Value::Bytes(b"<html><title>Pool</title><p>The pool of the hotel is 25 metres long.</p></html>".to_vec());
     let reply = request("documents/put", "c1", &[document.clone(), ("data", html)], true);
     assert_eq!(reply["change"], text("added"));
-    // Told by its first byte alone.
+    // CBOR is recognised by its first byte alone.
     let reply = request("search", "c2", &[("question", text("How long is the pool?"))], false);
     let serde_cbor::Value::Array(passages) = &reply["passages"] else { panic!("{reply:?}") };
     assert!(format!("{:?}", passages[0]).contains("25 metres"), "{passages:?}");
@@ -413,7 +417,7 @@ fn documents_and_passages_in_cbor() {
     assert_eq!(reply["deleted"], serde_cbor::Value::Bool(true));
     let reply = request("ask", "c5", &[("question", text("")), ("stream", serde_cbor::Value::Bool(true))], false);
     assert!(reply.contains_key("error"), "errors are CBOR too: {reply:?}");
-    // A map that is cut off gets an error in CBOR, under the name that the correlation data gives it.
+    // A truncated map gets an error in CBOR, with the correlation data as its id.
     let named = Properties { correlation: Some(b"c6".to_vec()), ..Properties::default() };
     mqtt.publish_with(&daemon.topic("ask"), [0xa1, 0x68, b'q'], named);
     let reply: BTreeMap<String, serde_cbor::Value> =

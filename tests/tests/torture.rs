@@ -1,8 +1,8 @@
 //! Faults at random moments under load, counted: the daemon killed; the broker restarted, stopped for a while, cut off, slow;
 //! more questions than can be answered.
 //!
-//! What is asked at QoS 1 must be answered once, what was acknowledged as put must be there. Every run prints its seed and what it
-//! did; `make torture N=1000 SEED=7` repeats one with more faults. A short run is part of the tests.
+//! Every question asked at QoS 1 must be answered once, and every acknowledged document must be there. A run prints its seed and
+//! its account. A short run with a fixed seed is part of the tests; `make torture N=1000 SEED=7` runs a longer one.
 
 use rumqttc::NetworkOptions;
 use rumqttc::v5::mqttbytes::QoS;
@@ -18,17 +18,11 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vademecum_tests::{Daemon, Killed, MANUAL, Setup, free_port, program, temp_dir, wait_for};
+use vademecum_tests::{Daemon, Killed, MANUAL, NO_DEADLINE_MS, Seed, Setup, cpu_time, free_port, program, temp_dir, wait_for};
 
 /// A number from the environment, else a small one.
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-fn seed() -> u64 {
-    let seed = number("SEED", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |t| t.as_secs()));
-    println!("seed {seed}");
-    seed
 }
 
 /// A mosquitto that keeps its sessions over a restart.
@@ -114,7 +108,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8) {
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         match mode.load(Ordering::Relaxed) {
-            // What was swallowed never comes: the connection must be given up.
+            // The swallowed bytes never arrive, so the connection must be given up.
             SILENT => {
                 while mode.load(Ordering::Relaxed) == SILENT {
                     std::thread::sleep(Duration::from_millis(5));
@@ -135,14 +129,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What came back for a request.
+/// The final replies to a request.
 #[derive(Debug, Clone, Default)]
 struct Finals {
     count: u32,
-    /// A word for each: `answered`, or the code of the error.
+    /// One word for each: `answered`, or the code of the error.
     words: Vec<String>,
     last: Value,
-    /// When the first came.
+    /// The time of the first one.
     at: Option<Instant>,
 }
 
@@ -150,7 +144,7 @@ fn word_of(reply: &Value) -> &str {
     if reply.get("answer").is_some() { "answered" } else { reply["error"]["code"].as_str().unwrap_or("?") }
 }
 
-/// The asking side: its session outlives its connections, so that nothing is missed.
+/// The asking side. Its session outlives its connections, so it misses no message.
 struct Asker {
     client: Client,
     finals: Arc<Mutex<BTreeMap<String, Finals>>>,
@@ -162,7 +156,7 @@ impl Asker {
         let mut options = MqttOptions::new("asker", "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5)).set_clean_start(false).set_session_expiry_interval(Some(3600));
         options.set_max_packet_size(Some(1 << 20));
-        // A small message is not to wait for the acknowledgement of the one before.
+        // Small messages go out at once instead of waiting for an earlier acknowledgement.
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
         options.set_network_options(network);
@@ -185,7 +179,7 @@ impl Asker {
                             let id = reply["id"].as_str().unwrap_or_default().to_owned();
                             let mut finals = lock(&its_finals);
                             let entry = finals.entry(id).or_default();
-                            // The broker sends again what this side had not acknowledged; that is between those two.
+                            // The broker repeats a message that this side had not acknowledged. That is no second answer.
                             if publish.dup && entry.count > 0 {
                                 continue;
                             }
@@ -219,11 +213,11 @@ impl Asker {
     }
 }
 
-/// What was asked for, and its account.
+/// The requests of a run, and their account.
 struct Load {
     random: fastrand::Rng,
     asked: Vec<String>,
-    /// Per document: what was asked of it last, and under which id.
+    /// Per document, in order: the id of each request, and whether it puts or deletes.
     documents: BTreeMap<String, Vec<(String, bool)>>,
     requests: u64,
 }
@@ -292,7 +286,7 @@ impl Load {
         let listed: Vec<&str> = listed["documents"].as_array().expect("a list").iter().filter_map(|d| d["id"].as_str()).collect();
         let mut kept = 0;
         for (document, requests) in &self.documents {
-            // They were worked on in their order.
+            // The daemon works on them in their order.
             let Some((id, put)) = requests.last() else { continue };
             if asker.of(id).last.get("error").is_none() {
                 kept += 1;
@@ -309,7 +303,7 @@ impl Load {
         println!("{account}");
         log_account(&account);
         assert!(words.keys().all(|word| word == "answered" || word == "queue_full" || word == "internal"), "{words:?}");
-        // At QoS 1 an answer is sent again when the kill falls between the broker's taking it and our note of that.
+        // At QoS 1 an answer is repeated if the kill falls between the broker's acknowledgement and the daemon's note of it.
         let twice: usize = repeated.values().map(Vec::len).sum();
         assert!(twice * 100 <= self.asked.len().max(100), "{repeated:?}");
         assert!(daemon.log().lines().all(|line| !line.contains("panicked")), "{}", daemon.log());
@@ -340,9 +334,12 @@ fn house(through: impl Fn(u16) -> u16) -> (KeepingBroker, Asker, Daemon, tempfil
 
 #[test]
 fn the_daemon_is_killed() {
-    let (kills, mut load) = (number("N", 8), Load::new(seed()));
+    let seed = Seed::from_environment();
+    let (kills, mut load) = (number("N", 8), Load::new(seed.0));
     let (_broker, asker, mut daemon, _dir, data, port) = house(|port| port);
-    let mut slowest = Duration::ZERO;
+    // The work of a start is compared in processor time, which does not depend on the machine's other work.
+    let clean = cpu_time(daemon.pid());
+    let (mut slowest, mut most_work) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..kills {
         let time = Duration::from_millis(load.random.u64(0..400));
         load.run(&asker, time);
@@ -353,14 +350,17 @@ fn the_daemon_is_killed() {
         daemon = setup(port, &data).start();
         wait_for("online", || (asker.online.load(Ordering::Relaxed) > online).then_some(()));
         slowest = slowest.max(begun.elapsed());
+        most_work = most_work.max(cpu_time(daemon.pid()));
     }
-    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+    println!("processor time of the first start {clean:?}, of the longest one after a kill {most_work:?}");
+    assert!(most_work < 20 * clean, "{most_work:?}, {clean:?}");
     load.judge(&asker, &daemon, &json!({ "kills": kills, "slowest_start_ms": slowest.as_millis() as u64 }));
 }
 
 #[test]
 fn the_broker_comes_and_goes() {
-    let (faults, mut load) = (number("FAULTS", 6), Load::new(seed()));
+    let seed = Seed::from_environment();
+    let (faults, mut load) = (number("FAULTS", 6), Load::new(seed.0));
     let way = Mutex::new(None);
     let (mut broker, asker, daemon, _dir, _data, _port) = house(|broker| {
         let to = Way::to(broker);
@@ -423,11 +423,11 @@ fn slope(samples: &[(f64, u64)]) -> f64 {
 
 #[test]
 fn fifty_clients_ask_more_than_it_can() {
-    let (seconds, seed) = (number("SOAK", 6), seed());
+    let (seconds, seed) = (number("SOAK", 6), Seed::from_environment());
     let broker = KeepingBroker::start();
     let asker = Asker::on(broker.port);
     let dir = temp_dir();
-    // The generator writes, which takes all cores: that is when a refusal has to wait.
+    // The generator keeps all cores busy, so that a refusal has to compete with it.
     let setup = setup(broker.port, &dir.path().join("data")).set("answer.reader", "best").set("answer.max_tokens", "16");
     let daemon = setup.set("answer.queue", "16").set("answer.cache", "0").start();
     asker.send("documents/put", &json!({ "id": "manual", "document": "pump.md", "text": MANUAL }));
@@ -439,13 +439,13 @@ fn fifty_clients_ask_more_than_it_can() {
             "deadline_ms": deadline, "reply_to": format!("reply/c{client}"), "stream": client.is_multiple_of(3) }),
         );
     };
-    // How many it answers in a second, with some always waiting; the first have states to compute.
+    // Measures the answers a second while some questions always wait. The first answers do not count: they compute KV states.
     let waiting = 12;
     let (mut answered, mut begun) = (0, Instant::now());
-    (0..waiting).for_each(|n| ask(&format!("c{n}"), n, 60_000));
+    (0..waiting).for_each(|n| ask(&format!("c{n}"), n, NO_DEADLINE_MS));
     while answered < 2 * waiting || begun.elapsed() < Duration::from_secs(2) {
         asker.wait(&format!("c{answered}"));
-        ask(&format!("c{}", answered + waiting), answered, 60_000);
+        ask(&format!("c{}", answered + waiting), answered, NO_DEADLINE_MS);
         answered += 1;
         if answered == waiting {
             begun = Instant::now();
@@ -454,7 +454,7 @@ fn fifty_clients_ask_more_than_it_can() {
     let capacity = (answered - waiting) as f64 / begun.elapsed().as_secs_f64();
     let pause = Duration::from_secs_f64(1.0 / (1.5 * capacity));
 
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(seed.0);
     let mut asked: Vec<(Instant, Duration)> = Vec::new();
     let mut samples = Vec::new();
     let begun = Instant::now();
@@ -476,7 +476,7 @@ fn fifty_clients_ask_more_than_it_can() {
         }
     }
     let mut words: BTreeMap<String, u32> = BTreeMap::new();
-    let (mut rejections, mut late) = (Vec::new(), 0);
+    let (mut rejections, mut answers) = (Vec::new(), Vec::new());
     for (n, (at, deadline)) in asked.iter().enumerate() {
         let id = format!("q{n}");
         let reply = asker.wait(&id);
@@ -485,13 +485,17 @@ fn fifty_clients_ask_more_than_it_can() {
         if word == "queue_full" {
             rejections.push(took);
         }
-        // A moment for the way there and back.
-        late += u32::from(word == "answered" && took > *deadline + Duration::from_millis(500));
+        if word == "answered" {
+            answers.push((took, *deadline));
+        }
         *words.entry(word.to_owned()).or_default() += 1;
     }
     rejections.sort_unstable();
     let p99 = rejections.get(rejections.len() * 99 / 100).copied().unwrap_or_default();
-    // The first samples are of memory that is being taken for the first time.
+    // A rejection comes at once, so the slowest one shows how long the way there and back takes on this machine.
+    let way = rejections.last().copied().unwrap_or_default() + Duration::from_millis(500);
+    let late = answers.iter().filter(|(took, deadline)| *took > *deadline + way).count();
+    // In the first samples memory is still being taken for the first time.
     let steady = &samples[samples.len() / 5..];
     let account = json!({
         "seconds": seconds, "capacity_per_s": capacity.round(), "asked": asked.len(), "ended": words, "late_without_error": late,

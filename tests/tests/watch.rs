@@ -1,9 +1,10 @@
-//! Watched folders: what is in them is in the library, and what was put by hand stays.
+//! Watched folders: the library follows their files and leaves documents alone that were put by hand.
 
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use vademecum_tests::{Daemon, MANUAL, Run, Setup, free_port, run, temp_dir, vademecum, wait_for};
+use std::time::{Duration, SystemTime};
+use vademecum_tests::{Daemon, MANUAL, Run, Setup, cpu_time_of_thread, free_port, run, temp_dir, vademecum, wait_for};
 
 /// A folder and a data directory that outlive the daemons of a test.
 struct Place {
@@ -72,7 +73,7 @@ fn title(rows: &[Value], id: &str) -> String {
 }
 
 #[test]
-fn files_are_followed_while_they_come_change_move_and_go() {
+fn files_are_followed_as_they_come_and_go() {
     let place = Place::new();
     place.write("pump.md", MANUAL);
     let daemon = place.start();
@@ -81,7 +82,7 @@ fn files_are_followed_while_they_come_change_move_and_go() {
     assert_eq!(rows[0]["origin"]["path"], json!(path.to_string_lossy()));
     assert!(place.command(&["search", "What does error E-7 mean?", "--json"]).json()["passages"][0]["document"] == "pump.md");
 
-    // New ones, in a folder that was not there, beside what is passed over.
+    // New files in a new folder, beside files that the watch ignores.
     place.write("deep/er/boiler.md", &manual("Boiler"));
     place.write(".hidden.md", "hidden");
     place.write("deep/er/.boiler.md.swp", "an editor's");
@@ -90,14 +91,14 @@ fn files_are_followed_while_they_come_change_move_and_go() {
     place.write("deep/er/fan.md", &manual("Fan"));
     place.wait_list(&[("deep/er/boiler.md", "ok"), ("deep/er/fan.md", "ok"), ("pump.md", "ok")]);
 
-    // A change, in place and by a file that takes its place, as editors do it.
+    // A change in place, and one by renaming a new file over the old one, as editors do.
     place.write("pump.md", &manual("Mended pump"));
     wait_for("the change", || (title(&place.list(), "pump.md") == "Mended pump").then_some(()));
     place.write(".new", &manual("Mended fan"));
     fs::rename(place.root().join(".new"), place.root().join("deep/er/fan.md")).expect("moved");
     wait_for("the exchange", || (title(&place.list(), "deep/er/fan.md") == "Mended fan").then_some(()));
 
-    // A folder that moves, and later changes at the new place.
+    // A folder moves, and a file changes at the new place.
     fs::rename(place.root().join("deep/er"), place.root().join("flat")).expect("moved");
     place.wait_list(&[("flat/boiler.md", "ok"), ("flat/fan.md", "ok"), ("pump.md", "ok")]);
     place.write("flat/fan.md", &manual("Fan again"));
@@ -111,7 +112,7 @@ fn files_are_followed_while_they_come_change_move_and_go() {
 }
 
 #[test]
-fn a_restart_finds_what_has_changed_and_reads_nothing_else() {
+fn a_restart_reads_only_changed_files() {
     let place = Place::new();
     for name in ["a", "b", "c"] {
         place.write(&format!("{name}.md"), &manual(name));
@@ -129,14 +130,14 @@ fn a_restart_finds_what_has_changed_and_reads_nothing_else() {
     });
     assert_eq!([&rows[1]["id"], &rows[2]["id"]], ["c.md", "d.md"]);
     assert!(!daemon.log().contains("c.md: "), "it was left alone");
-    // The same folder by hand: the same ids, nothing to do.
+    // Ingesting the same folder by hand finds the same ids and changes nothing.
     let summary = place.command(&["ingest", "--json", &place.root().to_string_lossy()]).exits(0).json();
     assert_eq!([&summary["added"], &summary["unchanged"], &summary["replaced"]], [0, 3, 0]);
     daemon.stop();
 }
 
 #[test]
-fn a_file_that_fails_says_why_and_is_read_again_when_it_is_mended() {
+fn a_failed_file_says_why_and_is_read_again() {
     let place = Place::new();
     place.write("bad.md", "\n\n");
     let daemon = place.start();
@@ -154,14 +155,14 @@ fn a_file_that_fails_says_why_and_is_read_again_when_it_is_mended() {
 }
 
 #[test]
-fn what_failed_is_told_without_the_daemon_and_forgotten_with_its_file() {
+fn a_failure_is_listed_until_its_file_is_gone() {
     let place = Place::new();
     place.write("good.md", MANUAL);
     place.write("bad.md", "\n\n");
     place.write("worse.md", "\n");
     let daemon = place.start();
     place.wait_list(&[("bad.md", "failed"), ("good.md", "ok"), ("worse.md", "failed")]);
-    // Given up by hand, and tried again when it is touched.
+    // A user drops a failed file from the list; touching the file brings it back.
     let _ = place.command(&["documents", "delete", "worse.md"]).exits(0);
     place.wait_list(&[("bad.md", "failed"), ("good.md", "ok")]);
     place.write("worse.md", "\n\n");
@@ -171,7 +172,7 @@ fn what_failed_is_told_without_the_daemon_and_forgotten_with_its_file() {
     let doctor = place.command(&["doctor", "--json"]).json();
     let told = doctor.as_array().expect("checks").iter().find(|check| check["check"] == "documents").expect("theirs").clone();
     assert_eq!(told["status"], "warn", "{told}");
-    // One is gone and one is mended while nobody looks.
+    // While the daemon is stopped, one file goes and one is corrected.
     fs::remove_file(place.root().join("bad.md")).expect("removed");
     place.write("worse.md", &manual("Mended"));
     let daemon = place.start();
@@ -196,13 +197,13 @@ fn a_folder_that_is_away_keeps_its_documents() {
         });
     };
     away("No such file");
-    // An empty folder in its place, as a mount point without its card: now, and found at the start.
+    // An empty folder in its place looks like a mount point without its card: while the daemon runs, and at its start.
     fs::create_dir(place.root()).expect("made");
     away("empty");
     daemon.stop();
     let daemon = place.start();
     away("empty");
-    // It is back, with a change.
+    // The folder is back, with a change.
     fs::remove_dir(place.root()).expect("removed");
     fs::rename(&aside, place.root()).expect("moved");
     place.write("pump.md", &manual("Mended pump"));
@@ -212,7 +213,7 @@ fn a_folder_that_is_away_keeps_its_documents() {
 }
 
 #[test]
-fn what_was_put_by_hand_stays() {
+fn documents_put_by_hand_stay() {
     let place = Place::new();
     let by_hand = place.dir.path().join("by-hand.md");
     fs::write(&by_hand, manual("By hand")).expect("written");
@@ -223,12 +224,12 @@ fn what_was_put_by_hand_stays() {
     place.write("other.md", MANUAL);
     place.write("third.md", MANUAL);
     let daemon = place.start();
-    // Another text under an id that is taken: the folder's file has to wait.
+    // The id is taken by another text, so the folder's file is refused.
     let rows = place.wait_list(&[("other.md", "failed"), ("same.md", "ok"), ("third.md", "ok")]);
     assert!(rows[0]["reason"].as_str().expect("a reason").contains("by hand"), "{rows:?}");
     assert_eq!(title(&rows, "other.md"), "By hand");
     assert!(rows[0]["origin"]["path"].as_str().expect("a path").ends_with("manuals/other.md"), "{rows:?}");
-    // What is put by hand over a watched document is by hand from then on.
+    // Putting a watched document by hand makes it a document by hand.
     let _ = place.command(&["ingest", "--id", "third.md", &place.root().join("third.md").to_string_lossy()]).exits(0);
     for name in ["same.md", "other.md", "third.md"] {
         fs::remove_file(place.root().join(name)).expect("removed");
@@ -240,14 +241,18 @@ fn what_was_put_by_hand_stays() {
 }
 
 #[test]
-fn what_comes_while_a_large_file_is_read_is_listed() {
+fn a_new_file_is_listed_during_a_long_read() {
     let place = Place::new();
     let paragraph = |n: usize| format!("Paragraph {n} says that valve V-{n} opens at {} bar and closes again.\n\n", n % 7);
     place.write("large.txt", &(0..8000).map(paragraph).collect::<String>());
+    // An old file is read at once; a new one would first have to be quiet for a while.
+    let file = fs::File::options().write(true).open(place.root().join("large.txt")).expect("opened");
+    file.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("its time is set");
     let daemon = place.start();
+    let before = cpu_time_of_thread(daemon.pid(), "embed");
     place.wait_list(&[("large.txt", "pending")]);
-    // Time for its reading to begin: a file is read once it has been quiet for a while.
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    let embeds = || cpu_time_of_thread(daemon.pid(), "embed") > before + Duration::from_millis(200);
+    wait_for("the encoder to work on the large file", || embeds().then_some(()));
     place.write("late.md", MANUAL);
     place.wait_list(&[("large.txt", "pending"), ("late.md", "pending")]);
     daemon.stop();
@@ -260,10 +265,10 @@ fn folders_have_collections_and_do_not_collide() {
     let more = place.dir.path().join("more");
     fs::create_dir(&more).expect("made");
     fs::write(more.join("pump.md"), manual("Another pump")).expect("written");
-    // A link leads out of the folder: it is not followed.
+    // Links that lead out of the folder are not followed.
     std::os::unix::fs::symlink(place.dir.path().join("data"), more.join("link")).expect("linked");
     std::os::unix::fs::symlink(place.root().join("pump.md"), more.join("link.md")).expect("linked");
-    // Neither by hand.
+    // Ingesting by hand does not follow them either.
     let by_hand = place.dir.path().join("by-hand");
     let summary = run(vademecum(["ingest", "--json", "--data-dir"]).arg(by_hand).arg(&more)).exits(0).json();
     assert_eq!([&summary["added"], &summary["failed"]], [&json!(1), &json!([])], "{summary}");
@@ -286,7 +291,7 @@ fn folders_have_collections_and_do_not_collide() {
 }
 
 #[test]
-fn a_wrong_data_directory_is_told_and_not_made() {
+fn a_wrong_data_directory_is_named_and_not_made() {
     let dir = temp_dir();
     let nowhere = dir.path().join("nowhere");
     let listed = run(vademecum(["documents", "list"]).arg("--data-dir").arg::<&Path>(&nowhere)).exits(1);

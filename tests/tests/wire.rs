@@ -1,4 +1,4 @@
-//! What crosses the wire is CBOR that others read, and what others write is read here.
+//! Other implementations read our CBOR, and we read theirs.
 
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -15,7 +15,7 @@ use vademecum::ingest::watch::Listed;
 use vademecum::store::Document;
 use vademecum_tests::{python, run_with_input};
 
-/// Another implementation reads what we write, and we read what it writes, also with the tag of self-described CBOR.
+/// Another implementation reads our CBOR, and we read its CBOR, also with the tag of self-described CBOR.
 fn crosses<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     let ours = Encoding::Cbor.encode(value).expect("we write");
     assert_eq!(&serde_cbor::from_slice::<T>(&ours).expect("the peer reads"), value);
@@ -203,7 +203,7 @@ proptest! {
 }
 
 #[test]
-fn bytes_are_byte_strings_and_absent_fields_are_absent() {
+fn bytes_are_byte_strings_and_absences_absent() {
     let put = Put { document: "a".into(), data: Some(serde_bytes::ByteBuf::from(vec![0, 255])), ..Put::default() };
     let value: serde_cbor::Value = serde_cbor::from_slice(&Encoding::Cbor.encode(&put).expect("encodes")).expect("decodes");
     let serde_cbor::Value::Map(map) = value else { panic!("a map") };

@@ -54,7 +54,7 @@ fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
         max_tokens,
         stop: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, min_p: 0.0, seed: 0 },
-        deadline: Instant::now() + Duration::from_secs(60),
+        deadline: Instant::now() + Duration::from_secs(3600),
     }
 }
 

@@ -176,13 +176,7 @@ mod tests {
 
     #[test]
     fn a_small_set_is_measured_from_end_to_end() {
-        let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-        let model = home.join(".cache/vademecum/models/embedder.gguf");
-        if !model.exists() {
-            eprintln!("skipped: there is no {}; run `make setup`", model.display());
-            return;
-        }
-        let embedder = Embedder::load(&model, &EmbedOptions::default()).unwrap();
+        let embedder = Embedder::load(&crate::gguf::tests::model("embedder.gguf"), &EmbedOptions::default()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
         let id = EmbedderId {

@@ -2,8 +2,10 @@ use std::path::PathBuf;
 
 /// A test model from the cache that `make setup` fills.
 pub(crate) fn model(name: &str) -> PathBuf {
-    let places = crate::config::Config::default().model_places();
-    let path = places.iter().map(|dir| dir.join(name)).find(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name));
+    let given = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = || given("XDG_CACHE_HOME").or_else(|| given("HOME").map(|home| home.join(".cache")));
+    let cache = given("VADEMECUM_CACHE").or_else(|| user().map(|dir| dir.join("vademecum"))).expect("HOME is set");
+    let path = cache.join("models").join(name);
     assert!(path.exists(), "{} is missing: run `make setup`", path.display());
     path
 }

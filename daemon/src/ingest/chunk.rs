@@ -823,11 +823,23 @@ mod tests {
 
     #[test]
     fn big_documents_take_linear_time() {
-        let lines: String = (0..200_000).map(|n| format!("2024-05-01 12:00:00   line {n} ok\n")).collect();
-        let nested = "> ".repeat(20_000) + "x\n\n" + &"[".repeat(50_000) + &"- a\n".repeat(50_000);
-        let begun = std::time::Instant::now();
-        assert!(chunks("a.txt", &lines, 100).len() > 10_000);
-        chunks("a.md", &nested, 100);
-        assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+        // Processor time of this thread, which does not depend on the machine's other work.
+        let now = || {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            std::time::Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
+        };
+        let lines = |size: usize| (0..20 * size).map(|n| format!("2024-05-01 12:00:00   line {n} ok\n")).collect::<String>();
+        let nested = |size: usize| "> ".repeat(2 * size) + "x\n\n" + &"[".repeat(5 * size) + &"- a\n".repeat(5 * size);
+        let time = |name: &str, text: &str| {
+            let begun = now();
+            assert!(!chunks(name, text, 100).is_empty());
+            now().saturating_sub(begun)
+        };
+        for (name, text) in [("a.txt", &lines as &dyn Fn(usize) -> String), ("a.md", &nested)] {
+            let (small, large) = (time(name, &text(1_250)), time(name, &text(10_000)));
+            println!("{name}: {small:?}, eight times as much: {large:?}");
+            // Quadratic time would be 64 times as much.
+            assert!(large < 24 * small, "{name}: {small:?} {large:?}");
+        }
     }
 }

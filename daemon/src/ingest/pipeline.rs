@@ -686,13 +686,8 @@ mod tests {
     /// A part of the demo's manual through the real encoder.
     #[test]
     fn the_demo_manual_goes_in_whole() {
-        let model = format!("{}/.cache/vademecum/models/embedder.gguf", std::env::var("HOME").unwrap());
-        let model = std::path::Path::new(&model);
-        if !model.exists() {
-            eprintln!("skipped: {} is not there; run `make setup`", model.display());
-            return;
-        }
-        let embedder = Embedder::load(model, &crate::embed::EmbedOptions::default()).unwrap();
+        let model = crate::gguf::tests::model("embedder.gguf");
+        let embedder = Embedder::load(&model, &crate::embed::EmbedOptions::default()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
         let pipeline = Pipeline::new(store.clone(), embedder.clone(), IngestOptions::default());

@@ -500,7 +500,7 @@ mod tests {
         // The kernel takes a moment to forget a thread that has been joined.
         let gone = |thread: &i32| {
             let task = std::path::PathBuf::from(format!("/proc/self/task/{thread}"));
-            (0..200).any(|_| {
+            (0..12_000).any(|_| {
                 !task.exists() || {
                     std::thread::sleep(Duration::from_millis(10));
                     false

@@ -1,4 +1,4 @@
-"""Asks one question with paho-mqtt 5 in CBOR and prints the reply as JSON: PORT NODE QUESTION."""
+"""Asks one question with paho-mqtt 5 in CBOR and prints the reply as JSON: PORT NODE QUESTION SECONDS."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-port, node, question = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+port, node, question, patience = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 reply_topic = "paho/reply/1"
 correlation = b"\x00\xffpaho"
 done = threading.Event()
@@ -42,7 +42,7 @@ client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
 client.on_connect, client.on_subscribe, client.on_message = on_connect, on_subscribe, on_message
 client.connect("127.0.0.1", port)
 client.loop_start()
-if not done.wait(50):
+if not done.wait(patience):
     sys.exit("no reply")
 client.disconnect()
 client.loop_stop()
