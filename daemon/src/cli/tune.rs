@@ -1,7 +1,8 @@
 //! `vademecum tune`: the cores this process may use, and the threads that the generator runs best with.
 
 use super::{Common, Failure, Outcome, print_json, print_line};
-use crate::config::{Config, Lookup};
+use crate::config::Config;
+use crate::engine::Lookup;
 use crate::engine::BATCH;
 use crate::gguf::Gguf;
 use crate::llama;

@@ -2,8 +2,11 @@ use std::path::PathBuf;
 
 /// A test model from the cache that `make setup` fills.
 pub(crate) fn model(name: &str) -> PathBuf {
-    let places = crate::config::Config::default().model_places();
-    let path = places.iter().map(|dir| dir.join(name)).find(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name));
+    let set = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let cache = set("VADEMECUM_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("vademecum")))
+        .or_else(|| set("HOME").map(|dir| dir.join(".cache/vademecum")));
+    let path = set("VADEMECUM_MODELS").or_else(|| cache.map(|dir| dir.join("models"))).unwrap_or_default().join(name);
     assert!(path.exists(), "{} is missing: run `make setup`", path.display());
     path
 }
