@@ -84,9 +84,7 @@ pub fn check_tag(key: &str, value: &str) -> Result<(), String> {
 
 /// Whether `text` can be one level of our topics: the name of a node or of a fleet.
 pub fn is_topic_level(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && !text.contains(['+', '#', '/', '\0', '$'])
-        && !text.contains(char::is_whitespace)
+    (1..=64).contains(&text.len()) && !text.contains(['+', '#', '/', '\0', '$']) && !text.contains(char::is_whitespace)
 }
 
 /// Whether `filter` is a topic filter (MQTT 5.0, section 4.7.1), without `$share/<group>/`.

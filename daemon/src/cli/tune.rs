@@ -2,8 +2,8 @@
 
 use super::{Common, Failure, Outcome, print_json, print_line};
 use crate::config::Config;
-use crate::engine::Lookup;
 use crate::engine::BATCH;
+use crate::engine::Lookup;
 use crate::gguf::Gguf;
 use crate::llama;
 use crate::tune::{CALIBRATION, Drafts, Kind, Origin, Plan, Saved, Topology, calibrate, verify};

@@ -74,9 +74,7 @@ pub(super) fn max_payload(config: &Config) -> Checked {
 
 pub(super) fn topic_filters(filters: &[String]) -> Checked {
     match filters.iter().find(|filter| !names::is_topic_filter(filter)) {
-        Some(filter) => {
-            Err(format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last"))
-        }
+        Some(filter) => Err(format!("has `{filter}`, which is not a topic filter: `+` and `#` stand alone in a level, `#` last")),
         None => Ok(()),
     }
 }

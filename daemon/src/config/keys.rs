@@ -7,7 +7,8 @@
 //! The first line of a row's comment is its help; further lines, behind an empty one, are its explanation.
 
 use super::checks;
-use super::table::{Bounds::*, Key, PLAIN, table};
+use super::table::Bounds::{Number, OneOf, Whole};
+use super::table::{Key, PLAIN, table};
 use crate::answer::Strategy;
 use crate::engine::{Lookup, Repack};
 use crate::names::MAX_TOP_K;
@@ -40,7 +41,7 @@ table! {
 
         /// Version of MQTT.
         version: String = "auto",
-            bounds: OneOf(&[("auto", "5, or 3.1.1 when the broker refuses 5"), ("5", ""), ("3.1.1", "")]);
+            bounds: OneOf(&[("auto", "5, or 3.1.1 when the broker refuses 5"), ("5", "5 only"), ("3.1.1", "3.1.1 only")]);
 
         /// Client id at the broker. Empty: `vademecum-<node>`.
         client_id: String = "";
@@ -93,8 +94,8 @@ table! {
 
         /// Whether documents may be put and deleted over MQTT. The control socket in `data_dir` always takes them.
         ///
-        /// `true` lets everybody who may publish below `<base>/<node>` change the answers. A broker with rules (a sample is
-        /// `mosquitto/acl` beside this file) tells clients apart.
+        /// `true` lets everybody who may publish below `<base>/<node>` change the answers. A broker with rules tells
+        /// clients apart; `config/mosquitto/acl` is a sample.
         documents: bool = false, live: true;
 
         /// Fleet group of this node. Empty: none.

@@ -122,7 +122,7 @@ impl Layers {
         let key = Key::named(name).ok_or_else(unknown)?;
         if key.name != name {
             self.hints.push(format!(
-                "{origin}: `{name}` is called `{}` by now; rename it, for the next version knows the new name only",
+                "{origin}: `{name}` is now called `{}`; rename it, for the next version knows only the new name",
                 key.name
             ));
         }

@@ -10,11 +10,12 @@ const WIDTH: usize = 120;
 const ABOUT_FILE: &str = "\
 # Vademecum: configuration, with every key at its default.
 #
-# The daemon reads --config FILE, else /etc/vademecum/vademecum.toml. Environment variables win over the file: VADEMECUM_MQTT_BROKER
-# sets mqtt.broker, and commas part the items of a list. Flags win over both: --set KEY=VALUE sets any key. Unknown keys are refused.
-# `vademecum config` prints the values in effect and the origin of each changed one.
-# A change takes effect at the next start; a reload (SIGHUP, `systemctl reload vademecum`) takes over the keys marked \"reload\".
-# This file is written from the daemon's table of keys (`vademecum config --template`).
+# The daemon reads --config FILE, else /etc/vademecum/vademecum.toml. Environment variables win over the file:
+# VADEMECUM_MQTT_BROKER sets mqtt.broker, and commas part the items of a list. Flags win over both: --set KEY=VALUE sets
+# any key. Unknown keys are refused. `vademecum config` prints the values in effect and the origin of each changed one.
+#
+# A change takes effect at the next start. A reload (SIGHUP, `systemctl reload vademecum`) takes over the keys marked
+# \"reload\". `vademecum config --template` prints this file.
 ";
 
 const ABOUT_REFERENCE: &str = "\
@@ -70,10 +71,10 @@ pub fn template() -> String {
             comment(&mut out, "# ", key.help());
             comment(&mut out, "# ", &key.more());
             let width = key.words().iter().map(|(word, _)| word.len()).max().unwrap_or_default();
-            for (word, meaning) in key.words().iter().filter(|(_, meaning)| !meaning.is_empty()) {
+            for (word, meaning) in key.words() {
                 comment(&mut out, &format!("#   {word:width$}  "), meaning);
             }
-            let mut facts: Vec<String> = vec![key.values()];
+            let mut facts = if key.words().is_empty() { vec![key.values()] } else { vec![] };
             facts.extend(key.live.then(|| "reload".to_owned()));
             facts.retain(|fact| !fact.is_empty());
             if !facts.is_empty() {
@@ -112,15 +113,10 @@ pub fn reference() -> String {
 fn explanation(key: &Key) -> String {
     let mut parts: Vec<String> = vec![key.more()];
     if !key.formerly.is_empty() {
-        parts.push(format!("Its name was `{}`, which is understood until the next version.", key.formerly));
+        parts.push(format!("The key was called `{}`; that name is understood until the next version.", key.formerly));
     }
     parts.retain(|part| !part.is_empty());
-    let words: Vec<String> = key
-        .words()
-        .iter()
-        .filter(|(_, meaning)| !meaning.is_empty())
-        .map(|(word, meaning)| format!("- `{word}`: {meaning}\n"))
-        .collect();
+    let words: String = key.words().iter().fold(String::new(), |all, (word, meaning)| all + &format!("- `{word}`: {meaning}\n"));
     if parts.is_empty() && words.is_empty() {
         return String::new();
     }
@@ -128,7 +124,7 @@ fn explanation(key: &Key) -> String {
     let said = if parts.is_empty() { key.help().to_owned() } else { parts.join(" ") };
     comment(&mut out, "", &format!("`{}`: {said}", key.name));
     if !words.is_empty() {
-        let _ = write!(out, "\n{}", words.concat());
+        let _ = write!(out, "\n{words}");
     }
     out
 }
@@ -147,11 +143,21 @@ fn shown(value: &Value) -> String {
     if let Value::Float(number) = value { format!("{:?}", *number as f32) } else { value.to_string() }
 }
 
-/// Writes `text` in lines of at most [`WIDTH`] columns; lines after the first are indented as far as `first` is long.
+/// Writes `text` in lines of at most [`WIDTH`] columns; lines after the first are indented as far as `first` is long. Text between
+/// backticks stays on one line.
 fn comment(out: &mut String, first: &str, text: &str) {
     let further = if first.is_empty() { String::new() } else { format!("#{:1$}", "", first.len() - 1) };
+    // A blank between backticks is none to break a line at.
+    let mut quoted = false;
+    let kept: String = text
+        .chars()
+        .map(|c| {
+            quoted ^= c == '`';
+            if quoted && c == ' ' { '\u{a0}' } else { c }
+        })
+        .collect();
     let mut line = String::new();
-    for word in text.split_whitespace() {
+    for word in kept.split(' ').filter(|word| !word.is_empty()).map(|word| word.replace('\u{a0}', " ")) {
         if line.is_empty() {
             line = format!("{first}{word}");
         } else if line.len() + 1 + word.len() > WIDTH {

@@ -11,8 +11,8 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Chunks, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds,
-    chunk, counted, embedded_text, media::media_type, read, read::given_title,
+    Chunks, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds, chunk,
+    counted, embedded_text, media::media_type, read, read::given_title,
 };
 use crate::{
     embed::{EmbedError, Embedder, Embedding, Parted, WithParts},

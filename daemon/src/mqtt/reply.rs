@@ -149,7 +149,9 @@ impl Reply {
 
 /// Correlation data that is short printable text serves as the id, of other a digest: a request that is repeated with it is known again.
 fn id_of_correlation(data: &[u8]) -> Option<String> {
-    let id = || std::str::from_utf8(data).ok().filter(|text| names::is_request_id(text)).map_or_else(|| sha256_hex(data), str::to_owned);
+    let id = || {
+        std::str::from_utf8(data).ok().filter(|text| names::is_request_id(text)).map_or_else(|| sha256_hex(data), str::to_owned)
+    };
     (!data.is_empty()).then(id)
 }
 

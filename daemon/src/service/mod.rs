@@ -13,9 +13,7 @@ use crate::answer::{AnswerOptions, Answerer, Precompute, Strategy};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{
-    Engine, EngineOptions, GpuLayers, PassageCache, PassageCacheOptions, Sampling, Tuning, Weights,
-};
+use crate::engine::{Engine, EngineOptions, GpuLayers, PassageCache, PassageCacheOptions, Sampling, Tuning, Weights};
 use crate::ingest::watch::{Folder, WatchOptions, Watched, Watcher};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};

@@ -12,8 +12,7 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 
 use super::packet::{
-    Accepted, Connect, Filter, Message, Outgoing, Reason, Version, Will, write_accepted, write_ack,
-    write_publish,
+    Accepted, Connect, Filter, Message, Outgoing, Reason, Version, Will, write_accepted, write_ack, write_publish,
 };
 
 /// Largest packet taken, in bytes: a document sent over MQTT must fit.
