@@ -35,7 +35,7 @@ pub fn is_collection(name: &str) -> bool {
 /// Checks the id of a document.
 ///
 /// # Errors
-/// What is wrong with it and the remedy, as in "the id is …".
+/// The fault and the remedy, as a clause that follows "the id is".
 pub fn check_document_id(id: &str) -> Result<(), String> {
     if id.is_empty() {
         return Err("empty; give the document a name".into());

@@ -17,7 +17,7 @@ impl BrokerUrl {
     /// Parses `mqtt[s]://host[:port]`, with the ports 1883 and 8883 left open, or `ws[s]://host[:port][/path]`, with 80, 443 and `/mqtt`.
     ///
     /// # Errors
-    /// What is wrong with the text, as a clause that follows the key's name.
+    /// The fault, as a clause that follows the key's name.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or_default();
         let (tls, web, default_port) = match scheme {
@@ -33,9 +33,9 @@ impl BrokerUrl {
         let (rest, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let path = path.strip_suffix('/').unwrap_or(path);
         if text.contains(['@', '?', '#', ' ']) || text.chars().any(char::is_control) || (!web && !path.is_empty()) {
-            let what = if web { "host, port and path" } else { "host and port" };
+            let parts = if web { "host, port and path" } else { "host and port" };
             let (text, keys) = (without_password(text), "mqtt.username and mqtt.password_file");
-            return Err(format!("is `{text}`; only {what} may follow the scheme (for user name and password there are {keys})"));
+            return Err(format!("is `{text}`; only {parts} may follow the scheme (for user name and password there are {keys})"));
         }
         let bad_port = |port: &str| format!("has the port `{port}`; write a number from 1 to 65535");
         let parse_port = |port: &str| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| bad_port(port));
@@ -57,7 +57,7 @@ impl BrokerUrl {
     }
 }
 
-/// An address as it may be shown: what stands before an `@` may be a password.
+/// An address as it may be shown: the part before an `@` may be a password.
 fn without_password(text: &str) -> String {
     match (text.find("://").map_or(0, |at| at + 3), text.rfind('@')) {
         (begin, Some(at)) if begin <= at => format!("{}...{}", &text[..begin], &text[at..]),

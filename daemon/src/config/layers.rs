@@ -1,11 +1,11 @@
-//! Merging the layers and refusing what does not fit, with the place it came from.
+//! Merging the layers. Keys and values that do not fit are refused with the place they came from.
 
 use super::{Config, ConfigError, KEYS, Key, SECTIONS, SYSTEM_CONFIG, flat, typed};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// The origin of what flags set.
+/// The origin of settings by flags.
 pub(super) const COMMAND_LINE: &str = "command line";
 
 /// Settings given as command-line flags: dotted key and its text.
@@ -20,7 +20,7 @@ pub struct Loaded {
     pub origins: BTreeMap<String, String>,
     /// The file that was read, if one was.
     pub file: Option<PathBuf>,
-    /// Hints for people: keys that are called otherwise by now.
+    /// Hints for people: the new names of keys that were set by their old ones.
     pub hints: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ enum Given<'a> {
     Text(&'a str),
 }
 
-/// What the layers have set so far.
+/// The values that the layers have set so far.
 struct Layers {
     defaults: BTreeMap<String, Value>,
     values: BTreeMap<String, Value>,
@@ -141,7 +141,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Refuses values outside the bounds of their keys: what would not become typed is told in the table's words.
+    /// Refuses values outside the bounds of their keys. The typed configuration would refuse them too, in words of serde.
     fn check_bounds(&self) -> Result<(), ConfigError> {
         for (name, origin) in &self.origins {
             if let (Some(key), Some(value)) = (Key::named(name), self.values.get(name)) {
@@ -198,7 +198,7 @@ fn parsed(default: &Value, text: &str) -> Result<Value, String> {
     })
 }
 
-/// Turns `value` into the type that the default has, or says what is wrong.
+/// Turns `value` into the type that the default has. The error is a clause that follows the key's name.
 fn coerced(default: &Value, value: Value) -> Result<Value, String> {
     match (default, value) {
         (Value::Float(_), Value::Integer(i)) => Ok(Value::Float(i as f64)),

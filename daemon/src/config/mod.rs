@@ -23,10 +23,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::Value;
 
-/// Where the daemon looks for its configuration when `--config` is not given.
+/// The configuration file that is read without `--config`, if it exists.
 pub const SYSTEM_CONFIG: &str = "/etc/vademecum/vademecum.toml";
 
-/// What can be wrong with a configuration; each message names the place, the key and the remedy.
+/// Faults of a configuration; each message names the place, the key and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
@@ -62,7 +62,7 @@ pub enum ConfigError {
         origin: String,
         /// Dotted key.
         key: String,
-        /// What is wrong and what would be right.
+        /// The fault and the remedy, as a clause that follows the key's name.
         problem: String,
     },
 }
@@ -79,7 +79,7 @@ impl ConfigError {
 pub struct WatchedFolder {
     /// The collection its documents go into.
     pub collection: String,
-    /// Where it is: an absolute path.
+    /// Its absolute path.
     pub path: PathBuf,
 }
 
@@ -108,10 +108,10 @@ impl Config {
         typed(next).map_err(|error| error.to_string())
     }
 
-    /// Checks what types cannot: bounds, forms, and values that must fit together.
+    /// Checks bounds, forms, and values that must fit together.
     ///
     /// # Errors
-    /// `(key, what is wrong and what would be right)`.
+    /// The key, and the fault as a clause that follows its name.
     pub fn validate(&self) -> Result<(), (&'static str, String)> {
         let values = flat(self);
         for key in KEYS {
@@ -134,7 +134,7 @@ impl Config {
     /// The broker to connect to: the configured one, or the embedded one's address.
     ///
     /// # Errors
-    /// What is wrong with the address.
+    /// The fault of the address.
     pub fn broker_url(&self) -> Result<BrokerUrl, String> {
         if self.mqtt.broker.is_empty() {
             let listen: SocketAddr =
@@ -165,7 +165,7 @@ impl Config {
     /// The watched folders.
     ///
     /// # Errors
-    /// What is wrong with an entry.
+    /// The fault of an entry.
     pub fn watched_folders(&self) -> Result<Vec<WatchedFolder>, String> {
         let mut folders: Vec<WatchedFolder> = Vec::new();
         for entry in &self.ingest.watch {
@@ -196,12 +196,12 @@ impl Config {
         Ok(folders)
     }
 
-    /// Where states of passages are kept, which can be computed again: systemd's `CACHE_DIRECTORY`, else the data directory.
+    /// The directory of files that can be computed again: systemd's `CACHE_DIRECTORY`, else the data directory.
     pub fn cache_dir(&self) -> PathBuf {
         std::env::var_os("CACHE_DIRECTORY").map_or_else(|| self.data_dir(), PathBuf::from)
     }
 
-    /// The folder of the states of passages.
+    /// The folder of the kv cache.
     pub fn passages_dir(&self) -> PathBuf {
         self.cache_dir().join("passages")
     }
@@ -230,8 +230,8 @@ impl Config {
         places.into_iter().map(|dir| dir.join(name)).find(|path| path.exists()).unwrap_or(first)
     }
 
-    /// Where models are looked for that no key names: `$VADEMECUM_MODELS`, the data directory, the system, the cache that
-    /// `make setup` fills.
+    /// The places of models that no key names: `$VADEMECUM_MODELS`, the data directory, the system, the cache that `make setup`
+    /// fills.
     pub fn model_places(&self) -> Vec<PathBuf> {
         let mut places: Vec<PathBuf> = std::env::var_os("VADEMECUM_MODELS").map(PathBuf::from).into_iter().collect();
         places.extend([self.data_dir().join("models"), PathBuf::from("/usr/share/vademecum/models")]);

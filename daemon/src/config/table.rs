@@ -137,7 +137,7 @@ impl Key {
     }
 }
 
-/// A default as a row writes it: as it is, or as text for what is made from text.
+/// A default as a row writes it: a value of the type, or text for types that are made from text.
 pub(super) trait Given<T> {
     fn given(self) -> T;
 }
@@ -170,7 +170,7 @@ impl<const N: usize> Given<Vec<String>> for [&str; N] {
 ///
 /// ```text
 /// Config { ROW… }                                  keys above all sections
-/// Mqtt [mqtt] "What the section is about." { ROW… }
+/// Mqtt [mqtt] "About the section." { ROW… }
 ///
 /// ROW:  /// One line of help.
 ///       ///
@@ -220,7 +220,7 @@ macro_rules! table {
             }
         )*
 
-        /// Sections and what each is about, in the order of the table. The keys above all sections have an empty name.
+        /// Sections by name, each with a sentence about it, in the order of the table. Keys above all sections have an empty name.
         pub const SECTIONS: &[(&str, &str)] = &[("", ""), $( (stringify!($name), $about), )*];
 
         /// Every key, in the order of the table.

@@ -1,4 +1,4 @@
-//! The configuration in writing: what is in effect, the commented file, the reference. All three follow from the table.
+//! The configuration in writing: the values in effect, the commented file, the reference. All three follow from the table.
 
 use super::{Config, KEYS, Key, Loaded, SECTIONS, flat};
 use std::fmt::Write;
@@ -129,7 +129,7 @@ fn explanation(key: &Key) -> String {
     out
 }
 
-/// Sections with what each is about and its keys, in the order of the table.
+/// Sections by name, each with the sentence about it and its keys, in the order of the table.
 fn sections() -> impl Iterator<Item = (&'static str, &'static str, impl Iterator<Item = &'static Key>)> {
     SECTIONS.iter().map(|(name, about)| (*name, *about, KEYS.iter().filter(move |key| key.parts().0 == *name)))
 }

@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again, and what can change while the daemon runs takes effect.
+//! SIGHUP: the configuration is read again, and its live keys take effect (`live` in `config/keys.rs`).
 //!
 //! All or nothing: a configuration that is refused, or a password that cannot be read, changes nothing.
 
@@ -13,12 +13,12 @@ use std::sync::Arc;
 /// Reads the configuration as it was read at the start.
 pub type Reread = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
 
-/// What a reload changes.
+/// The state that a reload changes.
 pub(super) struct Reload {
     pub(super) reread: Reread,
-    /// What is in effect.
+    /// The configuration in effect.
     pub(super) config: Config,
-    /// What the broker was shown.
+    /// The credentials that the broker was shown.
     pub(super) credentials: Option<Credentials>,
     /// Tokens of the generator's context.
     pub(super) context: u32,
@@ -29,7 +29,7 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// Reads the configuration again and says in the log what has changed, what has not yet, or why nothing has.
+    /// Reads the configuration again. The log tells which keys changed, which wait for a restart, or why nothing changed.
     pub(super) fn reload(&mut self) {
         match self.apply() {
             Ok(Changes { applied, waiting }) => {
@@ -61,7 +61,7 @@ impl Reload {
         let (mut applied, mut waiting): (Vec<String>, Vec<String>) =
             changed.into_iter().partition(|key| Key::named(key).is_some_and(|key| key.live));
         let next = self.config.with_live_keys_of(&read).map_err(ServiceError::System)?;
-        // What is new may not fit what stays as it is until a restart.
+        // A new value may not fit an old one that stays until a restart.
         next.validate().map_err(|(key, problem)| {
             ServiceError::System(format!("`{key}` {problem}, beside what stays as it is until a restart"))
         })?;
