@@ -70,7 +70,7 @@ fn the_watchdog_hears_of_us_through_long_work_but_not_of_a_generator_or_encoder_
     let socket = dir.path().join("notify.sock");
     let mut systemd = Notified::on(&socket);
     let mut daemon =
-        with_watchdog(Setup::with(&broker), &socket).set("answer.strategy", "joined").set("embedder.threads", "1").start();
+        with_watchdog(Setup::with(&broker), &socket).set("answer.reader", "joined").set("embedder.threads", "1").start();
     let mqtt = Mqtt::to(&broker);
     systemd.wait("WATCHDOG=1");
     // At rest, with nothing to compute.

@@ -1,7 +1,6 @@
 //! The form of the table of keys. A row of [`super::keys`] becomes a typed field, its default, its checks and its documentation.
 
 use super::Config;
-use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use toml::Value;
@@ -114,25 +113,18 @@ impl Key {
         if let Bounds::OneOf(words) = self.bounds { words } else { &[] }
     }
 
-    /// `5 to 65535 seconds`: the values that the key takes, where bounds or a unit say more than the type.
+    /// `5 to 65535 seconds`: the values that the key takes. Empty for keys without bounds.
     pub fn values(&self) -> String {
-        let mut shown = self.bounds.shown();
-        if !self.unit.is_empty() {
-            let _ = write!(shown, "{}{}", if shown.is_empty() { "" } else { " " }, self.unit);
-        }
-        shown
+        format!("{} {}", self.bounds.shown(), self.unit).trim().to_owned()
     }
 
-    /// The type in words.
+    /// The type in words, for keys that [`Key::values`] does not describe.
     pub fn type_name(&self) -> &'static str {
         match self.rust_type {
             "bool" => "true or false",
-            "String" => "text",
             "PathBuf" => "path",
             "Vec<String>" => "list of texts",
-            "f32" => "number",
-            _ if !self.words().is_empty() => "word",
-            _ => "whole number",
+            _ => "text",
         }
     }
 }

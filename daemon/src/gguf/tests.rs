@@ -2,11 +2,10 @@ use std::path::PathBuf;
 
 /// A test model from the cache that `make setup` fills.
 pub(crate) fn model(name: &str) -> PathBuf {
-    let set = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
-    let cache = set("VADEMECUM_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("vademecum")))
-        .or_else(|| set("HOME").map(|dir| dir.join(".cache/vademecum")));
-    let path = set("VADEMECUM_MODELS").or_else(|| cache.map(|dir| dir.join("models"))).unwrap_or_default().join(name);
+    let given = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = || given("XDG_CACHE_HOME").or_else(|| given("HOME").map(|home| home.join(".cache")));
+    let cache = given("VADEMECUM_CACHE").or_else(|| user().map(|dir| dir.join("vademecum"))).expect("HOME is set");
+    let path = cache.join("models").join(name);
     assert!(path.exists(), "{} is missing: run `make setup`", path.display());
     path
 }
