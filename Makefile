@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross count-cross deb test-deb lint-yocto clean
+.PHONY: help config-files setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross count-cross deb test-deb lint-yocto clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ lint: tools ## Check format, clippy, spelling, licences and shell scripts
 	cargo clippy --release --package vademecum --no-default-features --features openmp -- -D warnings
 	@$(SETUP)/lint-text.sh
 	@$(SETUP)/deny.sh
+
+config-files: build ## Write config/vademecum.toml and docs/configuration.md anew from the table of keys (config/keys.rs)
+	@$(BINARY) config --config /dev/null --template >$(TARGET)/written && mv $(TARGET)/written config/vademecum.toml
+	@$(BINARY) config --config /dev/null --reference >$(TARGET)/written && mv $(TARGET)/written docs/configuration.md
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -163,7 +163,7 @@ impl Site {
             Contender::Ours(reader) => {
                 let mut command = self.daemon("run", &node);
                 command.args(["--broker", &format!("mqtt://127.0.0.1:{}", self.port)]);
-                command.args(["--set", &format!("answer.reader={reader}")]);
+                command.args(["--set", &format!("answer.strategy={reader}")]);
                 vec![Program::start(&mut command, &self.log(&node))?]
             }
             Contender::Peer(stack) => self.start_peer(stack, &node)?,

@@ -36,7 +36,7 @@ pub(crate) fn measure(site: &Site, set: &Set) -> Result<Evidence> {
 
     let (node, port) = (OURS[0].node(), free_port()?);
     let mut command = site.daemon("run", &node);
-    command.args(["--set", &format!("broker.listen=127.0.0.1:{port}"), "--set", "answer.reader=quote"]);
+    command.args(["--set", &format!("broker.listen=127.0.0.1:{port}"), "--set", "answer.strategy=quote"]);
     let daemon = Program::start(&mut command, &site.log("embedded"))?;
     let deadline = std::time::Instant::now() + PATIENCE;
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {

@@ -21,6 +21,7 @@
 //! | [`gguf`] | the model file: reading, checking, converting |
 //! | [`tune`] | which cores, how many threads |
 //! | [`config`] | one typed tree from file, environment and flags |
+//! | [`names`] | names and bounds that several rooms check |
 pub mod answer;
 pub mod api;
 pub mod cli;
@@ -34,6 +35,7 @@ pub mod ingest;
 pub mod llama;
 pub mod mail;
 pub mod mqtt;
+pub mod names;
 pub mod retrieve;
 pub mod service;
 pub mod store;

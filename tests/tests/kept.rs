@@ -25,7 +25,7 @@ fn two_processes_share_the_pages_of_the_weights() {
 
 #[test]
 fn a_daemon_that_quotes_holds_no_keys_and_values() {
-    let (_broker, daemon, mqtt) = house(|setup| setup.set("answer.reader", "auto"));
+    let (_broker, daemon, mqtt) = house(|setup| setup.set("answer.strategy", "auto"));
     let ready = anonymous(daemon.pid());
     mqtt.put(&daemon, "pump.md", MANUAL);
     let answer = mqtt.request(&daemon, "ask", json!({ "question": QUESTION }));
@@ -59,7 +59,7 @@ fn metrics(mqtt: &Mqtt, daemon: &Daemon, what: &str, is_it: impl Fn(&Value) -> b
 fn passages_are_computed_while_nobody_asks() {
     let dir = temp_dir();
     let settings = |setup: Setup| {
-        let setup = setup.data_dir(dir.path()).set("answer.reader", "best").set("model.precompute", "true");
+        let setup = setup.data_dir(dir.path()).set("answer.strategy", "best").set("model.precompute", "true");
         setup.set("service.metrics_every_s", "1").set("model.threads", "1")
     };
     let (broker, daemon, mqtt) = house(settings);
@@ -100,7 +100,7 @@ fn passages_are_computed_while_nobody_asks() {
 fn joined_neighbours_are_found_by_the_best_chunk() {
     let dir = temp_dir();
     let settings = |setup: Setup| {
-        let setup = setup.data_dir(dir.path()).set("answer.reader", "best").set("model.precompute", "true");
+        let setup = setup.data_dir(dir.path()).set("answer.strategy", "best").set("model.precompute", "true");
         setup.set("service.metrics_every_s", "1").set("model.threads", "1")
     };
     let (_broker, daemon, mqtt) = house(settings);
@@ -136,7 +136,7 @@ fn precomputing_says_why_it_does_not() {
 #[test]
 fn states_do_not_outlive_their_database() {
     let dir = temp_dir();
-    let settings = |setup: Setup| setup.data_dir(dir.path()).set("answer.reader", "best");
+    let settings = |setup: Setup| setup.data_dir(dir.path()).set("answer.strategy", "best");
     let (broker, daemon, mqtt) = house(settings);
     mqtt.put(&daemon, "pump.md", MANUAL);
     mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 4 }));
@@ -155,7 +155,7 @@ fn states_do_not_outlive_their_database() {
 fn an_answer_is_kept_until_something_changes() {
     let dir = temp_dir();
     let settings = |setup: Setup, reader: &str| {
-        setup.data_dir(dir.path()).set("answer.cache", "8").set("answer.reader", reader).set("model.threads", "1")
+        setup.data_dir(dir.path()).set("answer.cache", "8").set("answer.strategy", reader).set("model.threads", "1")
     };
     let (broker, daemon, mqtt) = house(|setup| settings(setup, "evidence"));
     mqtt.put(&daemon, "pump.md", MANUAL);

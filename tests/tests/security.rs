@@ -490,7 +490,7 @@ fn marks(answer: &str) -> Vec<usize> {
 
 fn hostile_text_stays_text(reader: &str) {
     let broker = Broker::start();
-    let daemon = Setup::with(&broker).set("answer.reader", reader).start();
+    let daemon = Setup::with(&broker).set("answer.strategy", reader).start();
     let mqtt = Mqtt::to(&broker);
     for (name, text) in HOSTILE_DOCUMENTS {
         mqtt.put(&daemon, name, text);

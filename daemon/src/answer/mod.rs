@@ -182,11 +182,11 @@ pub enum Progress {
 /// A generator with fewer parameters does not say it better than the sentences that it reads.
 pub const QUOTE_BELOW: u64 = 500_000_000;
 
-/// How passages become an answer: what the model reads.
+/// How an answer is made from the passages. The words are those of the key `answer.strategy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reader {
-    /// [`Reader::Quote`] for generators of less than [`QUOTE_BELOW`] parameters, else [`Reader::Evidence`].
+pub enum Strategy {
+    /// [`Strategy::Quote`] for generators of less than [`QUOTE_BELOW`] parameters, else [`Strategy::Evidence`].
     #[default]
     Auto,
     /// Nothing: the best sentences are the answer, word for word. Very small models say the right thing less often than the
@@ -202,8 +202,8 @@ pub enum Reader {
     Joined,
 }
 
-impl Reader {
-    /// The reader itself; [`Reader::Auto`] becomes the one for a generator of so many weights.
+impl Strategy {
+    /// The strategy itself; [`Strategy::Auto`] becomes the one for a generator of so many weights.
     #[must_use]
     pub fn for_weights(self, parameters: u64) -> Self {
         match self {
@@ -226,7 +226,7 @@ pub struct AnswerOptions {
     /// Strings that end an answer.
     pub stop: Vec<String>,
     /// What the model reads.
-    pub reader: Reader,
+    pub strategy: Strategy,
     /// Sentences that it reads where it reads sentences: the best ones of all passages.
     pub sentences: usize,
     /// Answers that are kept for the same question over the same library; 0: none.
@@ -246,7 +246,7 @@ pub struct Answerer {
 impl Answerer {
     /// Joins the rooms that an answer needs.
     pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, mut options: AnswerOptions) -> Self {
-        options.reader = options.reader.for_weights(engine.info().parameters);
+        options.strategy = options.strategy.for_weights(engine.info().parameters);
         Self {
             retriever,
             selector: Selector::new(embedder),
@@ -261,9 +261,9 @@ impl Answerer {
         &self.engine
     }
 
-    /// What the model reads; never [`Reader::Auto`].
-    pub fn reader(&self) -> Reader {
-        self.options.reader
+    /// How an answer is made; never [`Strategy::Auto`].
+    pub fn strategy(&self) -> Strategy {
+        self.options.strategy
     }
 
     /// Below this confidence the library holds no answer.
@@ -373,16 +373,16 @@ impl Answerer {
                     let held = best.filter(|(_, chosen)| !chosen.is_empty());
                     held.map(|(i, chosen)| PromptPassage { n: i + 1, document: None, text: evidence::text(&chosen) })
                 };
-                evidence.readings = match options.reader {
-                    Reader::Quote | Reader::Auto => {
+                evidence.readings = match options.strategy {
+                    Strategy::Quote | Strategy::Auto => {
                         let marked: Vec<String> = sentences().map(|said| format!("{} [{}]", said.text, said.n)).collect();
                         evidence.quoted = marked.join("\n");
                         vec![]
                     }
-                    Reader::Evidence => vec![reading(sentences().collect())],
-                    Reader::Joined => vec![reading(chunks(&retrieval.passages).collect())],
-                    Reader::Best => chunks(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
-                    Reader::Each => apart(chunks(&retrieval.passages), &scores),
+                    Strategy::Evidence => vec![reading(sentences().collect())],
+                    Strategy::Joined => vec![reading(chunks(&retrieval.passages).collect())],
+                    Strategy::Best => chunks(&retrieval.passages).take(1).map(|passage| reading(vec![passage])).collect(),
+                    Strategy::Each => apart(chunks(&retrieval.passages), &scores),
                 };
             }
             Ok((found, evidence))

@@ -1,7 +1,7 @@
 //! The states of all passages, computed while the daemon has nothing else to do, so that already the first question about one
 //! finds its state. Off unless configured.
 
-use super::{Answerer, Reader, chunk_passage, reading};
+use super::{Answerer, Strategy, chunk_passage, reading};
 use crate::engine::{EngineError, Precomputed};
 use crate::retrieve::RetrieveError;
 use std::collections::{BTreeMap, HashSet};
@@ -94,12 +94,12 @@ impl Precompute {
 }
 
 fn why_not(answerer: &Answerer) -> Option<String> {
-    if !matches!(answerer.reader(), Reader::Best | Reader::Each) {
+    if !matches!(answerer.strategy(), Strategy::Best | Strategy::Each) {
         return Some("the readers best and each alone read single passages, and another one is in use".into());
     }
     match &answerer.engine().info().passages_off {
         Some(why) => Some(why.clone()),
-        None if answerer.engine().passages().is_none() => Some("no states are kept (model.passages_mb)".into()),
+        None if answerer.engine().passages().is_none() => Some("no states are kept (model.kv_cache_mb)".into()),
         None => None,
     }
 }
@@ -177,7 +177,7 @@ impl Worker {
                     Ok(Precomputed::NoRoom) => {
                         self.progress.full.store(true, Ordering::Relaxed);
                         log::info!(
-                            "no room for more states of passages (model.passages_mb); the rest is computed when asked about"
+                            "no room for more states of passages (model.kv_cache_mb); the rest is computed when asked about"
                         );
                         return Ok(Ended::Finished);
                     }

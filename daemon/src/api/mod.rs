@@ -3,10 +3,10 @@
 pub mod wire;
 
 use crate::answer::{AnswerError, Answerer, Mode, Question, rounded};
-use crate::config::{COLLECTION_RULE, collection_name_is_valid};
 use crate::engine::{EngineError, Sampling};
 use crate::ingest::watch::Watched;
 use crate::ingest::{Change, IngestError, Outcome, Pipeline, Source};
+use crate::names::{self, MAX_TOP_K};
 use crate::retrieve::{Query, RetrieveError};
 use crate::store::{Document, StoreError};
 use std::collections::BTreeMap;
@@ -16,9 +16,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use wire::{ErrorCode, PassageReply};
-
-/// Largest `top_k` that a request may ask for.
-pub const MAX_TOP_K: usize = 20;
 
 /// Documents in one page of a list.
 const LIST_PAGE: usize = 1000;
@@ -177,10 +174,10 @@ impl Api {
     fn collection(&self, named: Option<&str>) -> Result<String, Problem> {
         let limits = self.limits();
         let name = named.unwrap_or(&limits.collection);
-        if collection_name_is_valid(name) {
+        if names::is_collection(name) {
             Ok(name.to_owned())
         } else {
-            Err((ErrorCode::BadRequest, format!("the collection is called {name:?}; {COLLECTION_RULE}")))
+            Err((ErrorCode::BadRequest, format!("the collection is called {name:?}; {}", names::COLLECTION_RULE)))
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::answer::{Answer, Citation, Mode};
 use crate::ingest::watch::Listed;
+use crate::names;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -418,9 +419,6 @@ impl ErrorCode {
     }
 }
 
-/// Longest id taken from a client, in bytes.
-pub const MAX_ID: usize = 128;
-
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TextOrNumber {
@@ -434,8 +432,8 @@ impl TextOrNumber {
             Self::Text(text) => text,
             Self::Number(number) => number.to_string(),
         };
-        if text.is_empty() || text.len() > MAX_ID || text.chars().any(char::is_control) {
-            return Err(E::custom(format!("an id has 1 to {MAX_ID} bytes and no control characters")));
+        if !names::is_request_id(&text) {
+            return Err(E::custom(format!("an id has 1 to {} bytes and no control characters", names::MAX_REQUEST_ID_BYTES)));
         }
         Ok(text)
     }
@@ -488,7 +486,7 @@ mod tests {
         assert_eq!(ask.id.as_deref(), Some("7"));
         assert_eq!(ask.filter["a"], ["x"]);
         assert_eq!(ask.filter["b"], ["y", "z"]);
-        let long = format!("{{\"id\":\"{}\",\"question\":\"q\"}}", "x".repeat(MAX_ID + 1));
+        let long = format!("{{\"id\":\"{}\",\"question\":\"q\"}}", "x".repeat(names::MAX_REQUEST_ID_BYTES + 1));
         for bad in [r#"{"id":"","question":"q"}"#, r#"{"question":1}"#, "{}", "{", r#"{"question":"q","mode":"poem"}"#, &long] {
             assert!(Encoding::Json.decode::<Ask>(bad.as_bytes()).is_err(), "{bad}");
         }
@@ -522,7 +520,7 @@ mod tests {
     #[test]
     fn the_id_of_what_is_cancelled_has_bounds_in_plain_text_too() {
         assert_eq!(CancelRequest::of_text(b" a7\n").expect("an id").id, "a7");
-        for bad in [&[b'x'; MAX_ID + 1][..], b"", b" ", b"a\nb", b"\xff"] {
+        for bad in [&[b'x'; names::MAX_REQUEST_ID_BYTES + 1][..], b"", b" ", b"a\nb", b"\xff"] {
             assert!(CancelRequest::of_text(bad).is_err(), "{bad:?}");
         }
     }

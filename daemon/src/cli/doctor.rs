@@ -208,7 +208,7 @@ fn generator(config: &Config) -> Check {
 
 /// Whether states of passages can be kept, where they are to be.
 fn passages(config: &Config, daemon: Option<&serde_json::Value>) -> Option<Check> {
-    let mib = config.model.passages_mb;
+    let mib = config.model.kv_cache_mb;
     if mib == 0 {
         return None;
     }
@@ -222,7 +222,7 @@ fn passages(config: &Config, daemon: Option<&serde_json::Value>) -> Option<Check
         let reason = [&told["problem"], &info["model"]["passages_off"]].into_iter().find_map(serde_json::Value::as_str);
         return match (reason, told["bytes"].as_u64()) {
             (Some(reason), _) => warn(reason.to_owned()),
-            (None, None) => warn("the daemon keeps none: its model.passages_mb is 0, or its log says why".to_owned()),
+            (None, None) => warn("the daemon keeps none: its model.kv_cache_mb is 0, or its log says why".to_owned()),
             (None, Some(bytes)) => {
                 let most = told["max_bytes"].as_u64().unwrap_or_default() / 1_000_000;
                 let detail = format!("{} states, {} of {most} MB", told["passages"], bytes / 1_000_000);
@@ -235,9 +235,9 @@ fn passages(config: &Config, daemon: Option<&serde_json::Value>) -> Option<Check
     if !(usable && existing.is_dir()) {
         return warn(format!("cannot be kept: {} is not a folder that may be written to", existing.display()));
     }
-    let (floor, free) = (config.model.passages_min_free_mb, crate::free_bytes(existing)? / 1_000_000);
+    let (floor, free) = (config.model.kv_cache_min_free_mb, crate::free_bytes(existing)? / 1_000_000);
     if free < floor {
-        return warn(format!("not kept any more: {free} MB of disk are free, and model.passages_min_free_mb is {floor}"));
+        return warn(format!("not kept any more: {free} MB of disk are free, and model.kv_cache_min_free_mb is {floor}"));
     }
     Some(Check::ok("passages", format!("up to {mib} MB in {}", dir.display())))
 }

@@ -111,7 +111,7 @@ enum Command {
     /// Measure retrieval and answers on a labelled set in BEIR format
     Eval(eval::Args),
     /// Print the effective configuration
-    Config,
+    Config(config::Args),
 }
 
 /// Why a command failed.
@@ -171,6 +171,7 @@ pub fn main() -> ExitCode {
         let quiet = cli.common.verbose == 0 && !matches!(cli.command, Command::Run);
         let level = loaded.config.log.level.parse().unwrap_or(log::LevelFilter::Info);
         crate::service::logging::start(if quiet { log::LevelFilter::Warn } else { level });
+        loaded.log_hints();
         dispatch(&cli, loaded)
     });
     match outcome {
@@ -218,12 +219,13 @@ fn dispatch(cli: &Cli, loaded: Loaded) -> Outcome {
         Command::Demo(args) => demo::run(common, args),
         Command::Calibrate(args) => calibrate::run(&loaded.config, common, args),
         Command::Eval(args) => eval::run(&loaded.config, common, args),
-        Command::Config => config::run(&loaded, common),
+        Command::Config(args) => config::run(&loaded, common, args),
     }
 }
 
 impl Common {
-    fn load(&self) -> Result<Loaded, ConfigError> {
+    /// The settings that flags give.
+    fn flags(&self) -> Flags {
         let named = [
             ("data_dir", &self.data_dir),
             ("mqtt.broker", &self.broker),
@@ -237,8 +239,12 @@ impl Common {
         if self.verbose > 0 {
             flags.push(("log.level".into(), if self.verbose == 1 { "debug" } else { "trace" }.into()));
         }
+        flags
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigError> {
         let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-        load(self.config.as_deref(), env, &flags)
+        load(self.config.as_deref(), env, &self.flags())
     }
 }
 
@@ -352,7 +358,7 @@ fn document_id(given: &str) -> Result<String, String> {
 
 /// A number of passages.
 fn top_k() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=crate::api::MAX_TOP_K as u64)
+    RangedU64ValueParser::new().range(1..=crate::names::MAX_TOP_K as u64)
 }
 
 /// A number that is not 0.
@@ -380,8 +386,19 @@ fn limit_arenas() {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::config::KEYS;
+
     #[test]
     fn the_command_line_is_consistent() {
-        super::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn flags_set_the_keys_that_the_table_says() {
+        for key in KEYS.iter().filter(|key| !key.flag.is_empty()) {
+            let cli = Cli::try_parse_from(["vademecum", "config", key.flag, "given"]).expect(key.flag);
+            assert_eq!(cli.common.flags(), [(key.name.to_owned(), "given".to_owned())], "{}", key.flag);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! `vademecum tune`: the cores this process may use, and the threads that the generator runs best with.
 
 use super::{Common, Failure, Outcome, print_json, print_line};
-use crate::config::{Config, Lookup};
+use crate::config::Config;
 use crate::engine::BATCH;
+use crate::engine::Lookup;
 use crate::gguf::Gguf;
 use crate::llama;
 use crate::tune::{CALIBRATION, Drafts, Kind, Origin, Plan, Saved, Topology, calibrate, verify};

@@ -1,11 +1,11 @@
-//! Merging the layers and refusing what does not fit, with the place it came from.
+//! Merging the layers. Keys and values that do not fit are refused with the place they came from.
 
-use super::{Config, ConfigError, SYSTEM_CONFIG};
+use super::{Config, ConfigError, KEYS, Key, SECTIONS, SYSTEM_CONFIG, flat, typed};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// The origin of what flags set.
+/// The origin of settings by flags.
 pub(super) const COMMAND_LINE: &str = "command line";
 
 /// Settings given as command-line flags: dotted key and its text.
@@ -20,6 +20,17 @@ pub struct Loaded {
     pub origins: BTreeMap<String, String>,
     /// The file that was read, if one was.
     pub file: Option<PathBuf>,
+    /// Hints for people: the new names of keys that were set by their old ones.
+    pub hints: Vec<String>,
+}
+
+impl Loaded {
+    /// Logs the hints.
+    pub fn log_hints(&self) {
+        for hint in &self.hints {
+            log::warn!("{hint}");
+        }
+    }
 }
 
 /// Reads the configuration: defaults, then `file` (or the system's, when it exists), environment, flags.
@@ -27,162 +38,169 @@ pub struct Loaded {
 /// # Errors
 /// [`ConfigError`] with the place, the key and the remedy.
 pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, flags: &Flags) -> Result<Loaded, ConfigError> {
-    let defaults = default_table();
-    let mut merged = defaults.clone();
-    let mut origins = BTreeMap::new();
-
+    let mut layers = Layers::new();
     let system = Path::new(SYSTEM_CONFIG);
     let file = file.or_else(|| system.exists().then_some(system));
     if let Some(path) = file {
+        layers.take_file(path)?;
+    }
+    layers.take_environment(env)?;
+    for (name, text) in flags {
+        layers.set(name, Given::Text(text), COMMAND_LINE)?;
+    }
+    layers.check_bounds()?;
+
+    let Layers { values, origins, hints, .. } = layers;
+    let bad = |key: &str, problem: String| ConfigError::BadValue {
+        origin: origins.get(key).cloned().unwrap_or_else(|| "default".into()),
+        key: key.into(),
+        problem,
+    };
+    let config = typed(values).map_err(|error| bad("", error.message().to_owned()))?;
+    config.validate().map_err(|(key, problem)| bad(key, problem))?;
+    Ok(Loaded { config, origins, file: file.map(Path::to_owned), hints })
+}
+
+/// A value as a layer gives it.
+enum Given<'a> {
+    Toml(Value),
+    Text(&'a str),
+}
+
+/// The values that the layers have set so far.
+struct Layers {
+    defaults: BTreeMap<String, Value>,
+    values: BTreeMap<String, Value>,
+    origins: BTreeMap<String, String>,
+    hints: Vec<String>,
+}
+
+impl Layers {
+    fn new() -> Self {
+        let defaults = flat(&Config::default());
+        Self { values: defaults.clone(), defaults, origins: BTreeMap::new(), hints: vec![] }
+    }
+
+    fn take_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
         let table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax {
             path: shown.clone(),
             message: e.to_string().trim_end().to_owned(),
         })?;
-        merge_file(&mut merged, &defaults, &table, "", &shown, &mut origins)?;
-    }
-    for (name, value) in env {
-        if let Some(key) = key_of_variable(&defaults, &name)? {
-            set_from_text(&mut merged, &defaults, &key, &value, &name, &mut origins)?;
-        }
-    }
-    for (key, value) in flags {
-        set_from_text(&mut merged, &defaults, key, value, COMMAND_LINE, &mut origins)?;
-    }
-
-    let config: Config = Value::Table(merged).try_into().map_err(|e: toml::de::Error| misfit(&e, &origins))?;
-    config.validate().map_err(|(key, problem)| ConfigError::BadValue {
-        origin: origins.get(key).cloned().unwrap_or_else(|| "default".into()),
-        key: key.into(),
-        problem,
-    })?;
-    Ok(Loaded { config, origins, file: file.map(Path::to_owned) })
-}
-
-/// A value of the right type that is none of those there are. The TOML crate names its key at the end of its message only.
-fn misfit(error: &toml::de::Error, origins: &BTreeMap<String, String>) -> ConfigError {
-    let text = error.to_string();
-    let place = text.rsplit_once("in `").and_then(|(_, rest)| rest.split_once('`'));
-    let key = place.map_or("", |(key, _)| key);
-    ConfigError::BadValue {
-        origin: origins.get(key).cloned().unwrap_or_else(|| "configuration".into()),
-        key: key.into(),
-        problem: error.message().to_owned(),
-    }
-}
-
-/// Every key with its default: the schema that the layers are held against.
-pub(super) fn default_table() -> Table {
-    Table::try_from(Config::default()).unwrap_or_default()
-}
-
-/// Every dotted key of the tree.
-pub(super) fn leaves(table: &Table) -> Vec<String> {
-    table
-        .iter()
-        .flat_map(|(key, value)| match value {
-            Value::Table(inner) => leaves(inner).into_iter().map(|leaf| format!("{key}.{leaf}")).collect(),
-            _ => vec![key.clone()],
-        })
-        .collect()
-}
-
-fn merge_file(
-    into: &mut Table,
-    schema: &Table,
-    from: &Table,
-    prefix: &str,
-    origin: &str,
-    origins: &mut BTreeMap<String, String>,
-) -> Result<(), ConfigError> {
-    for (key, value) in from {
-        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        match (schema.get(key), value) {
-            (None, _) => {
-                let remedy = remedy_for(&dotted);
-                return Err(ConfigError::UnknownKey { origin: origin.into(), key: dotted, remedy });
-            }
-            (Some(Value::Table(inner_schema)), Value::Table(inner)) => {
-                if let Some(Value::Table(target)) = into.get_mut(key) {
-                    merge_file(target, inner_schema, inner, &dotted, origin, origins)?;
+        let mut found: Vec<(String, Value)> = vec![];
+        for (name, value) in table {
+            match value {
+                Value::Table(section) if is_section(&name) => {
+                    found.extend(section.into_iter().map(|(leaf, value)| (format!("{name}.{leaf}"), value)));
                 }
+                value if is_section(&name) => {
+                    let problem = format!("is {value}, a {}; it must be a section", type_name(&value));
+                    return Err(ConfigError::BadValue { origin: shown, key: name, problem });
+                }
+                value => found.push((name, value)),
             }
-            (Some(known), value) => {
-                let value = coerce(known, value.clone()).map_err(|problem| ConfigError::BadValue {
-                    origin: origin.into(),
-                    key: dotted.clone(),
+        }
+        old_names_first(&mut found);
+        found.into_iter().try_for_each(|(name, value)| self.set(&name, Given::Toml(value), &shown))
+    }
+
+    fn take_environment(&mut self, env: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
+        let mut found: Vec<(String, (String, String))> = vec![];
+        for (variable, text) in env {
+            if let Some(name) = key_of_variable(&variable)? {
+                found.push((name, (variable, text)));
+            }
+        }
+        old_names_first(&mut found);
+        found.into_iter().try_for_each(|(name, (variable, text))| self.set(&name, Given::Text(&text), &variable))
+    }
+
+    /// Sets a key by its name, or by its earlier one.
+    fn set(&mut self, name: &str, given: Given, origin: &str) -> Result<(), ConfigError> {
+        let unknown = || ConfigError::UnknownKey { origin: origin.into(), key: name.into(), remedy: remedy_for(name) };
+        let key = Key::named(name).ok_or_else(unknown)?;
+        if key.name != name {
+            self.hints.push(format!(
+                "{origin}: `{name}` is now called `{}`; rename it, for the next version knows only the new name",
+                key.name
+            ));
+        }
+        let default = self.defaults.get(key.name).ok_or_else(unknown)?;
+        let value = match given {
+            Given::Toml(value) => Ok(value),
+            Given::Text(text) => parsed(default, text),
+        };
+        let value = value.and_then(|value| coerced(default, value)).map_err(|problem| ConfigError::BadValue {
+            origin: origin.into(),
+            key: name.into(),
+            problem,
+        })?;
+        self.values.insert(key.name.into(), value);
+        self.origins.insert(key.name.into(), origin.into());
+        Ok(())
+    }
+
+    /// Refuses values outside the bounds of their keys. The typed configuration would refuse them too, in words of serde.
+    fn check_bounds(&self) -> Result<(), ConfigError> {
+        for (name, origin) in &self.origins {
+            if let (Some(key), Some(value)) = (Key::named(name), self.values.get(name)) {
+                key.bounds.check(value).map_err(|problem| ConfigError::BadValue {
+                    origin: origin.clone(),
+                    key: name.clone(),
                     problem,
                 })?;
-                into.insert(key.clone(), value);
-                origins.insert(dotted, origin.into());
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
-fn set_from_text(
-    into: &mut Table,
-    schema: &Table,
-    dotted: &str,
-    text: &str,
-    origin: &str,
-    origins: &mut BTreeMap<String, String>,
-) -> Result<(), ConfigError> {
-    let bad = |problem: String| ConfigError::BadValue { origin: origin.into(), key: dotted.into(), problem };
-    let (section, leaf) = dotted.split_once('.').map_or((None, dotted), |(section, leaf)| (Some(section), leaf));
-    let known = match section {
-        Some(section) => schema.get(section).and_then(|s| s.get(leaf)),
-        None => schema.get(leaf),
-    };
-    let known =
-        known.ok_or_else(|| ConfigError::UnknownKey { origin: origin.into(), key: dotted.into(), remedy: remedy_for(dotted) })?;
-    let parsed = match known {
-        Value::String(_) => Value::String(text.to_owned()),
-        Value::Array(_) => {
-            Value::Array(text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| Value::String(s.into())).collect())
-        }
-        Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| bad(format!("is `{text}`; write true or false")))?),
-        Value::Integer(_) => Value::Integer(text.parse().map_err(|_| bad(format!("is `{text}`; write a whole number")))?),
-        Value::Float(_) => Value::Float(text.parse().map_err(|_| bad(format!("is `{text}`; write a number")))?),
-        _ => return Err(bad("cannot be set here".into())),
-    };
-    let parsed = coerce(known, parsed).map_err(bad)?;
-    let target = match section {
-        Some(section) => into.get_mut(section).and_then(Value::as_table_mut),
-        None => Some(into),
-    };
-    if let Some(target) = target {
-        target.insert(leaf.to_owned(), parsed);
-        origins.insert(dotted.to_owned(), origin.to_owned());
-    }
-    Ok(())
+/// A layer that gives a key by both of its names means the new one.
+fn old_names_first<T>(found: &mut [(String, T)]) {
+    found.sort_by_key(|(name, _)| KEYS.iter().all(|key| key.formerly != name));
 }
 
-/// The key that an environment variable sets: `VADEMECUM_MQTT_BROKER` is `mqtt.broker`.
+fn is_section(name: &str) -> bool {
+    !name.is_empty() && SECTIONS.iter().any(|(section, _)| *section == name)
+}
+
+/// The key that an environment variable sets, by its new or its earlier name: `VADEMECUM_MQTT_BROKER` is `mqtt.broker`.
 ///
 /// Variables that begin like a section but name no key of it are refused; other `VADEMECUM_…` names are left alone.
-fn key_of_variable(schema: &Table, name: &str) -> Result<Option<String>, ConfigError> {
-    let Some(rest) = name.strip_prefix("VADEMECUM_") else { return Ok(None) };
+fn key_of_variable(variable: &str) -> Result<Option<String>, ConfigError> {
+    let Some(rest) = variable.strip_prefix("VADEMECUM_") else { return Ok(None) };
     let wanted = rest.to_ascii_lowercase();
-    if let Some(key) = leaves(schema).into_iter().find(|key| key.replace('.', "_") == wanted) {
-        return Ok(Some(key));
+    let names = KEYS.iter().flat_map(|key| [key.name, key.formerly]).filter(|name| !name.is_empty());
+    if let Some(name) = names.into_iter().find(|name| name.replace('.', "_") == wanted) {
+        return Ok(Some(name.into()));
     }
-    let sections = schema.iter().filter(|(_, value)| value.is_table()).map(|(key, _)| key);
-    for section in sections {
+    for (section, _) in SECTIONS.iter().filter(|(section, _)| !section.is_empty()) {
         if let Some(leaf) = wanted.strip_prefix(&format!("{section}_")) {
             let key = format!("{section}.{leaf}");
             let remedy = remedy_for(&key);
-            return Err(ConfigError::UnknownKey { origin: format!("environment variable {name}"), key, remedy });
+            return Err(ConfigError::UnknownKey { origin: format!("environment variable {variable}"), key, remedy });
         }
     }
     Ok(None)
 }
 
-/// Turns `value` into the type that `known` has, or says what is wrong.
-fn coerce(known: &Value, value: Value) -> Result<Value, String> {
-    match (known, value) {
+/// Turns text into a value of the type that the default has.
+fn parsed(default: &Value, text: &str) -> Result<Value, String> {
+    Ok(match default {
+        Value::Array(_) => {
+            Value::Array(text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| Value::String(s.into())).collect())
+        }
+        Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| format!("is `{text}`; write true or false"))?),
+        Value::Integer(_) => Value::Integer(text.parse().map_err(|_| format!("is `{text}`; write a whole number"))?),
+        Value::Float(_) => Value::Float(text.parse().map_err(|_| format!("is `{text}`; write a number"))?),
+        _ => Value::String(text.to_owned()),
+    })
+}
+
+/// Turns `value` into the type that the default has. The error is a clause that follows the key's name.
+fn coerced(default: &Value, value: Value) -> Result<Value, String> {
+    match (default, value) {
         (Value::Float(_), Value::Integer(i)) => Ok(Value::Float(i as f64)),
         (Value::Array(_), Value::Array(items)) => {
             if let Some(item) = items.iter().find(|item| !item.is_str()) {
@@ -194,8 +212,8 @@ fn coerce(known: &Value, value: Value) -> Result<Value, String> {
         (Value::String(word), Value::Integer(i)) if word == "auto" && i >= 0 => Ok(Value::String(i.to_string())),
         (Value::Integer(_), Value::Integer(i)) if i < 0 => Err(format!("is {i}; it cannot be negative")),
         (Value::Float(_), Value::Float(f)) if !f.is_finite() => Err(format!("is {f}; write a plain number")),
-        (known, value) if known.same_type(&value) => Ok(value),
-        (known, value) => Err(format!("is {value}, a {}; it must be a {}", type_name(&value), type_name(known))),
+        (default, value) if default.same_type(&value) => Ok(value),
+        (default, value) => Err(format!("is {value}, a {}; it must be a {}", type_name(&value), type_name(default))),
     }
 }
 
@@ -211,17 +229,10 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-fn remedy_for(key: &str) -> String {
-    let all = leaves(&default_table());
-    let last = key.rsplit('.').next().unwrap_or(key);
-    let near = all
-        .iter()
-        .map(|known| {
-            let known_last = known.rsplit('.').next().unwrap_or(known);
-            (edit_distance(known, key).min(edit_distance(known_last, last) + 1), known)
-        })
-        .min();
-    match near {
+fn remedy_for(name: &str) -> String {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+    let distance = |known: &str| edit_distance(known, name).min(edit_distance(&last(known), &last(name)) + 1);
+    match KEYS.iter().map(|key| (distance(key.name), key.name)).min() {
         Some((distance, known)) if distance <= 3 => format!("did you mean `{known}`?"),
         _ => "`vademecum config` lists every key".into(),
     }

@@ -1,4 +1,3 @@
-use super::layers::{default_table, leaves, load};
 use super::*;
 
 fn no_env() -> std::iter::Empty<(String, String)> {
@@ -47,16 +46,24 @@ fn bad_values_are_refused_with_the_right_form() {
     for (text, expected) in [
         ("[mqtt]\nkeep_alive_s = \"long\"\n", "`mqtt.keep_alive_s` is \"long\", a text in quotes; it must be a whole number"),
         ("[mqtt]\nbroker = \"localhost\"\n", "write mqtt://host:port"),
-        (
-            "[answer]\nreader = \"composed\"\n",
-            "`answer.reader` unknown variant `composed`, expected one of `auto`, `quote`, `evidence`, `best`, `each`, `joined`",
-        ),
-        ("[model]\nrepack = \"maybe\"\n", "`model.repack` unknown variant `maybe`, expected one of `auto`, `on`, `off`"),
+        ("[model]\nrepack = \"maybe\"\n", "`model.repack` is `maybe`; write `auto`, `on` or `off`"),
         ("[broker]\nlisten = \"0.0.0.0:1883\"\n", "loopback only"),
         ("[mqtt]\ncert_file = \"/c.pem\"\n", "mqtt.key_file is not set"),
         ("[mqtt]\nalpn = [\"\"]\n", "1 to 255 bytes"),
         ("[mqtt]\nbroker = \"mqtt://h\"\nca_file = \"/ca.pem\"\n", "`mqtt.ca_file` is set, but mqtt.broker is not encrypted"),
         ("[answer]\nthreshold = 2.0\n", "from 0 to 1"),
+        ("[answer]\nthreshold = -1\n", "`answer.threshold` is -1; it must be from 0 to 1"),
+        (
+            "[answer]\nstrategy = \"composed\"\n",
+            "`answer.strategy` is `composed`; write `auto`, `quote`, `evidence`, `best`, `each` or",
+        ),
+        ("[answer]\nreader = \"composed\"\n", "`answer.strategy` is `composed`; write"),
+        ("[answer]\ncache = true\n", "`answer.cache` is true, a true or false; it must be a whole number"),
+        ("[mqtt]\nversion = \"4\"\n", "write `auto`, `5` or `3.1.1`"),
+        ("answer = 3\n", "`answer` is 3, a whole number; it must be a section"),
+        ("[mqtt.broker]\n", "it must be a text in quotes"),
+        ("[answer]\nseed = 5000000000\n", "from 0 to 4294967295"),
+        ("[log]\nlevel = \"loud\"\n", "write error, warn, info, debug or trace"),
         ("[answer]\nmax_tokens = 2000\n", "leaves no room"),
         ("[model]\ncontext = -1\n", "cannot be negative"),
         ("node = \"a/b\"\n", "one level of a topic"),
@@ -116,22 +123,130 @@ fn a_password_in_a_broker_address_is_not_repeated() {
     }
 }
 
-/// The shipped file names every key, each commented out at its default.
-#[test]
-fn the_shipped_file_documents_every_key_with_its_default() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/vademecum.toml");
-    let text = std::fs::read_to_string(&path).expect("config/vademecum.toml");
-    assert_eq!(load(Some(&path), no_env(), &vec![]).expect("as shipped").config, Config::default());
-    let active: String = text
-        .lines()
+/// A file of the repository.
+fn committed(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A commented file with its keys in effect. Keys stand behind `#` without a blank; prose has one.
+fn uncommented(text: &str) -> String {
+    text.lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
-        .fold(String::new(), |all, line| all + line + "\n");
-    let table: toml::Table = active.parse().expect("uncommented file is TOML");
-    let mut documented = leaves(&table);
-    let mut expected = leaves(&default_table());
-    documented.sort();
-    expected.sort();
-    assert_eq!(documented, expected);
-    let (_dir, path) = file_with(&active);
-    assert_eq!(load(Some(&path), no_env(), &vec![]).expect("uncommented").config, Config::default());
+        .fold(String::new(), |all, line| all + line + "\n")
+}
+
+#[test]
+fn committed_files_are_what_the_table_gives() {
+    let remedy = "is not what the table of keys gives: run `make config-files`";
+    assert!(committed("config/vademecum.toml") == template(), "config/vademecum.toml {remedy}");
+    assert!(committed("docs/configuration.md") == reference(), "docs/configuration.md {remedy}");
+}
+
+#[test]
+fn the_commented_file_names_every_key_with_its_default() {
+    let (_dir, path) = file_with(&template());
+    let as_shipped = load(Some(&path), no_env(), &vec![]).expect("as shipped");
+    assert_eq!((as_shipped.config, as_shipped.origins.len()), (Config::default(), 0));
+    let (_dir, path) = file_with(&uncommented(&template()));
+    let all_set = load(Some(&path), no_env(), &vec![]).expect("uncommented");
+    assert_eq!((all_set.config, all_set.origins.len()), (Config::default(), KEYS.len()));
+    let reference = reference();
+    for key in KEYS {
+        assert!(reference.contains(&format!("\n| `{}` |", key.parts().1)), "{}", key.name);
+    }
+}
+
+#[test]
+fn every_key_is_described_in_plain_sentences() {
+    assert!(!reference().contains("||"));
+    for key in KEYS {
+        let help = key.help();
+        assert!((1..=120).contains(&help.len()) && help.ends_with('.'), "{}: {help:?} is no line of help", key.name);
+        assert!(key.doc.get(1).is_none_or(|line| line.trim().is_empty()), "{}: an empty line follows the help", key.name);
+        for sentence in format!("{help} {}", key.more()).split(['.', ':']) {
+            assert!(sentence.split_whitespace().count() <= 25, "{}: {sentence:?} is long", key.name);
+        }
+        assert!(!help.contains('|'), "{}: a bar ends the cell of a table", key.name);
+    }
+}
+
+#[test]
+fn every_key_has_one_name_a_section_and_a_default_within_its_bounds() {
+    let defaults = flat(&Config::default());
+    let mut names: Vec<&str> = KEYS.iter().flat_map(|key| [key.name, key.formerly]).filter(|name| !name.is_empty()).collect();
+    assert!(KEYS.iter().all(|key| SECTIONS.iter().any(|(section, _)| *section == key.parts().0)));
+    assert_eq!(defaults.len(), KEYS.len());
+    for key in KEYS {
+        let default = &defaults[key.name];
+        assert_eq!(key.bounds.check(default), Ok(()), "{}", key.name);
+        let fits = match &key.bounds {
+            Bounds::Any => !default.is_integer() && !default.is_float(),
+            Bounds::Whole(_) => default.is_integer(),
+            Bounds::Number(_) => default.is_float(),
+            Bounds::OneOf(_) => default.is_str(),
+        };
+        assert!(fits, "{}: {default} has no bounds, or those of another type", key.name);
+        for (word, _) in key.words() {
+            let set = load(Some(Path::new("/dev/null")), no_env(), &vec![(key.name.into(), (*word).into())]);
+            assert_eq!(flat(&set.expect(word).config)[key.name].as_str(), Some(*word));
+        }
+    }
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count, "a name is given twice");
+}
+
+#[test]
+fn old_names_are_understood_with_a_hint() {
+    let (_dir, path) = file_with("[answer]\nreader = \"joined\"\n[model]\npassages_mb = 7\nkv_cache_mb = 8\n");
+    let env = || [("VADEMECUM_MODEL_PASSAGES_MIN_FREE_MB".to_owned(), "9".to_owned())].into_iter();
+    let flags = vec![("answer.reader".to_owned(), "best".to_owned())];
+    let loaded = load(Some(&path), env(), &vec![]).expect("old names");
+    let model = &loaded.config.model;
+    assert_eq!(loaded.config.answer.strategy, crate::answer::Strategy::Joined);
+    assert_eq!((model.kv_cache_mb, model.kv_cache_min_free_mb), (8, 9), "the new name wins within a file");
+    assert_eq!(loaded.origins["model.kv_cache_min_free_mb"], "VADEMECUM_MODEL_PASSAGES_MIN_FREE_MB");
+    for hint in [
+        "vademecum.toml: `answer.reader` is now called `answer.strategy`",
+        "`model.passages_mb` is now called `model.kv_cache_mb`",
+        "VADEMECUM_MODEL_PASSAGES_MIN_FREE_MB: `model.passages_min_free_mb` is now called `model.kv_cache_min_free_mb`",
+    ] {
+        assert!(loaded.hints.iter().any(|said| said.contains(hint)), "{hint}: {:?}", loaded.hints);
+    }
+    assert_eq!(loaded.hints.len(), 3);
+    let (_dir, path) = file_with("[answer]\nstrategy = \"joined\"\n");
+    let loaded = load(Some(&path), no_env(), &flags).expect("an old name on the command line");
+    assert_eq!(loaded.config.answer.strategy, crate::answer::Strategy::Best, "a later layer wins by either name");
+    assert!(loaded.hints[0].starts_with("command line: `answer.reader`"), "{:?}", loaded.hints);
+    let new = load(Some(&path), no_env(), &vec![]).expect("the new name");
+    assert!(new.hints.is_empty(), "{:?}", new.hints);
+}
+
+#[test]
+fn the_effective_configuration_is_shown_with_origins_and_can_be_read_again() {
+    let (_dir, path) = file_with("[answer]\ntop_k = 5\nthreshold = 0.3\nstop = [\"a\\nb\", \"c\"]\n");
+    let flags = vec![("mqtt.broker".to_owned(), "mqtt://h".to_owned())];
+    let loaded = load(Some(&path), no_env(), &flags).expect("valid");
+    let shown = effective(&loaded);
+    assert!(shown.contains("\nbroker = \"mqtt://h\"  # command line\n"), "{shown}");
+    assert!(shown.contains(&format!("\ntop_k = 5  # {}\n", path.display())) && shown.contains("\nthreshold = 0.3  #"), "{shown}");
+    assert!(shown.contains("\nsentences = 2\n") && shown.contains("# generator in use: "), "{shown}");
+    let (_dir, path) = file_with(&shown);
+    assert_eq!(load(Some(&path), no_env(), &vec![]).expect("the output is a configuration").config, loaded.config);
+}
+
+#[test]
+fn a_reload_takes_over_live_keys_and_nothing_else() {
+    let ours = Config::default();
+    let mut read = Config::default();
+    read.answer.top_k = 7;
+    read.answer.temperature = 0.3;
+    read.answer.sentences = 5;
+    read.ingest.watch = vec!["/srv/manuals".into()];
+    read.model.context = 4096;
+    let next = ours.with_live_keys_of(&read).expect("values");
+    assert_eq!(next.differences(&ours), ["answer.temperature", "answer.top_k", "ingest.watch"]);
+    assert_eq!(next.differences(&read), ["answer.sentences", "model.context"]);
 }

@@ -119,7 +119,8 @@ pub struct Tuning {
 }
 
 /// Whether the next tokens of an answer are guessed from what was read, and several verified at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Lookup {
     /// Never.
     Off,

@@ -361,7 +361,7 @@ impl Keeper {
     fn write(&mut self, path: PathBuf, bytes: &[u8], reason: Reason) {
         let size = bytes.len() as u64;
         if size > self.options.max_bytes {
-            let words = format!("a state has {} MB, and model.passages_mb allows less", size.div_ceil(1_000_000));
+            let words = format!("a state has {} MB, and model.kv_cache_mb allows less", size.div_ceil(1_000_000));
             return self.trouble(Some(&words));
         }
         if reason == Reason::Asked {

@@ -25,7 +25,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 pub(crate) use formats::{floor_char_boundary, one_line};
 
-use crate::store::SourceFile;
+use crate::{names, store::SourceFile};
 
 pub use chunk::{Chunks, DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
 pub use media::{MediaType, check_media_type};
@@ -36,18 +36,6 @@ pub use walk::{DEFAULT_GLOBS, Entry, Walk, check_glob, load, walk};
 
 /// Largest document taken, in bytes, unless the configuration says otherwise.
 pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 32 * 1024 * 1024;
-
-/// Longest document id, in bytes.
-pub const MAX_ID_BYTES: usize = 512;
-
-/// Most tags on one document.
-pub const MAX_TAGS: usize = 32;
-
-/// Longest key of a tag, in bytes.
-pub const MAX_TAG_KEY_BYTES: usize = 64;
-
-/// Longest value of a tag, in bytes.
-pub const MAX_TAG_VALUE_BYTES: usize = 256;
 
 /// One document as it arrives: bytes with what is known about them.
 #[derive(Debug, Clone, Default)]
@@ -287,22 +275,7 @@ impl IngestError {
 /// Checks what names and describes a document, before any work is done for it.
 pub(crate) fn check_bounds(source: &Source) -> Result<(), IngestError> {
     check_id(&source.id)?;
-    let bad_tags = |reason: String| IngestError::BadTags { id: source.id.clone(), reason };
-    if source.tags.len() > MAX_TAGS {
-        return Err(bad_tags(format!("{} tags, at most {MAX_TAGS} are allowed", source.tags.len())));
-    }
-    source.tags.iter().try_for_each(|(key, value)| check_tag(key, value).map_err(bad_tags))
-}
-
-/// Checks a tag's bounds.
-fn check_tag(key: &str, value: &str) -> Result<(), String> {
-    if key.is_empty() || key.len() > MAX_TAG_KEY_BYTES || key.chars().any(char::is_control) {
-        return Err(format!("a tag's key must have 1 to {MAX_TAG_KEY_BYTES} bytes without control characters"));
-    }
-    if value.len() > MAX_TAG_VALUE_BYTES || value.chars().any(char::is_control) {
-        return Err(format!("the value of tag {key:?} must have at most {MAX_TAG_VALUE_BYTES} bytes without control characters"));
-    }
-    Ok(())
+    names::check_tags(source.tags.iter()).map_err(|reason| IngestError::BadTags { id: source.id.clone(), reason })
 }
 
 /// Checks an id's bounds.
@@ -310,17 +283,7 @@ fn check_tag(key: &str, value: &str) -> Result<(), String> {
 /// # Errors
 /// [`IngestError::BadId`].
 pub fn check_id(id: &str) -> Result<(), IngestError> {
-    let bad = |reason: &str| IngestError::BadId { id: shortened(id, 80).into_owned(), reason: reason.into() };
-    if id.is_empty() {
-        return Err(bad("empty; give the document a name"));
-    }
-    if id.len() > MAX_ID_BYTES {
-        return Err(bad("longer than 512 bytes; give it a shorter one"));
-    }
-    if id.chars().any(char::is_control) {
-        return Err(bad("has control characters; rename it"));
-    }
-    Ok(())
+    names::check_document_id(id).map_err(|reason| IngestError::BadId { id: shortened(id, 80).into_owned(), reason })
 }
 
 /// `1 chunk`, `2 chunks`
@@ -356,7 +319,7 @@ mod tests {
     fn tags_are_bounded() {
         let with = |tags: Vec<(String, String)>| Source { tags: tags.into_iter().collect(), ..source("a") };
         assert!(check_bounds(&with(vec![("site".into(), "north".into())])).is_ok());
-        let many = (0..=MAX_TAGS).map(|n| (format!("k{n}"), String::new())).collect();
+        let many = (0..=names::MAX_TAGS).map(|n| (format!("k{n}"), String::new())).collect();
         for tags in
             [many, vec![(String::new(), "v".into())], vec![("k".into(), "v".repeat(257))], vec![("a\0".into(), String::new())]]
         {

@@ -11,8 +11,8 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Chunks, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds, check_tag,
-    chunk, counted, embedded_text, media::media_type, read, read::given_title,
+    Chunks, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Reading, Source, TextChunk, check_bounds, chunk,
+    counted, embedded_text, media::media_type, read, read::given_title,
 };
 use crate::{
     embed::{EmbedError, Embedder, Embedding, Parted, WithParts},
@@ -409,7 +409,7 @@ impl fmt::Display for Summary {
 pub fn parse_tag(tag: &str) -> Result<(String, String), String> {
     let (key, value) = tag.split_once('=').ok_or("write it as key=value")?;
     let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
-    check_tag(&key, &value)?;
+    crate::names::check_tag(&key, &value)?;
     Ok((key, value))
 }
 

@@ -12,7 +12,8 @@ use std::ptr::NonNull;
 
 /// Whether weights may be repacked: copied into anonymous memory in the order that is quickest to compute with. For 4-bit
 /// types prompts are then read faster (`benches/results/weights.md`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Repack {
     /// Where there is memory to spare.
     Auto,

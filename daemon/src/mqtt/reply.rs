@@ -5,6 +5,7 @@ use super::topics::Topics;
 use crate::answer::Citation;
 use crate::api::wire::{self, Encoding, ErrorBody, ErrorCode, ErrorReply};
 use crate::api::{Problem, new_id};
+use crate::names;
 use crate::store::sha256_hex;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -148,8 +149,9 @@ impl Reply {
 
 /// Correlation data that is short printable text serves as the id, of other a digest: a request that is repeated with it is known again.
 fn id_of_correlation(data: &[u8]) -> Option<String> {
-    let is_id = |text: &&str| text.len() <= wire::MAX_ID && !text.chars().any(char::is_control);
-    let id = || std::str::from_utf8(data).ok().filter(is_id).map_or_else(|| sha256_hex(data), str::to_owned);
+    let id = || {
+        std::str::from_utf8(data).ok().filter(|text| names::is_request_id(text)).map_or_else(|| sha256_hex(data), str::to_owned)
+    };
     (!data.is_empty()).then(id)
 }
 

@@ -1,5 +1,7 @@
 //! Topic names below `<base>/<node>`, and where replies may go.
 
+use crate::names::topic_matches;
+
 /// The topics of one node.
 #[derive(Debug, Clone)]
 pub struct Topics {
@@ -78,7 +80,7 @@ impl Topics {
 
     /// Whether questions with this reply topic may go before others.
     pub fn may_go_first(&self, reply_topic: &str) -> bool {
-        self.high_priority.iter().any(|filter| matches(filter, reply_topic))
+        self.high_priority.iter().any(|filter| topic_matches(filter, reply_topic))
     }
 
     /// Checks a reply topic from outside.
@@ -97,7 +99,7 @@ impl Topics {
         }
         // Below our own names nothing else may be written: a reply to `ask` would be the next question.
         let own = topic == self.base || topic.strip_prefix(self.base.as_str()).is_some_and(|rest| rest.starts_with('/'));
-        if own || self.is_of_another_node(topic) || !self.reply_filters.iter().any(|filter| matches(filter, topic)) {
+        if own || self.is_of_another_node(topic) || !self.reply_filters.iter().any(|filter| topic_matches(filter, topic)) {
             return Err(format!(
                 "replies may not go to this topic; use {}/answer/<id> or one that mqtt.reply_topics allows ({})",
                 self.base,
@@ -120,20 +122,6 @@ impl Topics {
 /// `id` as one level of a topic: what a topic cannot hold becomes `_`.
 fn topic_level(id: &str) -> String {
     id.chars().map(|c| if matches!(c, '/' | '+' | '#' | '$') || c.is_control() { '_' } else { c }).collect()
-}
-
-/// Whether `topic` matches the topic filter (MQTT 5.0, section 4.7).
-fn matches(filter: &str, topic: &str) -> bool {
-    let mut levels = topic.split('/');
-    for part in filter.split('/') {
-        match (part, levels.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (literal, Some(level)) if literal == level => {}
-            _ => return false,
-        }
-    }
-    levels.next().is_none()
 }
 
 #[cfg(test)]

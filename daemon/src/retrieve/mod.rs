@@ -28,7 +28,7 @@ use fuse::{Fusion, READ, Weighed};
 use score::Hit;
 
 /// Most passages one question may ask for.
-pub const MAX_TOP_K: usize = 100;
+pub const MOST_PASSAGES: usize = 100;
 /// Ranked chunks looked at per passage asked for; the rest is room for neighbours that join.
 const CANDIDATES_PER_PASSAGE: usize = 4;
 
@@ -41,7 +41,7 @@ pub struct Query {
     pub collection: String,
     /// Tag -> accepted values; a document has to match one value of every tag. `document` stands for the document's id.
     pub filter: BTreeMap<String, Vec<String>>,
-    /// Passages wanted, 1 to [`MAX_TOP_K`].
+    /// Passages wanted, 1 to [`MOST_PASSAGES`].
     pub top_k: usize,
 }
 
@@ -222,7 +222,7 @@ impl Retriever {
 
     /// The passages that fit the query best. An empty library finds nothing; an unknown collection is an error.
     pub fn search(&self, query: &Query) -> Result<Retrieval, RetrieveError> {
-        let count = query.top_k.clamp(1, MAX_TOP_K);
+        let count = query.top_k.clamp(1, MOST_PASSAGES);
         let (vector, embed_ms) = self.embed(&query.text)?;
         let started = Instant::now();
         let Some(mut ranking) = self.rank(query, &vector, count * CANDIDATES_PER_PASSAGE)? else {

@@ -9,13 +9,11 @@ mod systemd;
 pub use metrics::temperature_c;
 pub use reload::Reread;
 
-use crate::answer::{AnswerOptions, Answerer, Precompute, Reader};
+use crate::answer::{AnswerOptions, Answerer, Precompute, Strategy};
 use crate::api::{Api, Limits, ReportFn};
 use crate::config::{Config, Loaded};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::engine::{
-    Engine, EngineOptions, GpuLayers, Lookup, PassageCache, PassageCacheOptions, Repack, Sampling, Tuning, Weights,
-};
+use crate::engine::{Engine, EngineOptions, GpuLayers, PassageCache, PassageCacheOptions, Sampling, Tuning, Weights};
 use crate::ingest::watch::{Folder, WatchOptions, Watched, Watcher};
 use crate::ingest::{IngestOptions, Pipeline};
 use crate::mail::{Left, Mail};
@@ -217,26 +215,22 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
             saved: Some(Saved::in_dir(&config.data_dir())),
             decode: config.model.threads,
             batch: config.model.batch_threads,
-            lookup: match config.model.lookup {
-                crate::config::Lookup::Off => Lookup::Off,
-                crate::config::Lookup::Auto => Lookup::Auto,
-                crate::config::Lookup::On => Lookup::On,
-            },
+            lookup: config.model.lookup,
         },
         weights: weights(config),
         // Some work, the others wait.
         queue: config.answer.queue + config.model.slots,
         system: config.answer.system.clone(),
         slots: config.model.slots,
-        passages: (config.model.passages_mb > 0).then(|| PassageCacheOptions {
+        passages: (config.model.kv_cache_mb > 0).then(|| PassageCacheOptions {
             dir: config.passages_dir(),
-            max_bytes: config.model.passages_mb * 1_000_000,
-            min_free: config.model.passages_min_free_mb * 1_000_000,
+            max_bytes: config.model.kv_cache_mb * 1_000_000,
+            min_free: config.model.kv_cache_min_free_mb * 1_000_000,
         }),
     };
     let path = found(config, config.generator_path(), &config.model.generator, "generator.gguf", "--generator")?;
     let engine = Engine::load(&path, &options)?;
-    if reader(config.answer.reader).for_weights(engine.info().parameters) != Reader::Quote {
+    if config.answer.strategy.for_weights(engine.info().parameters) != Strategy::Quote {
         engine.warm_up()?;
     }
     Ok(engine)
@@ -245,25 +239,9 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
 /// Where the generator's weights are to lie.
 pub(crate) fn weights(config: &Config) -> Weights {
     Weights {
-        repack: match config.model.repack {
-            crate::config::Repack::Auto => Repack::Auto,
-            crate::config::Repack::On => Repack::On,
-            crate::config::Repack::Off => Repack::Off,
-        },
+        repack: config.model.repack,
         mlock: config.model.mlock,
         gpu_layers: config.model.gpu_layers().map_or(GpuLayers::Auto, GpuLayers::Exactly),
-    }
-}
-
-fn reader(reader: crate::config::Reader) -> Reader {
-    use crate::config::Reader as Configured;
-    match reader {
-        Configured::Auto => Reader::Auto,
-        Configured::Quote => Reader::Quote,
-        Configured::Evidence => Reader::Evidence,
-        Configured::Best => Reader::Best,
-        Configured::Each => Reader::Each,
-        Configured::Joined => Reader::Joined,
     }
 }
 
@@ -274,7 +252,7 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
         threshold: config.answer.threshold,
         not_found: config.answer.not_found.clone(),
         stop: config.answer.stop.clone(),
-        reader: reader(config.answer.reader),
+        strategy: config.answer.strategy,
         sentences: config.answer.sentences,
         cache: config.answer.cache,
     };
@@ -646,7 +624,7 @@ impl Report {
             "node": self.config.node_name(),
             "model": self.info,
             "processor": crate::llama::variant(),
-            "reader": self.api.answerer().reader(),
+            "reader": self.api.answerer().strategy(),
             "passages": self.api.answerer().engine().passages().map(crate::engine::PassageCache::stats),
             "precompute": self.precompute.as_ref().map(Precompute::progress),
             "embedder": self.embedder_name,
@@ -655,7 +633,7 @@ impl Report {
                 "question_bytes": limits.max_question_bytes,
                 "payload_bytes": limits.max_payload_bytes,
                 "max_tokens": limits.max_tokens_cap,
-                "top_k": crate::api::MAX_TOP_K,
+                "top_k": crate::names::MAX_TOP_K,
                 "questions": limits.queue + limits.workers,
                 "deadline_ms": limits.deadline.as_millis() as u64,
                 "documents": limits.documents,

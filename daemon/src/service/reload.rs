@@ -1,46 +1,24 @@
-//! SIGHUP: the configuration is read again, and what can change while the daemon runs takes effect.
+//! SIGHUP: the configuration is read again, and its live keys take effect (`live` in `config/keys.rs`).
 //!
 //! All or nothing: a configuration that is refused, or a password that cannot be read, changes nothing.
 
 use super::{ServiceError, credentials, limits, logging, watch_options};
 use crate::api::Api;
-use crate::config::{Config, ConfigError, Loaded};
+use crate::config::{Config, ConfigError, Key, Loaded};
 use crate::ingest::watch::Watcher;
 use crate::mqtt::Server;
 use crate::mqtt::connection::{Credentials, Sender};
 use std::sync::Arc;
 
-/// What takes effect at once; everything else does at the next start.
-const AT_ONCE: [&str; 18] = [
-    "log.level",
-    "answer.top_k",
-    "answer.max_tokens",
-    "answer.temperature",
-    "answer.top_p",
-    "answer.min_p",
-    "answer.seed",
-    "answer.deadline_ms",
-    "answer.queue",
-    "answer.max_question_bytes",
-    "mqtt.documents",
-    "mqtt.username",
-    "mqtt.password_file",
-    "ingest.watch",
-    "ingest.include",
-    "ingest.exclude",
-    "service.shutdown_grace_s",
-    "service.metrics_every_s",
-];
-
 /// Reads the configuration as it was read at the start.
 pub type Reread = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
 
-/// What a reload changes.
+/// The state that a reload changes.
 pub(super) struct Reload {
     pub(super) reread: Reread,
-    /// What is in effect.
+    /// The configuration in effect.
     pub(super) config: Config,
-    /// What the broker was shown.
+    /// The credentials that the broker was shown.
     pub(super) credentials: Option<Credentials>,
     /// Tokens of the generator's context.
     pub(super) context: u32,
@@ -51,7 +29,7 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// Reads the configuration again and says in the log what has changed, what has not yet, or why nothing has.
+    /// Reads the configuration again. The log tells which keys changed, which wait for a restart, or why nothing changed.
     pub(super) fn reload(&mut self) {
         match self.apply() {
             Ok(Changes { applied, waiting }) => {
@@ -76,12 +54,14 @@ impl Reload {
     }
 
     fn apply(&mut self) -> Result<Changes, ServiceError> {
-        let read = (self.reread)().map_err(|error| ServiceError::System(error.to_string()))?.config;
+        let loaded = (self.reread)().map_err(|error| ServiceError::System(error.to_string()))?;
+        loaded.log_hints();
+        let read = loaded.config;
         let changed = self.config.differences(&read);
         let (mut applied, mut waiting): (Vec<String>, Vec<String>) =
-            changed.into_iter().partition(|key| AT_ONCE.contains(&key.as_str()));
-        let next = self.config.with_keys_of(&read, &AT_ONCE).map_err(ServiceError::System)?;
-        // What is new may not fit what stays as it is until a restart.
+            changed.into_iter().partition(|key| Key::named(key).is_some_and(|key| key.live));
+        let next = self.config.with_live_keys_of(&read).map_err(ServiceError::System)?;
+        // A new value may not fit an old one that stays until a restart.
         next.validate().map_err(|(key, problem)| {
             ServiceError::System(format!("`{key}` {problem}, beside what stays as it is until a restart"))
         })?;
@@ -114,28 +94,4 @@ impl Reload {
 struct Changes {
     applied: Vec<String>,
     waiting: Vec<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_takes_effect_at_once_are_keys_and_nothing_else_is_taken_over() {
-        let ours = Config::default();
-        let table = toml::Table::try_from(&ours).expect("a table");
-        for key in AT_ONCE {
-            let (section, leaf) = key.split_once('.').expect("a section");
-            assert!(table[section].get(leaf).is_some(), "{key}");
-        }
-        let mut read = Config::default();
-        read.answer.top_k = 7;
-        read.answer.temperature = 0.3;
-        read.answer.sentences = 5;
-        read.ingest.watch = vec!["/srv/manuals".into()];
-        read.model.context = 4096;
-        let next = ours.with_keys_of(&read, &AT_ONCE).expect("values");
-        assert_eq!(next.differences(&ours), ["answer.temperature", "answer.top_k", "ingest.watch"]);
-        assert_eq!(next.differences(&read), ["answer.sentences", "model.context"]);
-    }
 }

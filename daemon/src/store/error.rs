@@ -1,5 +1,6 @@
 //! What can go wrong in the store, and what the owner can do about it.
 
+use crate::names::{COLLECTION_RULE, MAX_DOCUMENT_ID_BYTES};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -53,8 +54,8 @@ pub enum StoreError {
     /// Vectors were offered before an embedder was bound.
     #[error("the store is not bound to an embedder yet; bind one before the first document")]
     NoEmbedder,
-    /// A collection name outside `[a-z0-9][a-z0-9_-]{0,63}`.
-    #[error("{0:?} is not a collection name: use 1 to 64 of a-z 0-9 _ -, beginning with a letter or digit")]
+    /// A name against [`COLLECTION_RULE`].
+    #[error("{0:?} is not a collection name: {rule}", rule = COLLECTION_RULE)]
     CollectionName(String),
     /// No document was ever put into the collection.
     #[error("there is no collection {name:?}; {}", others(known))]
@@ -64,8 +65,8 @@ pub enum StoreError {
         /// The names of those there are.
         known: Vec<String>,
     },
-    /// A document id that is empty, longer than 512 bytes or holds control characters.
-    #[error("{0:?} is not a document id: use 1 to 512 bytes without control characters")]
+    /// A document id that is empty, too long or holds control characters.
+    #[error("{0:?} is not a document id: use 1 to {most} bytes without control characters", most = MAX_DOCUMENT_ID_BYTES)]
     DocumentId(String),
     /// A document whose parts do not fit together or exceed a bound.
     #[error("document {id:?} is refused: {reason}")]

@@ -42,6 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
+use crate::names;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -69,12 +70,8 @@ const UPGRADES: &[Upgrade] = &[];
 const SCHEMA: u32 = UPGRADES.len() as u32 + 1;
 /// How often an index is made anew during one search because its file proved to be damaged.
 const ATTEMPTS: usize = 3;
-/// Longest document id, in bytes.
-pub const MAX_ID_BYTES: usize = 512;
-/// Longest title, tag key or tag value, in bytes.
+/// Longest title and media type, in bytes.
 pub const MAX_FIELD_BYTES: usize = 4096;
-/// Most tags of one document.
-pub const MAX_TAGS: usize = 64;
 /// Longest chunk text, in bytes: far above any embedder's reach.
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
 
@@ -1053,18 +1050,14 @@ fn remove_rows(batch: &mut Batch, record: &DocumentRecord) {
     }
 }
 
-/// Whether `name` is a collection name: `[a-z0-9][a-z0-9_-]{0,63}`.
+/// Whether `name` is a collection name.
 pub fn check_collection(name: &str) -> Result<(), StoreError> {
-    let fits = (1..=64).contains(&name.len())
-        && !name.starts_with(['_', '-'])
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
-    if fits { Ok(()) } else { Err(StoreError::CollectionName(shown(name))) }
+    if names::is_collection(name) { Ok(()) } else { Err(StoreError::CollectionName(shown(name))) }
 }
 
-/// Whether `id` is a document id: 1 to 512 bytes without control characters.
+/// Whether `id` is a document id.
 pub fn check_id(id: &str) -> Result<(), StoreError> {
-    let fits = (1..=MAX_ID_BYTES).contains(&id.len()) && !id.contains(char::is_control);
-    if fits { Ok(()) } else { Err(StoreError::DocumentId(shown(id))) }
+    names::check_document_id(id).map_err(|_| StoreError::DocumentId(shown(id)))
 }
 
 /// As much of a refused name as an error message can bear.
@@ -1078,14 +1071,10 @@ fn is_hash(hash: &str) -> bool {
 
 fn check_fields(document: &Document) -> Result<(), StoreError> {
     let refused = |reason: String| Err(StoreError::Refused { id: document.id.clone(), reason });
-    let fields = document.tags.iter().flat_map(|(key, value)| [key, value]);
-    if fields.chain([&document.title, &document.media_type]).any(|field| field.len() > MAX_FIELD_BYTES) {
-        return refused(format!("title, media type and tags may have {MAX_FIELD_BYTES} bytes each"));
+    if [&document.title, &document.media_type].into_iter().any(|field| field.len() > MAX_FIELD_BYTES) {
+        return refused(format!("title and media type may have {MAX_FIELD_BYTES} bytes each"));
     }
-    if document.tags.len() > MAX_TAGS {
-        return refused(format!("it has {} tags, {MAX_TAGS} are allowed", document.tags.len()));
-    }
-    Ok(())
+    names::check_tags(document.tags.iter()).or_else(refused)
 }
 
 #[cfg(test)]

@@ -582,64 +582,9 @@ pub(super) fn write_publish(out: &mut BytesMut, version: Version, outgoing: &Out
     out.put_slice(&message.payload);
 }
 
-/// Whether a filter is well formed (section 4.7.1); the part after `$share/<group>/` for a shared one.
-pub(super) fn filter_is_valid(filter: &str) -> bool {
-    let mut levels = filter.split('/').peekable();
-    while let Some(level) = levels.next() {
-        let last = levels.peek().is_none();
-        if level.contains(['#', '+']) && level != "+" && !(level == "#" && last) {
-            return false;
-        }
-    }
-    !filter.is_empty()
-}
-
-/// Whether `topic` is one that `filter` asks for (section 4.7.2: a leading wildcard does not reach `$` topics).
-pub(super) fn matches(filter: &str, topic: &str) -> bool {
-    if topic.starts_with('$') && filter.starts_with(['#', '+']) {
-        return false;
-    }
-    let mut levels = topic.split('/');
-    for wanted in filter.split('/') {
-        if wanted == "#" {
-            return true;
-        }
-        match levels.next() {
-            Some(level) if wanted == "+" || wanted == level => {}
-            _ => return false,
-        }
-    }
-    levels.next().is_none()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn filters_match_as_the_standard_says() {
-        for (filter, topic, expected) in [
-            ("a/b", "a/b", true),
-            ("a/b", "a/b/c", false),
-            ("a/+", "a/b", true),
-            ("a/+", "a", false),
-            ("a/+/c", "a/b/c", true),
-            ("+/+", "/x", true),
-            ("a/#", "a", true),
-            ("a/#", "a/b/c", true),
-            ("#", "a/b", true),
-            ("#", "$SYS/x", false),
-            ("+/x", "$SYS/x", false),
-            ("$SYS/#", "$SYS/x", true),
-            ("a/", "a", false),
-        ] {
-            assert_eq!(matches(filter, topic), expected, "{filter} against {topic}");
-        }
-        for filter in ["", "a#", "a/#/b", "a+/b", "#/a"] {
-            assert!(!filter_is_valid(filter), "{filter}");
-        }
-        assert!(filter_is_valid("+/a/#") && filter_is_valid("/"));
-    }
 
     #[test]
     fn a_packet_is_framed_only_when_whole_and_within_the_limit() {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::names;
 use bytes::BytesMut;
 use tokio::sync::Notify;
 
 use super::packet::{
-    Accepted, Connect, Filter, Message, Outgoing, Reason, Version, Will, filter_is_valid, matches, write_accepted, write_ack,
-    write_publish,
+    Accepted, Connect, Filter, Message, Outgoing, Reason, Version, Will, write_accepted, write_ack, write_publish,
 };
 
 /// Largest packet taken, in bytes: a document sent over MQTT must fit.
@@ -433,7 +433,7 @@ impl Router {
             for subscription in &session.subscriptions {
                 let options = &subscription.options;
                 let (group, filter) = split_shared(&options.pattern);
-                if !matches(filter, &message.topic) || (options.no_local && client == from) {
+                if !names::topic_matches(filter, &message.topic) || (options.no_local && client == from) {
                     continue;
                 }
                 if group.is_some() {
@@ -512,7 +512,7 @@ impl Router {
     fn subscribe_one(&mut self, connection: &Connection, options: &Filter, id: Option<u32>) -> u8 {
         let (group, filter) = split_shared(&options.pattern);
         let bad_group = group.is_some_and(|group| group.is_empty() || group.contains(['#', '+']) || options.no_local);
-        if !filter_is_valid(filter) || bad_group {
+        if !names::is_topic_filter(filter) || bad_group {
             return Reason::FILTER_INVALID.0;
         }
         let Some(session) = self.session(connection) else {
@@ -536,7 +536,7 @@ impl Router {
             let now = Instant::now();
             if let Some(session) = self.sessions.get_mut(&connection.client) {
                 let kept = self.retained.values();
-                for message in kept.filter(|message| matches(filter, &message.topic) && !message.expired(now)) {
+                for message in kept.filter(|message| names::topic_matches(filter, &message.topic) && !message.expired(now)) {
                     let delivery = Delivery {
                         message: Arc::clone(message),
                         qos: options.qos.min(message.qos),
