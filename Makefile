@@ -42,10 +42,11 @@ torture: setup build ## Kill the daemon, disturb the broker, damage stores, and 
 	cargo test --release -p vademecum-tests --test torture -- --nocapture --test-threads 1; \
 	cargo test --release -p vademecum-tests --test torture_store -- --exact every_acknowledged_document_survives_damage --nocapture
 
-lint: tools ## Check format, clippy, spelling, licences and shell scripts
+lint: tools ## Check format, clippy, spelling, links, licences and shell scripts
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	cargo clippy --release --package vademecum --no-default-features --features openmp -- -D warnings
+	cargo clippy --release --package vademecum-fuzz --features targets -- -D warnings
 	@$(SETUP)/lint-text.sh
 	@$(SETUP)/deny.sh
 
@@ -68,12 +69,19 @@ bench-retrieval: setup build ## Compare retrieval with FAISS, usearch, qdrant-ed
 bench-threads: setup build ## Measure how threads wait, on a quiet machine and beside busy processes (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench threads $(ARGS)
 
-fuzz: ## Fuzz what reads documents and files (make fuzz TIME=600: seconds for each target; needs nightly Rust and cargo-fuzz)
+FUZZ := wire mqtt_packet pdf pdf_page html epub gguf states mail sections config
+fuzz: ## Fuzz the parsers of foreign bytes (make fuzz TIME=600 FUZZ=wire; needs nightly Rust and cargo-fuzz)
 	@export PATH="$$PATH:$(CACHE)/tools/bin"; \
-	for target in pdf pdf_page epub html mail sections states wire config; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(or $(TIME),60); done
+	for target in $(FUZZ); do cargo +nightly fuzz run --sanitizer none --features fuzz $$target -- -max_total_time=$(or $(TIME),60); done
 
-doc: ## Build the documentation of the crate and its rooms
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items --package vademecum
+doc: ## Build the documentation of all crates, and find dead links in it
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --release --no-deps --document-private-items --workspace
+
+.PHONY: docs-check
+docs-check: setup build ## Check links, JSON, sentences and runnable shell blocks in the documentation (see CONTRIBUTING.md)
+	@$(SETUP)/docs-check.py links
+	@$(SETUP)/docs-check.py words
+	@VADEMECUM_CACHE="$(CACHE)" $(SETUP)/docs-check.py shell "$(BINARY)"
 
 cross: ## Build for a board on this desk (make cross BOARD=rpi4; see cross-targets/)
 	@$(SETUP)/setup.sh cross

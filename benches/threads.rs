@@ -4,12 +4,14 @@
 //! `make bench-threads` runs it, two to three minutes. What always spins and what always sleeps are the two fixed ways that OpenMP's
 //! libraries offer (`OMP_WAIT_POLICY=active` and `passive`); beside them stands what the program does. See `README.md`.
 
+use llm::llama::{Bench, Placement, Waiting, set_waiting, with_model};
+use llm::tune::{Governor, Topology, WorkKind};
 use serde_json::json;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use vademecum::llama::{Bench, Placement, Waiting, set_waiting, with_model};
-use vademecum::tune::{Governor, Kind, Topology};
+// OpenMP's symbols are the program's.
+use vademecum as _;
 use vademecum_benches::Result;
 use vademecum_benches::report::{self, Column, Rows, Spread};
 
@@ -94,11 +96,7 @@ fn with_columns(model: &Path, topology: &Topology, limit: Duration) -> Result<Ve
 }
 
 /// Every way in turn, round after round, so that what disturbs the machine disturbs all.
-fn measure(
-    bench: &mut Bench<'_>,
-    topology: &Topology,
-    limit: Duration,
-) -> std::result::Result<Column, vademecum::llama::LlamaError> {
+fn measure(bench: &mut Bench<'_>, topology: &Topology, limit: Duration) -> std::result::Result<Column, llm::llama::LlamaError> {
     let cores = topology.usable();
     let ways = [
         ("sleep", cores, Waiting::Sleep),
@@ -129,7 +127,7 @@ fn measure(
         note("governed", speed);
         for (key, (_, threads, waiting)) in ["batch_sleep", "batch_follow", "batch_one", "batch_spin"].into_iter().zip(ways) {
             set_waiting(waiting);
-            note(key, bench.measure(Kind::Batch, threads)?);
+            note(key, bench.measure(WorkKind::Batch, threads)?);
             settle(bench, threads)?;
         }
         rounds += 1;
@@ -155,7 +153,7 @@ fn decode(
     run: Duration,
     threads: impl Fn() -> usize,
     mut told: impl FnMut(usize, Duration),
-) -> std::result::Result<f64, vademecum::llama::LlamaError> {
+) -> std::result::Result<f64, llm::llama::LlamaError> {
     // The first token wakes the threads.
     bench.decode(threads())?;
     let (mut tokens, mut took) = (0, Duration::ZERO);
@@ -169,9 +167,9 @@ fn decode(
     Ok(f64::from(tokens) / took.as_secs_f64())
 }
 
-/// Leaves nothing of one way to the next: threads that spin for ever between two passes are ended by a pass that sleeps, and
+/// Isolates one way from the next. A pass that sleeps ends threads that spin for ever between two passes, and
 /// what the scheduler holds against a process that spun is forgiven while it rests.
-fn settle(bench: &mut Bench<'_>, threads: usize) -> std::result::Result<(), vademecum::llama::LlamaError> {
+fn settle(bench: &mut Bench<'_>, threads: usize) -> std::result::Result<(), llm::llama::LlamaError> {
     set_waiting(Waiting::Sleep);
     bench.decode(threads)?;
     std::thread::sleep(Duration::from_millis(30));

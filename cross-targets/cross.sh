@@ -153,7 +153,8 @@ tests() {
     find_features "$1"
     tools "$arch"
     environment "$arch"
-    zigbuild test --no-run --lib --message-format json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+    # The program is named too: its features choose llama.cpp's, for the tests of the library as well.
+    zigbuild test --no-run --lib --package vademecum-library --message-format json | sed -n 's/.*"executable":"\([^"]*vademecum_library-[^"]*\)".*/\1/p' | tail -n 1
 }
 
 # --- Proof of what came out -------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def main() -> None:
         data = parse(recipe, work, "aarch64", TUNE_FEATURES="", PACKAGECONFIG="broker")
         check(data.getVar("CARGO_BUILD_FLAGS").endswith("--features 'broker'"), "PACKAGECONFIG does not choose the features")
         default = parse(recipe, work, "aarch64", TUNE_FEATURES="").getVar("PACKAGECONFIG").split()
-        wanted = tomllib.loads((LAYER.parent.parent / "daemon/Cargo.toml").read_text())["features"]["default"]
+        wanted = tomllib.loads((LAYER.parent.parent / "daemon/vademecum/Cargo.toml").read_text())["features"]["default"]
         check(sorted(default) == sorted(wanted), f"PACKAGECONFIG is {default} by default, the crate's features are {wanted}")
         check_dictionaries(parse(recipe, work, "aarch64", TUNE_FEATURES="", S=str(LAYER.parent.parent), B=f"{work}/build"))
         conf = bb.data_smart.DataSmart()

@@ -1,5 +1,7 @@
 //! Real text: Debian's documentation packages, cut into chunks by our own reader and chunker, once.
 
+use library::ingest::{self, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, Source};
+use llm::embed::Embedder;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -7,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use vademecum::embed::Embedder;
-use vademecum::ingest::{self, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, Source};
 use vademecum_benches::Result;
 
 /// English manuals in HTML, some 130 MB of packages: system administration, programming, databases, mathematics.
@@ -143,7 +143,7 @@ fn versions(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// The files that are documents, shuffled by their path's hash so that any first part of the corpus is a mixture.
-fn documents(roots: &[PathBuf]) -> Result<Vec<ingest::Entry>> {
+fn documents(roots: &[PathBuf]) -> Result<Vec<ingest::FoundFile>> {
     let include = ["**/*.html".to_owned()];
     // Lists of names, and what nobody asks a manual.
     let exclude = ["**/genindex*", "**/*crossref*", "**/requirements.html", "**/whatsnew/**"].map(str::to_owned);
@@ -152,7 +152,7 @@ fn documents(roots: &[PathBuf]) -> Result<Vec<ingest::Entry>> {
         let found = ingest::walk(std::slice::from_ref(root), &include, &exclude)?;
         let package = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let english = found.entries.into_iter().filter(|entry| is_english(&entry.id));
-        entries.extend(english.map(|entry| ingest::Entry { id: format!("{package}/{}", entry.id), ..entry }));
+        entries.extend(english.map(|entry| ingest::FoundFile { id: format!("{package}/{}", entry.id), ..entry }));
     }
     // FNV-1a.
     let hash = |id: &str| id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
@@ -170,7 +170,7 @@ fn is_english(id: &str) -> bool {
 }
 
 /// Reads and chunks documents in parallel until there are `wanted` chunks, and writes them in the documents' order.
-fn write(entries: &[ingest::Entry], embedder: &Embedder, wanted: usize, file: &Path) -> Result<()> {
+fn write(entries: &[ingest::FoundFile], embedder: &Embedder, wanted: usize, file: &Path) -> Result<()> {
     let mut out = BufWriter::new(File::create(file)?);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut written = 0;
@@ -204,9 +204,9 @@ fn write(entries: &[ingest::Entry], embedder: &Embedder, wanted: usize, file: &P
 }
 
 /// The chunks of a document; none when it cannot be read.
-fn texts(entry: &ingest::Entry, embedder: &Embedder) -> Vec<Piece> {
+fn texts(entry: &ingest::FoundFile, embedder: &Embedder) -> Vec<Piece> {
     let Ok(source) = ingest::load(entry, DEFAULT_MAX_DOCUMENT_BYTES) else { return Vec::new() };
-    let Ok(reading) = ingest::read(&Source { id: entry.id.clone(), ..source }) else { return Vec::new() };
+    let Ok(reading) = read::read(Source { id: entry.id.clone(), ..source }.original()) else { return Vec::new() };
     let count = |text: &str| embedder.count_tokens(text);
     let text = |chunk: ingest::TextChunk| Piece {
         all: [std::slice::from_ref(&reading.title), &chunk.heading, std::slice::from_ref(&chunk.text)].concat().join("\n"),

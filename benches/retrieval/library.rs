@@ -5,10 +5,10 @@ use crate::corpus::{Corpus, Piece};
 use crate::dense::{Update, floats, quantile};
 use crate::engine::{LEXICAL, Worker};
 use crate::vectors::Set;
+use llm::embed::Embedder;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
-use vademecum::embed::Embedder;
 use vademecum_benches::Result;
 
 /// Known-item queries of each kind.
@@ -241,7 +241,7 @@ fn known_items(texts: &[Piece]) -> (Vec<Known>, Vec<Known>) {
 
     let of = |(row, text): (usize, &Piece)| {
         let fits = |sentence: &&str| sentence.len() <= 160 && (8..=25).contains(&words(sentence));
-        let mut all = vademecum::retrieve::sentences(&text.text).into_iter().map(|at| &text.text[at]);
+        let mut all = library::retrieve::sentences(&text.text).into_iter().map(|at| &text.text[at]);
         all.find(fits).map(|sentence| Known { text: sentence.to_owned(), items: HashSet::from([row]) })
     };
     let every = (texts.len() / (QUERIES * 4)).max(1);

@@ -2,6 +2,10 @@
 
 use crate::corpus::Piece;
 use crate::vectors::{BUCKETS, DIMENSIONS, EXTRA, K, read_rows};
+use library::retrieve::{Query, Retriever, rank_lexical};
+use library::store::dense::DenseIndex;
+use library::store::{Chunk, Document, EmbedderId, Store, StoreOptions, sha256_hex};
+use llm::embed::{EmbedOptions, Embedder};
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -9,10 +13,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use vademecum::embed::{EmbedOptions, Embedder};
-use vademecum::retrieve::{Query, Retriever, rank_lexical};
-use vademecum::store::dense::DenseIndex;
-use vademecum::store::{Chunk, Document, EmbedderId, Store, StoreOptions, sha256_hex};
 use vademecum_benches::Result;
 
 const COLLECTION: &str = "bench";
@@ -111,7 +111,7 @@ impl Library {
             "embedder" => {
                 let options = EmbedOptions { threads: number(ask, "threads")?, ..EmbedOptions::default() };
                 let embedder = Embedder::load(text(ask, "model")?.as_ref(), &options)?;
-                self.retriever = Some(Retriever::new(self.store()?.clone(), embedder));
+                self.retriever = Some(Retriever::new(self.store()?.clone(), std::sync::Arc::new(answer::Encoder(embedder))));
                 Ok(json!({}))
             }
             "lexical" => {
@@ -132,7 +132,7 @@ impl Library {
                 timed(&texts[..5.min(texts.len())], ask, |text| retriever.search(&query(text)))?;
                 let (ms, found) = timed(&texts, ask, |text| retriever.search(&query(text)))?;
                 let found = found.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
-                let of = |part: fn(&vademecum::retrieve::Retrieval) -> f64| found.iter().map(part).collect::<Vec<f64>>();
+                let of = |part: fn(&library::retrieve::Retrieval) -> f64| found.iter().map(part).collect::<Vec<f64>>();
                 Ok(json!({ "ms": ms, "embed_ms": of(|found| found.embed_ms), "search_ms": of(|found| found.search_ms) }))
             }
             "update" => self.update(ask),

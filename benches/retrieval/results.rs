@@ -365,7 +365,7 @@ fn plots(folder: &Path, options: &Options, dense: &Dense) -> Result<()> {
         let points = of(name).into_iter().filter(|latency| latency.chosen).map(|latency| (latency.rows as f64, latency.p50));
         lines.push(line(name, points.collect()));
     }
-    // What is linear from the size at which the first pass sets in; a scan is to stay beside it.
+    // Measured times grow linearly from the size at which the first pass starts; the scan is drawn beside them.
     let own = of(OURS).into_iter().find(|latency| latency.chosen && latency.rows == options.focus());
     if let (Some(own), Some(&least), Some(&most)) = (own, options.rows.first(), options.rows.last()) {
         let linear = |rows: usize| (rows as f64, own.p50 * rows as f64 / own.rows as f64);

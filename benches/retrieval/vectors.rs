@@ -4,13 +4,13 @@
 
 use crate::corpus::Corpus;
 use crate::random::Random;
+use llm::embed::Embedder;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use vademecum::embed::Embedder;
 use vademecum_benches::Result;
 
 /// Of the test embedder, all-MiniLM-L6-v2.
@@ -347,7 +347,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The longest sentence that is not too long, or the next ones by `rank`; else the beginning of the text.
 fn sentence(text: &str, rank: usize) -> String {
-    let mut fitting: Vec<&str> = vademecum::retrieve::sentences(text).into_iter().map(|at| &text[at]).collect();
+    let mut fitting: Vec<&str> = library::retrieve::sentences(text).into_iter().map(|at| &text[at]).collect();
     fitting.retain(|sentence| sentence.len() <= SENTENCE);
     fitting.sort_by_key(|sentence| std::cmp::Reverse(sentence.len()));
     fitting.get(rank).map_or_else(|| text.chars().take(SENTENCE).collect(), |sentence| (*sentence).to_owned())

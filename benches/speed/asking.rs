@@ -2,11 +2,11 @@
 
 use crate::contenders::{Contender, DEFAULT, LEAN, Running, Site};
 use crate::set::{Query, Set};
+use answer::eval::{contains_answer, token_f1};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vademecum::eval::{contains_answer, token_f1};
 use vademecum_benches::Result;
 use vademecum_benches::client::Asked;
 use vademecum_benches::process::Memory;

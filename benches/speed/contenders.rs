@@ -288,7 +288,7 @@ impl Site {
             versions.extend(pinned.lines().filter(|line| !line.starts_with('#')).map(|line| line.replace("==", " ")));
             versions.extend(self.llama_flags());
         }
-        versions.push(format!("the daemon's {}", vademecum::llama::build()));
+        versions.push(format!("the daemon's {}", llm::llama::build()));
         versions
     }
 

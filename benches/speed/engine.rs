@@ -1,14 +1,16 @@
 //! The daemon's engine in a process of its own, asked line by line: how fast it reads prompts and writes.
 
+use llm::engine::{
+    Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PassageSet, PromptPassage, Repack, Request, Tuning, Weights,
+};
+use llm::tune::Topology;
 use serde_json::{Value, json};
 use std::io::BufRead as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vademecum::engine::{
-    Cancel, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Reading, Repack, Request, Sampling,
-    Tuning, Weights,
-};
-use vademecum::tune::Topology;
+use wire::{Cancel, Sampling};
+// OpenMP's symbols are the program's.
+use vademecum as _;
 use vademecum_benches::Result;
 
 /// Answers `{"words": N, "generate": N}`: a prompt with so many words of text, and an answer of at most so many tokens.
@@ -21,7 +23,7 @@ pub(crate) fn serve(model: &Path, threads: &str) -> Result<()> {
         queue: 1,
         system: String::new(),
         slots: 4,
-        passages: None,
+        kv_cache: None,
     };
     let engine = Engine::load(model, &options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
@@ -50,7 +52,7 @@ async fn run(engine: &Engine, turn: usize, words: usize, generate: usize) -> Res
     let passages = if words == 0 { vec![] } else { vec![PromptPassage { n: 1, document: None, text: numbers.join(" ") }] };
     let request = Request {
         system: String::new(),
-        readings: vec![Reading { passages, prior: 0.0 }],
+        passage_sets: vec![PassageSet { passages, prior: 0.0 }],
         no_answer: |_| false,
         question: format!("{turn}. Write a long story about a journey around the world."),
         max_tokens: generate,

@@ -14,12 +14,12 @@ mod starts;
 mod throughput;
 
 use contenders::Site;
+use llm::gguf::Gguf;
+use llm::tune::Topology;
 use serde_json::{Value, json};
 use set::Set;
 use std::fs;
 use std::path::{Path, PathBuf};
-use vademecum::gguf::Gguf;
-use vademecum::tune::Topology;
 use vademecum_benches::process::{Scratch, mosquitto};
 use vademecum_benches::{Result, cache, peers, report};
 

@@ -2,11 +2,11 @@
 //! and what the memory would allow.
 
 use crate::contenders::Site;
+use llm::gguf::Gguf;
 use serde_json::{Value, json};
 use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use vademecum::gguf::Gguf;
 use vademecum_benches::Result;
 use vademecum_benches::progress::Stage;
 use vademecum_benches::report::Spread;

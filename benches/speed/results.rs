@@ -411,7 +411,7 @@ impl Findings {
     fn plots(&self) -> Vec<(&'static str, String)> {
         let axis = |label, scale| Axis { label, scale };
         let line = |name: String, points: Vec<(f64, f64)>| Line { name, points, reference: false };
-        // What was seen shows only where something is kept of it.
+        // The column "seen" differs only where states are kept.
         let first = self.states().filter(|(contender, seen)| *seen == Seen::New || contender.keeps_passages());
         let first = first.map(|(contender, seen)| {
             let mut times: Vec<f64> = self.asked.of(contender, seen).filter_map(|a| Some(a.asked.first?.wall_ms)).collect();

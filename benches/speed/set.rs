@@ -1,14 +1,14 @@
 //! What is asked: documents, and pairs of questions that the same passage answers.
 
+use answer::eval::Dataset;
+use library::ingest::{self, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, Source};
+use llm::embed::{EmbedOptions, Embedder};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use vademecum::embed::{EmbedOptions, Embedder};
-use vademecum::eval::Dataset;
-use vademecum::ingest::{self, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, Source};
 use vademecum_benches::Result;
 
 /// Pairs about the sample manual in `config/demo`, one a line.
@@ -129,7 +129,7 @@ fn cut(folder: &Path, embedder: &Path, passages: &Path) -> Result<Vec<u32>> {
     let mut tokens = Vec::new();
     for entry in ingest::walk(&[folder.to_owned()], &[], &[])?.entries {
         let source = ingest::load(&entry, DEFAULT_MAX_DOCUMENT_BYTES)?;
-        let reading = ingest::read(&Source { id: entry.id.clone(), ..source })?;
+        let reading = read::read(Source { id: entry.id.clone(), ..source }.original())?;
         for chunk in ingest::chunk(&reading, DEFAULT_MAX_TOKENS, &|text| embedder.count_tokens(text)) {
             let heading = chunk.heading.join(" > ");
             writeln!(out, "{}", json!({ "document": entry.id, "title": reading.title, "heading": heading, "text": chunk.text }))?;

@@ -104,7 +104,7 @@ link_tokenizer() {
 
 # The embedder is made on the machine, by the program itself. It is made again when the encoder or the converter changes.
 embedder_state() {
-    find daemon/src -path '*gguf*' -name '*.rs' -o -path '*convert*' -name '*.rs' | LC_ALL=C sort | xargs cat | sha256sum
+    find daemon/llm/src/gguf -name '*.rs' | LC_ALL=C sort | xargs cat | sha256sum
     artifacts_of models | sha256sum
     stat -c '%n %s %y' "$CACHE/models/embedder.gguf" "$CACHE/models/embedder-f16.gguf" 2>&1 || true
 }

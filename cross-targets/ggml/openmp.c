@@ -1,5 +1,5 @@
 /* The part of OpenMP's run-time library that ggml's compute threads use, handed on to the program's own team of threads
- * (daemon/src/llama/team.rs). Compiled into libggml-base.so, which the program and every processor variant share, so that
+ * (daemon/llm/src/llama/team.rs). Compiled into libggml-base.so, which the program and every processor variant share, so that
  * neither libgomp nor libomp is needed. The program says at its start who does the work; until then a team has one member.
  *
  * Both compilers are served: gcc calls GOMP_..., clang (zig) __kmpc_... Complete for `parallel num_threads(n)`, `single` and

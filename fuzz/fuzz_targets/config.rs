@@ -1,14 +1,10 @@
 //! The configuration file: any text is a configuration or an error in words.
 #![no_main]
-#![allow(dead_code)]
-
-#[path = "../../daemon/src/config/mod.rs"]
-mod config;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     let path = std::env::temp_dir().join(format!("vademecum-fuzz-{}", std::process::id()));
     std::fs::write(&path, text).expect("a temporary file");
-    if let Ok(loaded) = config::load(Some(&path), std::iter::empty(), &Vec::new()) {
+    if let Ok(loaded) = vademecum::config::load(Some(&path), std::iter::empty(), &Vec::new()) {
         let _ = (loaded.config.broker_url(), loaded.config.watched_folders());
     }
 });

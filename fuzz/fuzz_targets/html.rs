@@ -1,11 +1,8 @@
-//! Pages of HTML.
+//! Pages of HTML, with their decoding and their titles.
 #![no_main]
-#![allow(dead_code)]
 
-#[path = "../../daemon/src/ingest/formats/mod.rs"]
-mod formats;
+use read::{Original, read};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let (text, _) = formats::decode(bytes);
-    let _ = formats::html::to_markdown(&text);
+    let _ = read(Original { id: "page", media_type: Some("text/html"), bytes, ..Original::default() });
 });

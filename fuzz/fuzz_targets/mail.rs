@@ -1,14 +1,12 @@
-//! The file of inbox and outbox: whatever stands in it, and records within what strangers have sent.
+//! The file of inbox and outbox: any bytes, and records inside the text of a question.
 #![no_main]
-#![allow(dead_code)]
 
-#[path = "../../daemon/src/mail/journal.rs"]
-mod journal;
+use mqtt::mailbox::journal;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = journal::read(bytes);
 
-    // Kept whole, it is what it was; cut or changed, it is nothing, whatever it looks like.
+    // A whole record gives its body back; a record that was cut or changed gives nothing.
     let whole = [b"VADMAIL2", journal::record(bytes).as_slice()].concat();
     assert_eq!(journal::read(&whole).bodies, [bytes]);
     let at = 8 + bytes.first().map_or(0, |byte| usize::from(*byte)) % (whole.len() - 8);

@@ -1,12 +1,7 @@
-//! The program of one page inside a sound file: what the layout does with text at any place.
+//! The program of one page inside a sound file: the layout of text at any place.
 #![no_main]
-#![allow(dead_code)]
 
-#[path = "../../daemon/src/ingest/formats/mod.rs"]
-mod formats;
-
-#[cfg(not(feature = "pdf"))]
-compile_error!("without the feature nothing would be fuzzed");
+use read::formats::PDF;
 
 libfuzzer_sys::fuzz_target!(|program: &[u8]| {
     let mut file = b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog /Pages 2 0 R >>\nendobj\n\
@@ -19,5 +14,5 @@ libfuzzer_sys::fuzz_target!(|program: &[u8]| {
     file.extend_from_slice(format!("4 0 obj\n<< /Subtype /Form /Length {} >>\nstream\n", program.len()).as_bytes());
     file.extend_from_slice(program);
     file.extend_from_slice(b"\nendstream\nendobj\ntrailer\n<< /Root 1 0 R >>\n%%EOF\n");
-    let _ = formats::parse(formats::Format::Pdf, file);
+    let _ = PDF.parse(file);
 });

@@ -1,11 +1,7 @@
-//! The files with states of passages: llama.cpp is given what was written, under the key that it was written for, and nothing else.
+//! Files of the kv cache: llama.cpp gets the bytes that were written under a key, and only under that key.
 #![no_main]
-#![allow(dead_code)]
 
-#[path = "../../daemon/src/engine/state_file.rs"]
-mod state_file;
-
-use state_file::HEAD;
+use llm::engine::state_file::{self, HEAD};
 
 /// The file that the writer makes of a state.
 fn written(state: &[u8], key: &[u8; 32]) -> Vec<u8> {
@@ -14,7 +10,7 @@ fn written(state: &[u8], key: &[u8; 32]) -> Vec<u8> {
     file
 }
 
-/// Taken is what the writer would have written, to the last byte.
+/// A file is taken if the writer would have written it, to the last byte.
 fn look_at(file: &[u8], key: &[u8; 32]) -> bool {
     let ours = file.len() > HEAD && written(&file[HEAD..], key) == file;
     assert_eq!(state_file::is_whole(file, key), ours);
@@ -25,7 +21,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let [at, cut, bit, state @ ..] = bytes else { return };
     let mut key = [0; 32];
     key.iter_mut().zip(state.iter().skip(8)).for_each(|(key, byte)| *key = *byte);
-    // Whatever stands in a file, also where only the checksum can be wrong.
+    // Any bytes, and a right head whose checksum alone can be wrong.
     look_at(state, &key);
     if state.len() > HEAD {
         let mut file = state.to_vec();

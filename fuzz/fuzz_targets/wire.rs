@@ -1,57 +1,24 @@
-//! What comes over MQTT and the control socket: any bytes are a request or an error in a few words; what is understood is the same again
-//! when it is written and read in either encoding; nothing is read deeper or longer than the bounds say.
+//! Payloads from MQTT and the control socket. Any bytes are a request or a short error; a request survives writing and reading in
+//! either encoding; no payload is read deeper or longer than the bounds say.
 #![no_main]
-#![allow(dead_code)]
-
-#[path = "../../daemon/src/api/wire.rs"]
-mod wire;
-
-/// In place of the room `answer`, whose parts of a reply no client sends.
-mod answer {
-    use serde::{Deserialize, Serialize};
-
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case")]
-    pub enum Mode {
-        #[default]
-        Answer,
-        Evidence,
-    }
-
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    pub struct Answer {
-        answer: String,
-    }
-
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    pub struct Citation {
-        document: String,
-    }
-}
-
-/// In place of the room `ingest`, for the same reason.
-mod ingest {
-    pub mod watch {
-        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-        pub struct Listed {
-            id: String,
-        }
-    }
-}
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
-use wire::{Ask, CancelRequest, Delete, Encoding, ErrorBody, ErrorCode, ErrorReply, Failed, List, MAX_DEPTH, Priority, Put};
+use wire::{
+    Ask, CancelRequest, Delete, Encoding, ErrorBody, ErrorCode, ErrorReply, Failed, List, MAX_DEPTH, MAX_REQUEST_ID_BYTES,
+    MAX_WORDS, Mode, Priority, Put,
+};
 
-/// What is read and written.
+/// A request or a reply.
 trait Crosses: Serialize + DeserializeOwned + Debug {
     /// One with everything in it.
     fn full() -> Self;
     fn id(&self) -> Option<&str>;
-    /// Leaves out what JSON has no words for.
+    /// Removes values that JSON cannot express.
     fn make_plain(&mut self) {}
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "most texts of a request may be missing")]
 fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
@@ -66,7 +33,7 @@ impl Crosses for Ask {
             top_k: Some(5),
             max_tokens: Some(300),
             stream: Some(true),
-            mode: Some(answer::Mode::Evidence),
+            mode: Some(Mode::Evidence),
             deadline_ms: Some(70_000),
             priority: Some(Priority::High),
             reply_to: text("reply/a"),
@@ -149,7 +116,7 @@ impl Crosses for Failed {
     }
 }
 
-/// What the command line reads.
+/// The command line reads it.
 impl Crosses for ErrorReply {
     fn full() -> Self {
         let error = ErrorBody { code: ErrorCode::QueueFull, message: "later".to_owned(), retry_after_ms: Some(100) };
@@ -162,11 +129,11 @@ impl Crosses for ErrorReply {
 }
 
 fn assert_is_an_error_in_words(error: &str) {
-    assert!(!error.is_empty() && error.chars().count() <= wire::MAX_WORDS && !error.contains(char::is_control), "{error:?}");
+    assert!(!error.is_empty() && error.chars().count() <= MAX_WORDS && !error.contains(char::is_control), "{error:?}");
 }
 
 fn assert_is_an_id(id: &str) {
-    assert!(!id.is_empty() && id.len() <= wire::MAX_ID && !id.contains(char::is_control), "{id:?}");
+    assert!(!id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES && !id.contains(char::is_control), "{id:?}");
 }
 
 fn read<T: Crosses>(encoding: Encoding, payload: &[u8]) {
@@ -178,7 +145,7 @@ fn read<T: Crosses>(encoding: Encoding, payload: &[u8]) {
         assert_is_an_id(id);
     }
     let written = Encoding::Cbor.encode(&value).expect("it is written");
-    // Names may be left out and lists left to be guessed, but nothing makes much of a little.
+    // Names may be missing in the payload; apart from them, a short payload never becomes a long request.
     assert!(written.len() <= 2 * payload.len() + 256, "{} of {}", written.len(), payload.len());
     there_and_back(&value, Encoding::Cbor);
     value.make_plain();
@@ -189,7 +156,7 @@ fn there_and_back<T: Crosses>(value: &T, encoding: Encoding) {
     let written = encoding.encode(value).expect("it is written");
     assert_eq!(Encoding::of(&written, None), Some(encoding), "{value:?}");
     let read: T = encoding.decode(&written).unwrap_or_else(|error| panic!("{error}: {value:?}"));
-    // NaN is not what it is; its bytes are.
+    // NaN differs from itself; its bytes do not.
     assert_eq!(encoding.encode(&read).expect("it is written"), written, "{value:?}");
     if encoding == Encoding::Cbor {
         let tagged = [&[0xd9, 0xd9, 0xf7], &written[..]].concat();
@@ -254,7 +221,7 @@ fn deep(how: u8, bytes: &[u8]) {
     let depth = 1 + bytes.len() * often;
     for (encoding, payload) in [(Encoding::Json, json.as_bytes()), (Encoding::Cbor, &cbor)] {
         match encoding.decode::<Ask>(payload) {
-            // What nobody reads is passed over without the stack in JSON.
+            // JSON skips an unknown field without using the stack.
             Ok(ask) => {
                 assert!(encoding == Encoding::Json || depth <= MAX_DEPTH, "{depth}");
                 assert!(field == "nobody's" || depth == 1, "{ask:?}");
@@ -265,10 +232,10 @@ fn deep(how: u8, bytes: &[u8]) {
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let [what, how, bytes @ ..] = bytes else { return };
+    let [request_type, how, bytes @ ..] = bytes else { return };
     let kinds = [None, Some("application/json"), Some("application/cbor; charset=x"), Some("text/plain")];
     let kind = kinds[usize::from(how >> 2 & 3)];
-    match what & 7 {
+    match request_type & 7 {
         0 => request::<Ask>(*how, kind, bytes),
         1 => request::<Put>(*how, kind, bytes),
         2 => request::<Delete>(*how, kind, bytes),

@@ -524,7 +524,7 @@ fn doctor_tells_what_is_wrong() {
         checks.iter().find(|c| c["check"] == check).unwrap_or_else(|| panic!("{check}: {report}")).clone()
     };
     let good = doctor(&[]).exits(0).json();
-    for check in ["config", "permissions", "generator", "embedder", "passages", "store", "broker"] {
+    for check in ["config", "permissions", "generator", "embedder", "kv-cache", "store", "broker"] {
         assert_eq!(status(&good, check)["status"], "ok", "{good}");
     }
     for check in ["cores", "memory", "disk", "clock"] {
@@ -550,18 +550,18 @@ fn doctor_tells_what_is_wrong() {
     );
     assert_eq!(status(&bad, "broker")["status"], "fail");
     fs::create_dir_all(&data).expect("made");
-    fs::write(data.join("passages"), "no folder").expect("written");
-    assert_eq!(status(&doctor(&[]).exits(0).json(), "passages")["status"], "warn");
+    fs::write(data.join("kv-cache"), "no folder").expect("written");
+    assert_eq!(status(&doctor(&[]).exits(0).json(), "kv-cache")["status"], "warn");
     // Beside a running daemon as well.
     let beside = || {
         let daemon: Daemon = Setup::with(&broker).data_dir(&data).start();
         let told = doctor(&["--node", "n1"]).exits(0).json();
         assert!(status(&told, "store")["detail"].to_string().contains("running daemon"), "{told}");
         drop(daemon);
-        status(&told, "passages")
+        status(&told, "kv-cache")
     };
     assert_eq!(beside()["status"], "warn");
-    fs::remove_file(data.join("passages")).expect("removed");
+    fs::remove_file(data.join("kv-cache")).expect("removed");
     assert_eq!(beside()["status"], "ok");
 }
 

@@ -307,3 +307,29 @@ fn an_answer_too_large_for_a_broker_is_an_error() {
     assert_eq!(delivery(&daemon)["outbox"], 0);
     assert!(!daemon.log().contains("no connection"), "{}", daemon.log());
 }
+
+/// A question at QoS 0 is on no disk, so its repetition at QoS 1 is acknowledged with the answer, not before.
+#[test]
+fn a_repetition_at_qos_1_is_not_acknowledged_before_it_is_safe() {
+    let (broker, data) = house();
+    let start = || Setup::with(&broker).data_dir(&data.path().join("data")).set("model.slots", "1").start();
+    let mut daemon = start();
+    let mqtt = Mqtt::to(&broker);
+    mqtt.put(&daemon, "pump.md", MANUAL);
+    ask(&mqtt, &daemon, endless("long", NO_DEADLINE_MS));
+    mqtt.first_delta(&daemon, "long");
+    let question = json!({ "id": "twice", "question": QUESTION, "mode": "evidence" }).to_string();
+    for qos in ["0", "1"] {
+        let mut publish = broker.client("mosquitto_pub");
+        publish.args(["-q", qos, "-t", &daemon.topic("ask"), "-m", &question]);
+        assert!(publish.status().expect("mosquitto_pub").success());
+    }
+    wait_for("the repetition", || (delivery(&daemon)["repeated"] == 1).then_some(()));
+    // An acknowledgement would be sent by now.
+    let_pass(Duration::from_millis(500));
+    daemon.signal(Signal::KILL);
+    daemon.ends();
+    let daemon = start();
+    mqtt.publish(&daemon.topic("cancel"), "long");
+    assert_eq!(mqtt.reply(&daemon, "twice")["found"], true);
+}

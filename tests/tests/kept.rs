@@ -41,7 +41,7 @@ fn states(daemon: &Daemon) -> Vec<PathBuf> {
     let folders = |dir: &Path| -> Vec<PathBuf> {
         std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     };
-    let documents = folders(&daemon.data().join("passages")).into_iter().flat_map(|database| folders(&database));
+    let documents = folders(&daemon.data().join("kv-cache")).into_iter().flat_map(|database| folders(&database));
     let files = documents.flat_map(|document| folders(&document));
     files.filter(|path| path.extension().is_some_and(|extension| extension == "kv")).collect()
 }
@@ -72,11 +72,11 @@ fn passages_are_computed_while_nobody_asks() {
         mqtt.put(&daemon, &format!("{i}.txt"), text);
     }
     let done = |n: u64| move |metrics: &Value| metrics["precompute"]["done"] == n && metrics["precompute"]["to_do"] == 0;
-    let told = metrics(&mqtt, &daemon, "three states", |told| done(3)(told) && told["passages"]["passages"] == 3);
-    assert_eq!((&told["passages"]["hits"], &told["passages"]["misses"]), (&json!(0), &json!(0)), "{told}");
+    let told = metrics(&mqtt, &daemon, "three states", |told| done(3)(told) && told["kv_cache"]["states"] == 3);
+    assert_eq!((&told["kv_cache"]["hits"], &told["kv_cache"]["misses"]), (&json!(0), &json!(0)), "{told}");
     let first = mqtt.request(&daemon, "ask", json!({ "question": "What does E-7 mean?", "max_tokens": 8 }));
-    let told = metrics(&mqtt, &daemon, "the hit", |told| told["passages"]["hits"] == 1);
-    assert_eq!(told["passages"]["misses"], 0, "{told}");
+    let told = metrics(&mqtt, &daemon, "the hit", |told| told["kv_cache"]["hits"] == 1);
+    assert_eq!(told["kv_cache"]["misses"], 0, "{told}");
     let usage = |name: &str| first["usage"][name].as_u64().expect("a count");
     assert!(usage("prompt_tokens") - usage("reused_tokens") < 40, "the question alone was read: {first}");
 
@@ -86,7 +86,7 @@ fn passages_are_computed_while_nobody_asks() {
     let mqtt = Mqtt::to(&broker);
     let deleted = mqtt.request(&daemon, "documents/delete", json!({ "document": "1.txt" }));
     assert_eq!(deleted["deleted"], true, "{deleted}");
-    metrics(&mqtt, &daemon, "two states", |told| done(2)(told) && told["passages"]["passages"] == 2);
+    metrics(&mqtt, &daemon, "two states", |told| done(2)(told) && told["kv_cache"]["states"] == 2);
     assert_eq!(states(&daemon).len(), 2);
     let info = mqtt.wait("info", |messages| {
         let told =
@@ -110,7 +110,7 @@ fn joined_neighbours_are_found_by_the_best_chunk() {
     };
     let text = ["valve", "filter", "seal"].map(part).join("\n\n");
     mqtt.put(&daemon, "pump.txt", &text);
-    let whole = |told: &Value| told["precompute"]["to_do"] == 0 && told["passages"]["passages"].as_u64() >= Some(3);
+    let whole = |told: &Value| told["precompute"]["to_do"] == 0 && told["kv_cache"]["states"].as_u64() >= Some(3);
     metrics(&mqtt, &daemon, "all chunks", whole);
     let questions = ["How is the filter of the pump checked?", "How is the seal of the pump checked in step 3?"];
     for question in questions {
@@ -121,15 +121,15 @@ fn joined_neighbours_are_found_by_the_best_chunk() {
         let usage = |name: &str| answer["usage"][name].as_u64().expect("a count");
         assert!(usage("prompt_tokens") - usage("reused_tokens") < 40, "the question alone was read: {answer}");
     }
-    let told = metrics(&mqtt, &daemon, "the hits", |told| told["passages"]["hits"].as_u64() >= Some(1));
-    assert_eq!(told["passages"]["misses"], 0, "{told}");
+    let told = metrics(&mqtt, &daemon, "the hits", |told| told["kv_cache"]["hits"].as_u64() >= Some(1));
+    assert_eq!(told["kv_cache"]["misses"], 0, "{told}");
 }
 
 #[test]
 fn precomputing_says_why_it_does_not() {
     let (_broker, daemon, mqtt) = house(|setup| setup.set("model.precompute", "true"));
     let info = mqtt.first_on(&daemon.topic("info")).json();
-    assert!(info["precompute"]["off"].as_str().is_some_and(|why| why.contains("best and each alone")), "{info}");
+    assert!(info["precompute"]["off"].as_str().is_some_and(|why| why.contains("best and each")), "{info}");
     assert!(daemon.log().contains("model.precompute"));
 }
 

@@ -345,7 +345,7 @@ fn a_backup_while_running_restores_elsewhere() {
     let pipe = dir.path().join("pipe");
     let _ = run(std::process::Command::new("mkfifo").arg(&pipe)).exits(0);
     let refused = run(vademecum(["backup", "--data-dir"]).arg(daemon.data()).arg(&pipe)).exits(1);
-    assert!(refused.stderr.contains("is no file") && !pipe.is_file() && pipe.exists(), "{}", refused.stderr);
+    assert!(refused.stderr.contains("is not a regular file") && !pipe.is_file() && pipe.exists(), "{}", refused.stderr);
     let left = fs::read_dir(daemon.data()).expect("a folder").map(|entry| entry.expect("one").file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("unfinished")), "the snapshot is gone");
     let restore = |data: &Path, flags: &[&str]| run(vademecum(["restore"]).args(flags).arg("--data-dir").arg(data).arg(&file));

@@ -21,7 +21,7 @@ fn with_watchdog(setup: Setup, socket: &Path, patience: Duration) -> Setup {
 
 /// A patience that this machine deserves with its present load: a whole question takes one of the four looks.
 fn patience(broker: &Broker) -> Duration {
-    let daemon = Setup::with(broker).set("answer.reader", "joined").start();
+    let daemon = Setup::with(broker).set("answer.strategy", "joined").start();
     let mqtt = Mqtt::to(broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
     let begun = Instant::now();
@@ -75,7 +75,7 @@ fn the_watchdog_tells_long_work_from_a_hang() {
     let patience = patience(&broker);
     let mut systemd = Notified::on(&socket);
     let setup = with_watchdog(Setup::with(&broker), &socket, patience);
-    let mut daemon = setup.set("answer.reader", "joined").set("embedder.threads", "1").start();
+    let mut daemon = setup.set("answer.strategy", "joined").set("embedder.threads", "1").start();
     let mqtt = Mqtt::to(&broker);
     systemd.wait("WATCHDOG=1");
     // The daemon is at rest.
@@ -87,10 +87,10 @@ fn the_watchdog_tells_long_work_from_a_hang() {
     mqtt.first_delta(&daemon, "long");
     let before = systemd.count("WATCHDOG=1");
     systemd.wait_for("WATCHDOG=1", before + 5);
-    assert!(begun.elapsed() > patience && !daemon.log().contains("has not got on"), "{}", daemon.log());
+    assert!(begun.elapsed() > patience && !daemon.log().contains("makes no progress"), "{}", daemon.log());
 
     let held = Held::thread(daemon.pid(), "engine");
-    wait_for("the daemon to notice", || daemon.log().contains("the generator has not got on").then_some(()));
+    wait_for("the daemon to notice", || daemon.log().contains("the generator makes no progress").then_some(()));
     let heard = systemd.count("WATCHDOG=1");
     let_pass(patience);
     assert_eq!(systemd.count("WATCHDOG=1"), heard, "systemd would end it");
@@ -112,7 +112,7 @@ fn the_watchdog_tells_long_work_from_a_hang() {
     );
     wait_for("the encoder to work", || (worked() > before + Duration::from_millis(200)).then_some(()));
     let held = Held::thread(daemon.pid(), "embed");
-    wait_for("the daemon to notice", || daemon.log().contains("the encoder has not got on").then_some(()));
+    wait_for("the daemon to notice", || daemon.log().contains("the encoder makes no progress").then_some(()));
     let heard = systemd.count("WATCHDOG=1");
     let_pass(patience);
     assert_eq!(systemd.count("WATCHDOG=1"), heard, "systemd would end it");
@@ -199,7 +199,7 @@ fn sighup_takes_over_or_keeps_settings() {
     write("[answer]\nmax_tokens = 1900\n[model]\ncontext = 8192\n");
     daemon.signal(Signal::HUP);
     systemd.wait_for("READY=1", 4);
-    assert!(daemon.log().contains("until a restart"), "{}", daemon.log());
+    assert!(daemon.log().contains("only at a restart"), "{}", daemon.log());
 
     write("");
     daemon.signal(Signal::HUP);

@@ -314,7 +314,7 @@ fn setup(port: u16, data: &Path) -> Setup {
     Setup::new()
         .flag("--broker", format!("mqtt://127.0.0.1:{port}"))
         .data_dir(data)
-        .set("answer.reader", "quote")
+        .set("answer.strategy", "quote")
         .set("answer.queue", "200")
         .set("mqtt.keep_alive_s", "5")
 }
@@ -428,7 +428,7 @@ fn fifty_clients_ask_more_than_it_can() {
     let asker = Asker::on(broker.port);
     let dir = temp_dir();
     // The generator keeps all cores busy, so that a refusal has to compete with it.
-    let setup = setup(broker.port, &dir.path().join("data")).set("answer.reader", "best").set("answer.max_tokens", "16");
+    let setup = setup(broker.port, &dir.path().join("data")).set("answer.strategy", "best").set("answer.max_tokens", "16");
     let daemon = setup.set("answer.queue", "16").set("answer.cache", "0").start();
     asker.send("documents/put", &json!({ "id": "manual", "document": "pump.md", "text": MANUAL }));
     asker.wait("manual");

@@ -5,6 +5,7 @@
 //! depends on the scheduler. The counters are printed:
 //! `cargo nextest run --release -p vademecum-tests torture_store --no-capture`.
 
+use library::store::{Chunk, Document, EmbedderId, Incoming, Store, StoreError, StoreOptions, sha256_hex};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
-use vademecum::store::{Chunk, Document, EmbedderId, Incoming, Store, StoreError, StoreOptions, sha256_hex};
 use vademecum_tests::{Killed, PATIENCE, Seed, binary, temp_dir, wait_for};
 
 const DIMENSIONS: usize = 16;

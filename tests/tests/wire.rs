@@ -6,14 +6,12 @@ use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
-use vademecum::answer::{Answer, Citation, Mode, Timings, Usage};
-use vademecum::api::wire::{
-    AnswerReply, Ask, CancelRequest, Delete, DeleteReply, DeltaReply, Encoding, ErrorBody, ErrorCode, ErrorReply, EvidenceReply,
-    List, ListReply, PassageReply, Priority, Put, PutReply, SearchReply,
-};
-use vademecum::ingest::watch::Listed;
-use vademecum::store::Document;
 use vademecum_tests::{python, run_with_input};
+use wire::{
+    Answer, AnswerReply, Ask, CancelRequest, Change, Citation, Delete, DeleteReply, DeltaReply, Encoding, ErrorBody, ErrorCode,
+    ErrorReply, EvidenceReply, FileState, List, ListReply, Listed, Mode, Origin, PassageReply, Priority, Put, PutReply,
+    SearchReply, Timings, Usage,
+};
 
 /// Another implementation reads our CBOR, and we read its CBOR, also with the tag of self-described CBOR.
 fn crosses<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
@@ -137,11 +135,13 @@ const CODES: [(ErrorCode, &str); 9] = [
     (ErrorCode::Internal, "internal"),
 ];
 
-fn document() -> impl Strategy<Value = Document> {
+fn listed() -> impl Strategy<Value = Listed> {
     let tags = btree_map(text(), text(), 0..3);
     (vec(id(), 5), any::<u64>(), any::<u32>(), any::<u64>(), tags).prop_map(|(texts, bytes, chunks, added_unix, tags)| {
-        let [id, collection, title, media_type, hash] = texts.try_into().expect("five");
-        Document { id, collection, title, media_type, hash, bytes, chunks, added_unix, tags, ..Document::default() }
+        let [id, collection, title, media_type, path] = texts.try_into().expect("five");
+        let origin = Some(Origin { path, modified_ms: added_unix });
+        let (note, state, reason) = (Some(title.clone()), FileState::Pending, Some(collection.clone()));
+        Listed { id, collection, title, media_type, bytes, chunks, added_unix, tags, origin, note, state, reason }
     })
 }
 
@@ -184,14 +184,15 @@ proptest! {
     #[test]
     fn small_replies_cross(id in id(), text in text(), chunks in any::<u32>(), deleted in any::<bool>(), code in 0..CODES.len(),
         after in option::of(any::<u64>())) {
-        let [document, collection, change] = [(); 3].map(|()| text.clone());
+        let [document, collection] = [(); 2].map(|()| text.clone());
+        let change = [Change::Added, Change::Replaced, Change::Unchanged][chunks as usize % 3];
         crosses(&PutReply { id: id.clone(), document, collection, change, chunks, note: Some(text.clone()) });
         crosses(&DeleteReply { id: id.clone(), document: text.clone(), deleted });
         crosses(&ErrorReply { id, error: ErrorBody { code: CODES[code].0, message: text, retry_after_ms: after } });
     }
 
     #[test]
-    fn lists_cross(id in id(), documents in vec(document().prop_map(Listed::from), 0..4), total in any::<usize>()) {
+    fn lists_cross(id in id(), documents in vec(listed(), 0..4), total in any::<usize>()) {
         let value = ListReply { id, documents, total };
         let ours = Encoding::Cbor.encode(&value).expect("we write");
         let read: ListReply = serde_cbor::from_slice(&ours).expect("the peer reads");

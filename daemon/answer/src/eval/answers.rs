@@ -1,0 +1,88 @@
+//! Answer measures of SQuAD (Rajpurkar et al. 2016), against the best of several accepted answers.
+
+use std::collections::HashMap;
+
+/// Lower case, without punctuation and the articles a, an, the; words separated by one space.
+pub fn normalize_answer(text: &str) -> String {
+    let bare: String = text.to_lowercase().chars().filter(|c| !is_punctuation(*c)).collect();
+    let words = bare.split_whitespace().filter(|word| !matches!(*word, "a" | "an" | "the"));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// ASCII punctuation, as in the reference script, and the typographic quotes, dashes and dots of generators.
+fn is_punctuation(c: char) -> bool {
+    c.is_ascii_punctuation() || matches!(c, '\u{2010}'..='\u{2027}' | '«' | '»')
+}
+
+/// Whether the answer equals an accepted one after normalisation.
+pub fn exact_match(answer: &str, accepted: &[String]) -> bool {
+    let answer = normalize_answer(answer);
+    accepted.iter().any(|accepted| normalize_answer(accepted) == answer)
+}
+
+/// Whether the answer contains an accepted one, word by word, after normalisation.
+pub fn contains_answer(answer: &str, accepted: &[String]) -> bool {
+    let answer = format!(" {} ", normalize_answer(answer));
+    accepted
+        .iter()
+        .map(|accepted| normalize_answer(accepted))
+        .any(|accepted| !accepted.is_empty() && answer.contains(&format!(" {accepted} ")))
+}
+
+/// Harmonic mean of the precision and recall of words, the best over the accepted answers; 0 to 1.
+pub fn token_f1(answer: &str, accepted: &[String]) -> f64 {
+    let answer = normalize_answer(answer);
+    accepted.iter().map(|accepted| f1(&answer, &normalize_answer(accepted))).fold(0.0, f64::max)
+}
+
+fn f1(answer: &str, accepted: &str) -> f64 {
+    let answer: Vec<&str> = answer.split(' ').filter(|word| !word.is_empty()).collect();
+    let accepted: Vec<&str> = accepted.split(' ').filter(|word| !word.is_empty()).collect();
+    if answer.is_empty() || accepted.is_empty() {
+        return f64::from(u8::from(answer.is_empty() && accepted.is_empty()));
+    }
+    let mut left: HashMap<&str, usize> = HashMap::new();
+    for word in &accepted {
+        *left.entry(word).or_default() += 1;
+    }
+    let mut shared = 0usize;
+    for word in &answer {
+        if let Some(count) = left.get_mut(word).filter(|count| **count > 0) {
+            *count -= 1;
+            shared += 1;
+        }
+    }
+    2.0 * shared as f64 / (answer.len() + accepted.len()) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(answers: &[&str]) -> Vec<String> {
+        answers.iter().map(|answer| (*answer).to_owned()).collect()
+    }
+
+    #[test]
+    fn articles_punctuation_and_case_do_not_count() {
+        assert_eq!(normalize_answer("The  “Denver” Broncos, an A-team!"), "denver broncos ateam");
+        assert!(exact_match("the Denver Broncos.", &accepted(&["Panthers", "Denver Broncos"])));
+        assert!(!exact_match("Broncos", &accepted(&["Denver Broncos"])));
+    }
+
+    #[test]
+    fn containing_means_whole_words() {
+        assert!(contains_answer("It surrendered 308 points.", &accepted(&["308"])));
+        assert!(!contains_answer("It surrendered 3080 points.", &accepted(&["308"])));
+        assert!(!contains_answer("anything", &accepted(&["the"])), "nothing is left to look for");
+    }
+
+    #[test]
+    fn f1_by_hand() {
+        // Two of three words are right, two of two are found: 2 * 2 / (3 + 2).
+        assert!((token_f1("Denver Broncos won", &accepted(&["x", "the Denver Broncos"])) - 0.8).abs() < 1e-9);
+        // A word counts as often as the accepted answer has it.
+        assert!((token_f1("so so so", &accepted(&["so what"])) - 0.4).abs() < 1e-9);
+        assert!(token_f1("", &accepted(&["x"])).abs() < 1e-9 && token_f1("x", &[]).abs() < 1e-9);
+    }
+}

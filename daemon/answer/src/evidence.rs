@@ -1,0 +1,261 @@
+//! The sentences of a passage that answer best: for quotes, and for the prompts of small models.
+//!
+//! A sentence's score is the cosine of its vector with the question's, plus the share of the question's terms that it holds; rare
+//! terms weigh more. Vectors come with the passages. Libraries of an older version or of another kind of encoder have none. Those
+//! sentences are encoded here, and their vectors kept for the next question: people ask about the same pages.
+
+use library::retrieve::{Passage, Statement};
+use llm::embed::{EmbedError, Embedder};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Most computed vectors kept: 1.5 kB each at 384 dimensions.
+const KEPT_VECTORS: usize = 2048;
+
+/// Weight of the term share beside the cosine; flat from 0.3 to 0.6 (`benches/results/evidence.md`).
+const COVERAGE_WEIGHT: f32 = 0.45;
+
+/// One sentence of a passage.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Scored {
+    /// Its offset in the passage, in bytes.
+    pub(super) at: usize,
+    /// The sentence.
+    pub(super) text: String,
+    /// How well the sentence answers.
+    pub(super) score: f32,
+}
+
+/// Chooses sentences; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Selector {
+    embedder: Embedder,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// Vectors of recent sentences, by text.
+#[derive(Default)]
+struct Kept {
+    vectors: HashMap<String, Arc<[f32]>>,
+    /// Oldest first.
+    order: VecDeque<String>,
+}
+
+impl Kept {
+    fn insert(&mut self, text: &str, vector: Arc<[f32]>) {
+        if self.vectors.insert(text.to_owned(), vector).is_none() {
+            self.order.push_back(text.to_owned());
+        }
+        while self.order.len() > KEPT_VECTORS {
+            if let Some(oldest) = self.order.pop_front() {
+                self.vectors.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Selector {
+    pub(super) fn new(embedder: Embedder) -> Self {
+        Self { embedder, kept: Arc::default() }
+    }
+
+    /// The sentences of each passage, best first, for a question's vector.
+    pub(super) fn rank(&self, asked: &[f32], passages: &[Passage]) -> Result<Vec<Vec<Scored>>, EmbedError> {
+        let without = passages.iter().flat_map(|passage| &passage.statements).filter(|statement| statement.vector.is_none());
+        let computed = self.vectors(without.map(|statement| statement.text.as_str()))?;
+        let score = |statement: &Statement| {
+            let vector = statement.vector.as_deref().or_else(|| computed.get(statement.text.as_str()).map(AsRef::as_ref));
+            let cosine = vector.map_or(0.0, |vector| asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>());
+            cosine + COVERAGE_WEIGHT * statement.coverage
+        };
+        let rank = |passage: &Passage| {
+            let scored =
+                |statement: &Statement| Scored { at: statement.at, text: statement.text.clone(), score: score(statement) };
+            let mut ranked: Vec<Scored> = passage.statements.iter().map(scored).collect();
+            ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+            ranked
+        };
+        Ok(passages.iter().map(rank).collect())
+    }
+
+    /// Vectors of the sentences; computes the missing ones in one call.
+    fn vectors<'a>(&self, sentences: impl Iterator<Item = &'a str>) -> Result<HashMap<&'a str, Arc<[f32]>>, EmbedError> {
+        let mut found = HashMap::new();
+        let mut missing = Vec::new();
+        {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let unique: BTreeSet<&str> = sentences.collect();
+            for sentence in unique {
+                match kept.vectors.get(sentence) {
+                    Some(vector) => {
+                        found.insert(sentence, Arc::clone(vector));
+                    }
+                    None => missing.push(sentence),
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let texts: Vec<String> = missing.iter().map(|sentence| (*sentence).to_owned()).collect();
+        let embeddings = self.embedder.embed(&texts)?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (sentence, embedding) in missing.into_iter().zip(embeddings) {
+            let vector: Arc<[f32]> = embedding.vector.into();
+            kept.insert(sentence, Arc::clone(&vector));
+            found.insert(sentence, vector);
+        }
+        Ok(found)
+    }
+}
+
+/// Weight of a passage's score beside its sentence's: the best passage wins between equal sentences.
+const PASSAGE_WEIGHT: f32 = 0.3;
+
+/// Quoted sentences for each passage, on average.
+const QUOTED: usize = 2;
+/// Most quoted sentences from one passage.
+const MOST_QUOTED: usize = 4;
+
+/// Share of the best score that a sentence of another passage needs to appear in an answer. Sentences of the best passage need
+/// none: they continue the same subject.
+const ELSEWHERE: f32 = 0.75;
+
+/// A sentence's score combined with its passage's.
+fn weighted(passage_scores: &[f32], passage: usize, sentence: &Scored) -> f32 {
+    sentence.score + PASSAGE_WEIGHT * passage_scores.get(passage).copied().unwrap_or(0.0)
+}
+
+/// The sentences of all passages, best first, each with its passage.
+fn in_order<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) -> Vec<(usize, &'a Scored)> {
+    let weighted = |passage: usize, sentence: &Scored| weighted(passage_scores, passage, sentence);
+    let mut all: Vec<(usize, &Scored)> =
+        ranked.iter().enumerate().flat_map(|(i, sentences)| sentences.iter().map(move |s| (i, s))).collect();
+    all.sort_by(|a, b| weighted(b.0, b.1).total_cmp(&weighted(a.0, a.1)));
+    all
+}
+
+/// The chosen sentences by passage, in reading order.
+fn by_passage<'a>(chosen: &[(usize, &'a Scored)], passages: usize) -> Vec<Vec<&'a Scored>> {
+    let of = |passage: usize| {
+        let mut own: Vec<&Scored> = chosen.iter().filter(|(i, _)| *i == passage).map(|(_, sentence)| *sentence).collect();
+        own.sort_by_key(|sentence| sentence.at);
+        own
+    };
+    (0..passages).map(of).collect()
+}
+
+/// Sentences as one text.
+pub(super) fn text(sentences: &[&Scored]) -> String {
+    sentences.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+/// The `count` best sentences of all passages, by passage, without sentences of other passages that are far from the best. They
+/// are the prompt, or the answer itself. A passage may have none.
+pub(super) fn best_of_all<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32], count: usize) -> Vec<Vec<&'a Scored>> {
+    let mut all = in_order(ranked, passage_scores);
+    all.truncate(count);
+    if let Some(&(first, best)) = all.first() {
+        let least = ELSEWHERE * weighted(passage_scores, first, best);
+        all.retain(|&(passage, sentence)| passage == first || weighted(passage_scores, passage, sentence) >= least);
+    }
+    by_passage(&all, ranked.len())
+}
+
+/// The quotes of each passage: its best sentence, and the best others of all passages, [`QUOTED`] for each passage on average.
+/// The passage that answers is quoted at more length than those that only come close.
+pub(super) fn quotes<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) -> Vec<Vec<&'a Scored>> {
+    let mut quoted = vec![0; ranked.len()];
+    let is_best = |&(passage, sentence): &(usize, &Scored)| ranked[passage].first() == Some(sentence);
+    let (mut chosen, others): (Vec<_>, Vec<_>) = in_order(ranked, passage_scores).into_iter().partition(is_best);
+    for (passage, _) in &chosen {
+        quoted[*passage] += 1;
+    }
+    for (passage, sentence) in others {
+        if chosen.len() < QUOTED * ranked.len() && quoted[passage] < MOST_QUOTED {
+            quoted[passage] += 1;
+            chosen.push((passage, sentence));
+        }
+    }
+    by_passage(&chosen, ranked.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llm::embed::EmbedOptions;
+
+    fn scored(at: usize, text: &str, score: f32) -> Scored {
+        Scored { at, text: text.to_owned(), score }
+    }
+
+    fn best_of_all(ranked: &[Vec<Scored>], scores: &[f32], count: usize) -> Vec<String> {
+        super::best_of_all(ranked, scores, count).iter().map(|chosen| text(chosen)).collect()
+    }
+
+    fn quotes(ranked: &[Vec<Scored>], scores: &[f32]) -> Vec<String> {
+        super::quotes(ranked, scores).iter().map(|chosen| text(chosen)).collect()
+    }
+
+    #[test]
+    fn the_best_sentences_come_in_reading_order() {
+        let ranked = [vec![scored(2, "c.", 0.9), scored(0, "a.", 0.5), scored(1, "b.", 0.1)], vec![scored(0, "d.", 0.7)], vec![]];
+        assert_eq!(best_of_all(&ranked, &[1.0, 0.9, 0.8], 3), ["a.\nc.", "d.", ""]);
+        assert_eq!(best_of_all(&ranked, &[1.0, 0.0, 0.0], 2), ["a.\nc.", "", ""]);
+        assert_eq!(best_of_all(&[], &[], 2), [""; 0]);
+        // A sentence of another passage, far from the best, though it is second.
+        let ranked = [vec![scored(2, "c.", 0.9), scored(0, "a.", 0.1)], vec![scored(0, "d.", 0.4)]];
+        assert_eq!(best_of_all(&ranked, &[1.0; 2], 2), ["c.", ""]);
+        assert_eq!(best_of_all(&ranked, &[1.0; 2], 3), ["a.\nc.", ""]);
+    }
+
+    #[test]
+    fn every_passage_is_quoted_the_best_at_length() {
+        let said = |scores: &[f32]| -> Vec<Scored> {
+            scores.iter().enumerate().map(|(i, score)| scored(9 - i, &format!("{score}"), *score)).collect()
+        };
+        let good = said(&[0.9, 0.8, 0.7, 0.6, 0.5]);
+        let (fair, poor) = (said(&[0.55, 0.2]), said(&[0.1, 0.05]));
+        let all = [good.clone(), fair.clone(), poor.clone()];
+        assert_eq!(quotes(&all, &[1.0; 3]), ["0.6\n0.7\n0.8\n0.9", "0.55", "0.1"]);
+        assert_eq!(quotes(&[good.clone(), said(&[]), poor.clone()], &[1.0; 3]), ["0.6\n0.7\n0.8\n0.9", "", "0.05\n0.1"]);
+        assert_eq!(quotes(&[fair, poor], &[1.0; 2]), ["0.2\n0.55", "0.05\n0.1"]);
+        assert_eq!(quotes(&[good], &[1.0]), ["0.8\n0.9"]);
+        assert!(quotes(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn the_oldest_vectors_make_room() {
+        let mut kept = Kept::default();
+        for i in 0..KEPT_VECTORS + 5 {
+            kept.insert(&i.to_string(), vec![0.0].into());
+            kept.insert(&i.to_string(), vec![0.0].into());
+        }
+        assert_eq!(kept.vectors.len(), KEPT_VECTORS);
+        assert!(!kept.vectors.contains_key("4") && kept.vectors.contains_key("5"));
+    }
+
+    #[test]
+    fn passages_of_an_older_library_are_ranked() {
+        let embedder = Embedder::load(&llm::gguf::test_model("embedder.gguf"), &EmbedOptions::default()).expect("loads");
+        let selector = Selector::new(embedder.clone());
+        let asked = embedder.embed_query("How long is the warranty?").expect("embeds").vector;
+        let said = ["The pump hums.", "The guarantee covers five years.", "Wear parts are excluded."].map(str::to_owned);
+        let vectors = embedder.embed(&said).expect("embeds").into_iter().map(|embedding| embedding.vector);
+        let statement =
+            |(text, vector): (&String, Vec<f32>)| Statement { text: text.clone(), vector: Some(vector), ..Statement::default() };
+        let kept = Passage { statements: said.iter().zip(vectors).map(statement).collect(), ..Passage::default() };
+        let mut old = kept.clone();
+        old.statements.iter_mut().for_each(|statement| statement.vector = None);
+        let ranked = selector.rank(&asked, &[old, kept]).expect("ranks");
+        assert_eq!(ranked[0][0].text, said[1]);
+        for (old, kept) in ranked[0].iter().zip(&ranked[1]) {
+            assert_eq!(old.text, kept.text);
+            assert!((old.score - kept.score).abs() < 1e-3);
+        }
+        assert_eq!(selector.kept.lock().expect("sound").vectors.len(), 3, "only what came without vectors is encoded");
+        let unlike = Statement { text: said[0].clone(), vector: Some(asked.clone()), ..Statement::default() };
+        let ranked = selector.rank(&asked, &[Passage { statements: vec![unlike], ..Passage::default() }]).expect("ranks");
+        assert!(ranked[0][0].score > 0.99, "what was kept counts, not what would be computed");
+    }
+}

@@ -1,8 +1,0 @@
-//! Where the program looks for llama.cpp's libraries when they are not part of it (feature `dynamic-backends`).
-
-fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
-    if std::env::var_os("CARGO_FEATURE_DYNAMIC_BACKENDS").is_some() {
-        println!("cargo:rustc-link-arg-bins=-Wl,-rpath,$ORIGIN/../lib/vademecum");
-    }
-}

@@ -1,0 +1,692 @@
+//! HTML to Markdown in one pass over its tokens.
+//!
+//! No tree is built: a page takes no more memory than its own size, whatever its nesting, and nothing recurses. That matters more
+//! here than a browser's fidelity: pages come from strangers and the board is small. Headings, paragraphs, lists, tables and
+//! preformatted text keep their structure. Links and emphasis keep their words only. Scripts, styles, navigation and form
+//! controls are left out. The tokenizer is html5ever's: entities, comments, quoting and raw text follow the standard
+//! (<https://html.spec.whatwg.org/multipage/parsing.html#tokenization>).
+
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
+
+use html5ever::{
+    tendril::StrTendril,
+    tokenizer::{
+        BufferQueue, Tag, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
+        states::RawKind::{Rawtext, Rcdata, ScriptData},
+    },
+};
+
+use super::{Fault, Parsed, markdown, one_line};
+
+/// The tokenizer gets pieces of this size, and the clock is checked between them: the time of an element grows with the square of
+/// its attributes.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Longest time for one page.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+
+/// Deepest indentation of lists.
+const MAX_LIST_DEPTH: usize = 8;
+
+/// Most columns of a table, and most columns or rows of one cell.
+const MAX_SPAN: usize = 64;
+
+/// Converts a page; the title comes from `<title>`.
+pub(crate) fn to_markdown(html: &str) -> Result<Parsed, Fault> {
+    let begun = Instant::now();
+    convert_unless(html, || begun.elapsed() > TIME_LIMIT).ok_or(Fault::TooSlow(TIME_LIMIT))
+}
+
+/// Like [`to_markdown`]; `None` once `given_up`, which is asked before every piece.
+fn convert_unless(html: &str, mut given_up: impl FnMut() -> bool) -> Option<Parsed> {
+    let tokenizer = Tokenizer::new(Sink(RefCell::default()), TokenizerOpts::default());
+    let input = BufferQueue::default();
+    let mut rest = html;
+    while !rest.is_empty() {
+        if given_up() {
+            return None;
+        }
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
+        input.push_back(StrTendril::from_slice(piece));
+        let _ = tokenizer.feed(&input);
+        rest = after;
+    }
+    tokenizer.end();
+    Some(tokenizer.sink.0.into_inner().finish())
+}
+
+struct Sink(RefCell<Writer>);
+
+impl TokenSink for Sink {
+    type Handle = ();
+
+    fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
+        let mut writer = self.0.borrow_mut();
+        match token {
+            Token::CharacterTokens(text) => writer.words(&text),
+            Token::TagToken(tag) if tag.kind == TagKind::StartTag => {
+                writer.open(&tag);
+                return raw_text(&tag.name);
+            }
+            Token::TagToken(tag) => writer.close(&tag.name),
+            _ => {}
+        }
+        TokenSinkResult::Continue
+    }
+}
+
+/// Elements whose content is not markup, as a tree builder would tell the tokenizer.
+fn raw_text(name: &str) -> TokenSinkResult<()> {
+    match name {
+        "script" => TokenSinkResult::RawData(ScriptData),
+        "style" | "xmp" | "iframe" | "noembed" | "noframes" => TokenSinkResult::RawData(Rawtext),
+        "title" | "textarea" => TokenSinkResult::RawData(Rcdata),
+        "plaintext" => TokenSinkResult::Plaintext,
+        _ => TokenSinkResult::Continue,
+    }
+}
+
+/// Elements that are left out with their contents.
+fn is_left_out(name: &str) -> bool {
+    matches!(
+        name,
+        "script"
+            | "style"
+            | "nav"
+            | "noscript"
+            | "template"
+            | "iframe"
+            | "object"
+            | "svg"
+            | "canvas"
+            | "math"
+            | "button"
+            | "select"
+            | "textarea"
+            | "noembed"
+            | "noframes"
+            | "audio"
+            | "video"
+            | "dialog"
+    )
+}
+
+fn is_block(name: &str) -> bool {
+    matches!(
+        name,
+        "address"
+            | "article"
+            | "aside"
+            | "blockquote"
+            | "body"
+            | "caption"
+            | "center"
+            | "dd"
+            | "details"
+            | "div"
+            | "dl"
+            | "dt"
+            | "fieldset"
+            | "figcaption"
+            | "figure"
+            | "footer"
+            | "form"
+            | "header"
+            | "hr"
+            | "html"
+            | "legend"
+            | "main"
+            | "p"
+            | "section"
+            | "summary"
+            | "head"
+    )
+}
+
+fn heading_level(name: &str) -> Option<usize> {
+    match name.as_bytes() {
+        [b'h', level @ b'1'..=b'6'] => Some(usize::from(level - b'0')),
+        _ => None,
+    }
+}
+
+/// Builds the Markdown from the tokens.
+#[derive(Default)]
+struct Writer {
+    title: Option<String>,
+    in_title: bool,
+    text: String,
+    /// Words of the current block or table cell.
+    block: String,
+    /// Beginning of the block: `## `, `- `.
+    marker: String,
+    /// Whether the writer is inside `<pre>`: white space counts.
+    preformatted: bool,
+    lists: Vec<List>,
+    table: Option<Table>,
+    place: Place,
+    /// The element that is left out, and the number of open elements of its name.
+    left_out: Option<(String, usize)>,
+}
+
+/// Position relative to the page's `<main>`.
+#[derive(Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Before,
+    Inside,
+    After,
+}
+
+struct List {
+    /// The next number, in an ordered list.
+    number: Option<u64>,
+}
+
+impl Writer {
+    fn finish(mut self) -> Parsed {
+        self.end_table();
+        self.end_block();
+        let title = self.title.map(|title| one_line(&title)).filter(|title| !title.is_empty());
+        Parsed { title, text: self.text.trim_end().to_owned() + "\n", note: None }
+    }
+
+    /// Words of the document, within whatever is open.
+    fn words(&mut self, words: &str) {
+        if self.in_title {
+            if let Some(title) = &mut self.title
+                && title.len() < 4096
+            {
+                title.push_str(words);
+            }
+        } else if self.left_out.is_some() || self.place == Place::After {
+        } else if self.preformatted {
+            self.block.push_str(words);
+        } else {
+            for char in words.chars() {
+                self.push_collapsed(if char.is_whitespace() && char != '\u{A0}' { ' ' } else { char });
+            }
+        }
+    }
+
+    fn push_collapsed(&mut self, char: char) {
+        if char != ' ' || !(self.block.is_empty() || self.block.ends_with([' ', '\n'])) {
+            self.block.push(if char == '\u{A0}' { ' ' } else { char });
+        }
+    }
+
+    fn open(&mut self, tag: &Tag) {
+        let name: &str = &tag.name;
+        if let Some((left_out, depth)) = &mut self.left_out {
+            // A menu that is never closed does not swallow the page.
+            if matches!(name, "main" | "article" | "body") {
+                self.left_out = None;
+            } else {
+                *depth += usize::from(name == left_out && !tag.self_closing);
+                return;
+            }
+        }
+        if name == "main" && self.place != Place::Inside {
+            self.begin_main();
+        }
+        if is_left_out(name) {
+            // The slash closes `<svg/>`, but means nothing on HTML's own elements.
+            if !(tag.self_closing && matches!(name, "svg" | "math")) {
+                self.left_out = Some((name.to_owned(), 1));
+            }
+        } else if name == "title" {
+            self.in_title = self.title.is_none();
+            self.title.get_or_insert_default();
+        } else if self.table.is_some() {
+            self.open_in_table(tag);
+        } else {
+            self.open_in_flow(tag);
+        }
+    }
+
+    /// A page with `<main>` declares the rest to be about something else.
+    fn begin_main(&mut self) {
+        *self = Self {
+            title: self.title.take(),
+            place: Place::Inside,
+            text: if self.place == Place::After { std::mem::take(&mut self.text) } else { String::new() },
+            ..Self::default()
+        };
+    }
+
+    fn end_main(&mut self) {
+        self.end_table();
+        self.end_block();
+        self.place = Place::After;
+    }
+
+    fn close(&mut self, name: &str) {
+        if name == "main" && self.place == Place::Inside {
+            self.left_out = None;
+            self.end_main();
+        } else if name == "title" {
+            self.in_title = false;
+        } else if let Some((left_out, depth)) = &mut self.left_out {
+            *depth -= usize::from(name == left_out);
+            if *depth == 0 {
+                self.left_out = None;
+            }
+        } else if self.table.is_some() {
+            self.close_in_table(name);
+        } else {
+            self.close_in_flow(name);
+        }
+    }
+
+    fn open_in_flow(&mut self, tag: &Tag) {
+        let name: &str = &tag.name;
+        if let Some(level) = heading_level(name) {
+            self.end_block();
+            self.lists.clear();
+            self.marker = format!("{} ", "#".repeat(level));
+            return;
+        }
+        match name {
+            "ul" | "ol" | "menu" | "dir" => {
+                self.end_block();
+                if self.lists.is_empty() {
+                    self.blank_line();
+                }
+                let start = attribute(tag, "start").and_then(|start| start.parse().ok()).unwrap_or(1);
+                if self.lists.len() < MAX_LIST_DEPTH {
+                    self.lists.push(List { number: (name == "ol").then_some(start) });
+                }
+            }
+            "li" => self.open_item(),
+            "pre" => {
+                self.end_block();
+                self.preformatted = true;
+            }
+            "table" => {
+                self.end_block();
+                self.table = Some(Table::default());
+            }
+            "br" if self.preformatted => self.block.push('\n'),
+            "br" => {
+                self.block.truncate(self.block.trim_end_matches(' ').len());
+                self.block.push('\n');
+            }
+            name if is_block(name) => self.end_block(),
+            _ => self.open_inline(tag),
+        }
+    }
+
+    fn open_inline(&mut self, tag: &Tag) {
+        match &*tag.name {
+            "img" => {
+                if let Some(alt) = attribute(tag, "alt") {
+                    self.words(&alt);
+                }
+            }
+            // 10<sup>-3</sup> is not 10-3.
+            "sup" if self.block.ends_with(char::is_alphanumeric) => self.block.push('^'),
+            _ => {}
+        }
+    }
+
+    fn open_item(&mut self) {
+        self.end_block();
+        let indentation = "  ".repeat(self.lists.len().saturating_sub(1));
+        self.marker = match self.lists.last_mut().and_then(|list| list.number.as_mut()) {
+            Some(number) => {
+                let marker = format!("{indentation}{number}. ");
+                *number = number.saturating_add(1);
+                marker
+            }
+            None => format!("{indentation}- "),
+        };
+    }
+
+    fn close_in_flow(&mut self, name: &str) {
+        match name {
+            "ul" | "ol" | "menu" | "dir" => {
+                self.end_block();
+                self.lists.pop();
+                if self.lists.is_empty() {
+                    self.blank_line();
+                }
+            }
+            "pre" => {
+                self.end_block();
+                self.preformatted = false;
+            }
+            // A term announces its definition, which the chunker keeps with it.
+            "dt" if !self.block.trim().is_empty() => {
+                self.block.truncate(self.block.trim_end().len());
+                self.block.push(':');
+                self.end_block();
+            }
+            name if is_block(name) || name == "li" || heading_level(name).is_some() => {
+                self.end_block();
+            }
+            _ => {}
+        }
+    }
+
+    fn end_block(&mut self) {
+        let block = std::mem::take(&mut self.block);
+        if block.trim().is_empty() {
+            // `<li><p>` keeps the item's marker for the paragraph.
+            if !self.lists.is_empty() || self.marker.starts_with('#') {
+                return;
+            }
+            self.marker.clear();
+            return;
+        }
+        let marker = std::mem::take(&mut self.marker);
+        if self.preformatted {
+            self.blank_line();
+            let fence = markdown::fence_for(&block);
+            for part in [&fence, "\n", block.trim_matches('\n'), "\n", &fence, "\n"] {
+                self.text.push_str(part);
+            }
+        } else if marker.starts_with('#') {
+            self.blank_line();
+            self.text.push_str(&marker);
+            self.text.push_str(&one_line(&block));
+            self.text.push('\n');
+        } else if self.lists.is_empty() && marker.is_empty() {
+            self.blank_line();
+            self.push_lines(&block, "");
+        } else {
+            self.text.push_str(&marker);
+            let indentation = " ".repeat(if marker.is_empty() { 2 * self.lists.len() } else { marker.len() });
+            if marker.is_empty() {
+                self.blank_line();
+                self.text.push_str(&indentation);
+            }
+            self.push_lines(&block, &indentation);
+        }
+    }
+
+    fn push_lines(&mut self, block: &str, indentation: &str) {
+        for (index, line) in block.trim().lines().map(str::trim).filter(|line| !line.is_empty()).enumerate() {
+            if index > 0 {
+                self.text.push_str(indentation);
+            }
+            if markdown::reads_as_markup(line) {
+                self.text.push('\\');
+            }
+            self.text.push_str(line);
+            self.text.push('\n');
+        }
+    }
+
+    /// A list after a list follows without a gap; other blocks are separated.
+    fn blank_line(&mut self) {
+        if !self.text.is_empty() && !self.text.ends_with("\n\n") {
+            self.text.push('\n');
+        }
+    }
+
+    fn open_in_table(&mut self, tag: &Tag) {
+        let name: &str = &tag.name;
+        match name {
+            // A table that contains a table or a heading is a layout table.
+            "table" => {
+                self.dissolve_table();
+                self.open_in_flow(tag);
+            }
+            name if heading_level(name).is_some() => {
+                self.dissolve_table();
+                self.open_in_flow(tag);
+            }
+            "tr" => {
+                self.end_cell();
+                self.table_mut(Table::end_row);
+            }
+            "td" | "th" => {
+                self.end_cell();
+                let span = |name| attribute(tag, name).and_then(|span| span.parse().ok()).unwrap_or(1).clamp(1, MAX_SPAN);
+                let (columns, rows, heads) = (span("colspan"), span("rowspan"), name == "th");
+                self.table_mut(|table| {
+                    table.in_cell = true;
+                    table.span = (columns, rows);
+                    table.heads |= heads && table.rows.is_empty();
+                });
+            }
+            "caption" => self.end_cell(),
+            "li" => self.separate("; "),
+            "br" | "p" | "div" | "ul" | "ol" | "pre" => self.separate(" "),
+            _ => self.open_inline(tag),
+        }
+    }
+
+    fn separate(&mut self, separator: &str) {
+        let end = self.block.trim_end_matches(' ').len();
+        self.block.truncate(end);
+        if !self.block.is_empty() {
+            self.block.push_str(separator);
+        }
+    }
+
+    fn close_in_table(&mut self, name: &str) {
+        match name {
+            "table" => self.end_table(),
+            "td" | "th" => self.end_cell(),
+            "tr" => {
+                self.end_cell();
+                self.table_mut(Table::end_row);
+            }
+            "thead" => {
+                self.end_cell();
+                self.table_mut(|table| {
+                    table.end_row();
+                    table.heads |= table.rows.len() == 1;
+                });
+            }
+            "caption" => {
+                let caption = std::mem::take(&mut self.block);
+                self.table_mut(|table| table.caption = one_line(&caption));
+            }
+            "p" | "div" => self.separate(" "),
+            _ => {}
+        }
+    }
+
+    fn table_mut(&mut self, change: impl FnOnce(&mut Table)) {
+        if let Some(table) = &mut self.table {
+            change(table);
+        }
+    }
+
+    fn end_cell(&mut self) {
+        let words = one_line(&std::mem::take(&mut self.block));
+        self.table_mut(|table| {
+            if std::mem::take(&mut table.in_cell) {
+                table.push_cell(&words);
+            }
+        });
+    }
+
+    fn end_table(&mut self) {
+        if self.table.is_some() {
+            self.end_cell();
+        }
+        let Some(mut table) = self.table.take() else {
+            return;
+        };
+        table.end_row();
+        self.blank_line();
+        table.write(&mut self.text);
+        self.blank_line();
+    }
+
+    /// Writes the cells of a layout table as paragraphs and continues without the table.
+    fn dissolve_table(&mut self) {
+        self.end_cell();
+        let Some(mut table) = self.table.take() else {
+            return;
+        };
+        table.end_row();
+        for cell in table.rows.into_iter().flatten() {
+            self.block = cell;
+            self.end_block();
+        }
+    }
+}
+
+fn attribute(tag: &Tag, name: &str) -> Option<String> {
+    tag.attrs.iter().find(|attribute| &*attribute.name.local == name).map(|attribute| attribute.value.to_string())
+}
+
+#[derive(Default)]
+struct Table {
+    caption: String,
+    rows: Vec<Vec<String>>,
+    row: Vec<String>,
+    /// Whether the first row names the columns.
+    heads: bool,
+    in_cell: bool,
+    /// Columns and rows of the current cell.
+    span: (usize, usize),
+    /// By column: a cell that spans rows, and the number of rows left.
+    reaching: Vec<(usize, String)>,
+}
+
+impl Table {
+    fn push_cell(&mut self, words: &str) {
+        self.fill_reaching();
+        let (columns, rows) = self.span;
+        for column in 0..columns {
+            if self.row.len() >= MAX_SPAN {
+                return;
+            }
+            if rows > 1 {
+                self.reaching.resize(self.reaching.len().max(self.row.len() + 1), (0, String::new()));
+                self.reaching[self.row.len()] = (rows - 1, words.to_owned());
+            }
+            self.row.push(if column == 0 { words.to_owned() } else { String::new() });
+        }
+    }
+
+    /// Repeats cells from above that span this row: each row may be read alone later.
+    fn fill_reaching(&mut self) {
+        while let Some((rows, words)) = self.reaching.get_mut(self.row.len())
+            && *rows > 0
+        {
+            *rows -= 1;
+            self.row.push(words.clone());
+        }
+    }
+
+    fn end_row(&mut self) {
+        if self.row.is_empty() {
+            return;
+        }
+        self.fill_reaching();
+        let row = std::mem::take(&mut self.row);
+        if row.iter().any(|cell| !cell.is_empty()) {
+            self.rows.push(row);
+        }
+    }
+
+    fn write(&self, text: &mut String) {
+        if !self.caption.is_empty() {
+            text.push_str(self.caption.trim_end_matches(':'));
+            text.push_str(":\n\n");
+        }
+        markdown::write_table(&self.rows, self.heads, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn markdown(html: &str) -> String {
+        to_markdown(html).unwrap().text
+    }
+
+    #[test]
+    fn structure_is_kept_and_clutter_is_not() {
+        let page = to_markdown(
+            "<!DOCTYPE html><html><head><title>Pump &amp; tank</title><style>p{}</style></head><body>
+             <nav><ul><li>Home</li></ul></nav><h1>The <em>pump</em></h1>
+             <p>First   <b>bold</b> <a href=x>link</a>,<br>next line: 10<sup>-3</sup> &lt; 5&nbsp;K.
+             <p>Second<script>if (a < b) { '</p>' }</script>
+             <ul><li>one<li><p>two</p><ol start=3><li>three</ol></ul>
+             <pre><code>a = 1\n  b = 2</code></pre><dl><dt>F3<dd>10 A</dl><svg><title>no</title></svg></body>",
+        )
+        .unwrap();
+        assert_eq!(page.title.as_deref(), Some("Pump & tank"));
+        assert_eq!(
+            page.text,
+            "# The pump\n\nFirst bold link,\nnext line: 10^-3 < 5 K.\n\nSecond\n\n- one\n- two\n  3. three\n\n\
+             ```\na = 1\n  b = 2\n```\n\nF3\n\n10 A\n"
+        );
+    }
+
+    #[test]
+    fn tables_have_headers_spans_and_captions() {
+        let text = markdown(
+            "<table><caption>Fuses</caption><thead><tr><th>Fuse<th>Amps</thead>
+             <tr><td rowspan=2>F1<td>10 A | slow<tr><td>16 A</table>
+             <table><tr><td colspan=2>wide<tr><td>a<td>b</table>",
+        );
+        assert_eq!(
+            text,
+            "Fuses:\n\n| Fuse | Amps |\n|---|---|\n| F1 | 10 A \\| slow |\n| F1 | 16 A |\n\n\
+             |  |  |\n|---|---|\n| wide |  |\n| a | b |\n"
+        );
+    }
+
+    #[test]
+    fn layout_tables_dissolve() {
+        let text = markdown("<table><tr><td>left<td><h2>Fuses</h2><p>text</p><table><tr><th>a<tr><td>1</table></table><p>end");
+        assert_eq!(text, "left\n\n## Fuses\n\ntext\n\n| a |\n|---|\n| 1 |\n\nend\n");
+    }
+
+    #[test]
+    fn words_do_not_turn_into_markup() {
+        let text = markdown("<p># five<p>```<p>&lt;script&gt;<p>a<br>===<pre>x ``` y</pre><h2>Real</h2>");
+        assert_eq!(text, "\\# five\n\n\\```\n\n\\<script>\n\na\n\\===\n\n````\nx ``` y\n````\n\n## Real\n");
+    }
+
+    #[test]
+    fn an_open_menu_does_not_swallow_the_page() {
+        assert_eq!(markdown("<nav><a>menu</a><main><p>text"), "text\n");
+    }
+
+    #[test]
+    fn the_main_part_is_what_counts() {
+        let page = "<title>T</title><div>Press ?</div><main><p>one</main><p>related<main>two</main><footer>end</footer>";
+        assert_eq!(markdown(page), "one\n\ntwo\n");
+    }
+
+    #[test]
+    fn hostile_nesting_takes_neither_stack_nor_time() {
+        let thread = std::thread::Builder::new().stack_size(256 * 1024);
+        let work = || {
+            for tag in ["<div>", "<table><tr><td>", "<ul><li>", "<b a=1><i>", "<nav>", "<svg>", "<blockquote><p>"] {
+                assert!(to_markdown(&(tag.repeat(300_000) + "word")).is_ok(), "{tag}");
+            }
+        };
+        thread.spawn(work).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn time_is_checked_before_every_piece() {
+        let attributes: String = (0..200_000).map(|n| format!(" a{n}")).collect();
+        let page = format!("<p{attributes}>x");
+        let mut checks = 0;
+        let third = || {
+            checks += 1;
+            checks == 3
+        };
+        assert!(convert_unless(&page, third).is_none());
+        assert_eq!(checks, 3);
+        let mut checks = 0;
+        let words = "word ".repeat(PIECE_BYTES);
+        assert!(convert_unless(&words, || (checks += 1, false).1).is_some());
+        assert_eq!(checks, words.len().div_ceil(PIECE_BYTES));
+    }
+}

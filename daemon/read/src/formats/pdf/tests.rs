@@ -1,0 +1,427 @@
+//! A small writer makes the PDFs here, text at places, so that a test shows its subject.
+
+use super::*;
+use std::fmt::Write as _;
+
+/// A page under construction: its program.
+#[derive(Default)]
+struct Sketch(String);
+
+impl Sketch {
+    fn font(mut self, name: &str, size: f32, x: f32, y: f32, text: &str) -> Self {
+        let text = text.replace('\\', "\\\\").replace('(', "\\(").replace(')', "\\)");
+        writeln!(self.0, "BT /{name} {size} Tf {x} {y} Td ({text}) Tj ET").unwrap();
+        self
+    }
+
+    fn text(self, x: f32, y: f32, text: &str) -> Self {
+        self.font("F", 10.0, x, y, text)
+    }
+
+    /// Lines from `y` downwards, 12 points apart.
+    fn lines(self, x: f32, y: f32, lines: &[&str]) -> Self {
+        lines.iter().enumerate().fold(self, |page, (n, line)| page.text(x, y - 12.0 * n as f32, line))
+    }
+
+    fn rule(mut self, x0: f32, y0: f32, x1: f32, y1: f32) -> Self {
+        writeln!(self.0, "{x0} {y0} m {x1} {y1} l S").unwrap();
+        self
+    }
+}
+
+/// A PDF of these pages. `outline`: titles with their level (1 or 2) and page from 0.
+fn pdf(pages: &[Sketch], outline: &[(&str, usize, usize)]) -> Vec<u8> {
+    let mut objects: Vec<String> = vec![
+        "<< /Type /Catalog /Pages 2 0 R /Outlines 6 0 R >>".into(),
+        String::new(),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".into(),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica-Bold >>".into(),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Courier >>".into(),
+        String::new(),
+    ];
+    let page_object = |page: usize| 7 + 2 * page;
+    for (index, page) in pages.iter().enumerate() {
+        let content = page_object(index) + 1;
+        objects.push(format!("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {content} 0 R /Resources << /Font << /F 3 0 R /B 4 0 R /M 5 0 R >> >> >>"));
+        objects.push(format!("<< /Length {} >>\nstream\n{}\nendstream", page.0.len(), page.0));
+    }
+    let kids: String = (0..pages.len()).map(|page| format!("{} 0 R ", page_object(page))).collect();
+    objects[1] = format!("<< /Type /Pages /Count {} /Kids [{kids}] >>", pages.len());
+    let first = objects.len() + 1;
+    let next_of = |from: usize, level: usize| {
+        (from + 1..outline.len()).take_while(|&at| outline[at].1 >= level).find(|&at| outline[at].1 == level)
+    };
+    objects[5] = if outline.is_empty() { "<< >>".into() } else { format!("<< /First {first} 0 R >>") };
+    for (at, (title, level, page)) in outline.iter().enumerate() {
+        let next = next_of(at, *level).map_or(String::new(), |next| format!("/Next {} 0 R", first + next));
+        let child = if outline.get(at + 1).is_some_and(|next| next.1 > *level) {
+            format!("/First {} 0 R", first + at + 1)
+        } else {
+            String::new()
+        };
+        objects.push(format!("<< /Title ({title}) /Dest [{} 0 R /Fit] {next} {child} >>", page_object(*page)));
+    }
+    let mut file = String::from("%PDF-1.4\n");
+    let mut places = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        places.push(file.len());
+        write!(file, "{} 0 obj\n{object}\nendobj\n", index + 1).unwrap();
+    }
+    let xref = file.len();
+    write!(file, "xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1).unwrap();
+    for place in &places {
+        writeln!(file, "{place:010} 00000 n ").unwrap();
+    }
+    write!(file, "trailer\n<< /Size {} /Root 1 0 R >>\nstartxref\n{xref}\n%%EOF\n", objects.len() + 1).unwrap();
+    file.into_bytes()
+}
+
+fn text(pages: &[Sketch]) -> String {
+    parse(pdf(pages, &[])).unwrap().text
+}
+
+const PROSE: [&str; 4] = [
+    "The pump moves water from the tank to the coil and back again, as long as the",
+    "controller asks for heat and no fault stands in the way of it. It is started by",
+    "hand in service mode, where every other part of the machine stays switched off,",
+    "so that the pressure can be read in peace.",
+];
+
+#[test]
+fn paragraphs_headings_and_pages() {
+    let page = Sketch::default().font("B", 18.0, 50.0, 700.0, "Operation").lines(50.0, 660.0, &PROSE).text(
+        50.0,
+        580.0,
+        "A second paragraph follows after some white space.",
+    );
+    let next = Sketch::default().lines(50.0, 700.0, &PROSE);
+    let text = text(&[page, next]);
+    let joined = PROSE.join(" ");
+    assert_eq!(
+        text,
+        format!("# Operation\n\n{joined}\n\nA second paragraph follows after some white space.\n\n\u{0C}\n\n{joined}\n")
+    );
+}
+
+#[test]
+fn two_columns_are_read_one_after_the_other() {
+    let left = [
+        "Water is the medium",
+        "that carries the heat",
+        "from one place to the",
+        "other, and it should be",
+        "soft and clean for the",
+        "whole of its long life.",
+    ];
+    let right = [
+        "Glycol keeps it from",
+        "freezing in a winter",
+        "that is harder than",
+        "those of the past, and",
+        "it should be renewed",
+        "every few years or so.",
+    ];
+    let page = Sketch::default()
+        .font("B", 16.0, 50.0, 740.0, "A heading across both of the columns")
+        .lines(50.0, 700.0, &left)
+        .lines(180.0, 700.0, &right);
+    let text = text(&[page]);
+    assert!(text.contains(&format!("{}\n", left.join(" "))), "{text}");
+    assert!(text.contains(&right.join(" ")), "{text}");
+    assert!(text.starts_with("# A heading across"), "{text}");
+}
+
+#[test]
+fn tables_are_read_row_by_row() {
+    let rows = [
+        ("Code", "Meaning", "Remedy"),
+        ("E-17", "High pressure", "Clean the filter"),
+        ("E-18", "Low pressure", "Add water"),
+        ("E-42", "No flow", "Open the valve"),
+    ];
+    let mut page = Sketch::default().lines(50.0, 760.0, &PROSE);
+    for (n, (code, meaning, remedy)) in rows.iter().enumerate() {
+        let y = 600.0 - 14.0 * n as f32;
+        let font = if n == 0 { "B" } else { "F" };
+        page = page.font(font, 10.0, 50.0, y, code).font(font, 10.0, 150.0, y, meaning).font(font, 10.0, 300.0, y, remedy);
+    }
+    let text = text(&[page]);
+    let table = "| Code | Meaning | Remedy |\n|---|---|---|\n| E-17 | High pressure | Clean the filter |\n| E-18 | Low pressure | Add water |\n| E-42 | No flow | Open the valve |\n";
+    assert!(text.contains(table), "{text}");
+}
+
+/// A table of three columns without bold text.
+fn plain_table(rows: &[(&str, &str, &str)]) -> String {
+    let mut page = Sketch::default().lines(50.0, 760.0, &PROSE);
+    for (n, (first, second, third)) in rows.iter().enumerate() {
+        let y = 600.0 - 14.0 * n as f32;
+        page = page.text(50.0, y, first).text(150.0, y, second).text(300.0, y, third);
+    }
+    text(&[page])
+}
+
+#[test]
+fn the_first_row_names_columns_as_a_last_resort() {
+    let faults = plain_table(&[
+        ("Code", "Meaning", "Remedy"),
+        ("E-17", "High pressure", "Clean the filter"),
+        ("E-18", "Low pressure", "Add water"),
+        ("E-42", "No flow", "Open the valve"),
+    ]);
+    assert!(
+        faults.contains("| Code | Meaning | Remedy |\n|---|---|---|\n| E-17 | High pressure | Clean the filter |\n"),
+        "{faults}"
+    );
+    // Figures above figures are no names.
+    let sizes = plain_table(&[("M3", "2.5 mm", "1.2 Nm"), ("M4", "3.3 mm", "2.8 Nm"), ("M5", "4.2 mm", "5.5 Nm")]);
+    assert!(sizes.contains("|  |  |  |\n|---|---|---|\n| M3 | 2.5 mm | 1.2 Nm |\n"), "{sizes}");
+}
+
+#[test]
+fn cells_of_a_grid_may_have_several_lines() {
+    let mut page = Sketch::default();
+    for y in [700.0, 680.0, 640.0, 600.0] {
+        page = page.rule(50.0, y, 550.0, y);
+    }
+    for x in [50.0, 150.0, 550.0] {
+        page = page.rule(x, 700.0, x, 600.0);
+    }
+    let page = page
+        .text(55.0, 686.0, "Code")
+        .text(155.0, 686.0, "What to do")
+        .text(55.0, 656.0, "E-17")
+        .text(155.0, 664.0, "Clean the filter, then start")
+        .text(155.0, 650.0, "the machine again.");
+    let page = page.text(55.0, 616.0, "E-18").text(155.0, 624.0, "Call ser-").text(155.0, 610.0, "vice.");
+    let text = text(&[page]);
+    assert_eq!(
+        text,
+        "| Code | What to do |\n|---|---|\n| E-17 | Clean the filter, then start the machine again. |\n| E-18 | Call service. |\n"
+    );
+}
+
+#[test]
+fn running_heads_feet_and_numbers_go() {
+    let page = |n: usize| {
+        let number = format!("{n}");
+        let line = format!("This page, which has its own words, is number {n} of the book.");
+        Sketch::default()
+            .text(50.0, 770.0, "Pump manual")
+            .lines(50.0, 700.0, &PROSE)
+            .text(50.0, 600.0, &line)
+            .text(300.0, 30.0, &number)
+    };
+    let text = text(&[page(1), page(2), page(3), page(4)]);
+    assert!(!text.contains("Pump manual"), "{text}");
+    assert!(text.lines().all(|line| line.trim().parse::<usize>().is_err()), "{text}");
+    assert_eq!(text.matches("which has its own words").count(), 4);
+    assert_eq!(text.matches('\u{0C}').count(), 3);
+}
+
+#[test]
+fn hyphens_go_where_the_word_is_whole() {
+    let page = Sketch::default().lines(
+        50.0,
+        700.0,
+        &[
+            "This is the maintenance of a well-known pump, which asks for main-",
+            "tenance, and of a well-",
+            "known tank, and of E-",
+            "42. Its fonts-crosextra-",
+            "carlito is a name.",
+        ],
+    );
+    let text = text(&[page]);
+    assert!(
+        text.contains("asks for maintenance, and of a well-known tank, and of E-42. Its fonts-crosextra-carlito is a name."),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_outline_says_what_is_a_heading() {
+    let page = Sketch::default()
+        .font("B", 14.0, 50.0, 740.0, "1 Safety")
+        .lines(50.0, 700.0, &PROSE)
+        .text(50.0, 640.0, "1.1 Plain but a heading")
+        .lines(50.0, 610.0, &PROSE);
+    let other = Sketch::default().font("B", 14.0, 50.0, 740.0, "2 Operation").lines(50.0, 700.0, &PROSE);
+    let text = parse(pdf(&[page, other], &[("Safety", 1, 0), ("Plain but a heading", 2, 0), ("Operation", 1, 1)])).unwrap().text;
+    let headings: Vec<&str> = text.lines().filter(|line| line.starts_with('#')).collect();
+    assert_eq!(headings, ["# 1 Safety", "## 1.1 Plain but a heading", "# 2 Operation"]);
+}
+
+#[test]
+fn lists_listings_and_labels() {
+    let page = Sketch::default()
+        .lines(50.0, 760.0, &PROSE)
+        .text(60.0, 690.0, "- open the valve, wait until the noise has gone and then")
+        .text(70.0, 678.0, "close it again")
+        .text(60.0, 666.0, "- read the pressure")
+        .font("M", 10.0, 60.0, 640.0, "if hot:")
+        .font("M", 10.0, 84.0, 628.0, "stop   # now")
+        .text(50.0, 600.0, "Warning")
+        .text(50.0, 580.0, "Hot surface.");
+    let text = text(&[page]);
+    assert!(
+        text.contains("- open the valve, wait until the noise has gone and then close it again\n- read the pressure\n"),
+        "{text}"
+    );
+    assert!(text.contains("```\nif hot:\n    stop   # now\n```\n"), "{text}");
+    assert!(text.contains("Warning: Hot surface."), "{text}");
+}
+
+#[test]
+fn contents_are_left_out() {
+    let page = Sketch::default()
+        .text(50.0, 700.0, "1 Safety . . . . . . . . . . . . . . . 7")
+        .text(50.0, 688.0, "2 Operation ........................ 12")
+        .lines(50.0, 640.0, &PROSE);
+    let text = text(&[page]);
+    assert!(!text.contains("Safety") && !text.contains("Operation"), "{text}");
+}
+
+#[test]
+fn contents_are_no_table() {
+    let entries = [
+        ("1 Safety", ". . . . . . . . .", "7"),
+        ("1.1 Before you begin", ". . . . . .", "8"),
+        ("2 Operation", ". . . . . . . .", "12"),
+        ("2.1 How to start", ". . . . . .", "13"),
+        ("2.2 How to stop", ". . . . . .", "14"),
+    ];
+    let mut page = Sketch::default().lines(50.0, 760.0, &PROSE).text(50.0, 614.0, "Preface").text(500.0, 614.0, "iv");
+    for (n, (title, dots, number)) in entries.iter().enumerate() {
+        let y = 600.0 - 14.0 * n as f32;
+        page = page.text(50.0, y, title).text(200.0, y, dots).text(500.0, y, number);
+    }
+    let page = page.text(50.0, 530.0, "3 Index").text(500.0, 530.0, "311");
+    assert_eq!(text(&[page]), format!("{}\n", PROSE.join(" ")));
+}
+
+#[test]
+fn contents_without_dots_need_a_title() {
+    let listed = |title: &str| {
+        let mut page = Sketch::default().font("B", 16.0, 50.0, 740.0, title);
+        for (n, (entry, number)) in [("Safety", "7"), ("Operation", "12"), ("Care", "20"), ("Index", "31")].iter().enumerate() {
+            let y = 700.0 - 14.0 * n as f32;
+            page = page.text(50.0, y, entry).text(500.0, y, number);
+        }
+        let text = text(&[page.lines(50.0, 500.0, &PROSE)]);
+        text.contains("Operation")
+    };
+    assert!(!listed("Contents"));
+    assert!(listed("Spare parts"));
+}
+
+#[test]
+fn technical_data_with_dots_are_no_contents() {
+    let page = Sketch::default()
+        .lines(50.0, 760.0, &PROSE)
+        .text(50.0, 600.0, "Weight in kg ........................ 120")
+        .text(50.0, 588.0, "Fuse in A ........................... 16")
+        .text(50.0, 576.0, "Charge in g ......................... 950")
+        .text(50.0, 564.0, "Phases .............................. 3");
+    let text = text(&[page]);
+    assert!(text.contains("Fuse in A") && text.contains("950"), "{text}");
+}
+
+#[test]
+fn a_paragraph_goes_on_over_the_page() {
+    let page = Sketch::default().lines(50.0, 700.0, &PROSE[..2]);
+    let next = Sketch::default().lines(50.0, 700.0, &PROSE[2..]);
+    assert_eq!(text(&[page, next]), format!("{}\u{0C} {}\n", PROSE[..2].join(" "), PROSE[2..].join(" ")));
+}
+
+#[test]
+fn text_that_stands_upright_is_left_out() {
+    let mut page = Sketch::default().lines(50.0, 700.0, &PROSE);
+    page.0.push_str("BT /F 10 Tf 0 1 -1 0 20 100 Tm (Stamp) Tj ET\n");
+    assert!(!text(&[page]).contains("Stamp"));
+    let turned = Sketch(format!("q 0 1 -1 0 600 0 cm\n{}Q\n", Sketch::default().lines(50.0, 500.0, &PROSE).0));
+    assert_eq!(text(&[turned]), format!("{}\n", PROSE.join(" ")));
+}
+
+#[test]
+fn what_cannot_be_read_says_why() {
+    assert!(matches!(parse(b"%PDF-1.4\nnothing".to_vec()), Err(Fault::DamagedPdf(_))));
+    assert_eq!(parse(pdf(&[Sketch::default(), Sketch::default()], &[])).unwrap_err(), Fault::NoText { pages: 2 });
+}
+
+/// A PDF of so many pages with prose, each with a word of its own.
+fn book(pages: usize) -> Vec<u8> {
+    let page = |n: usize| Sketch::default().lines(50.0, 700.0, &PROSE).text(50.0, 600.0, &format!("It is known as leaf{n}x."));
+    pdf(&(1..=pages).map(page).collect::<Vec<_>>(), &[])
+}
+
+/// The place of an object of [`pdf`].
+fn object(file: &[u8], number: usize) -> usize {
+    let head = format!("\n{number} 0 obj\n");
+    file.windows(head.len()).position(|window| window == head.as_bytes()).unwrap() + 1
+}
+
+/// Overwrites the beginning of an object.
+fn spoil(file: &mut [u8], number: usize) {
+    let at = object(file, number) + format!("{number} 0 obj\n").len();
+    file[at..at + 12].fill(b'~');
+}
+
+/// Object numbers of a page, from 0, and of its program.
+fn page_objects(page: usize) -> (usize, usize) {
+    (7 + 2 * page, 8 + 2 * page)
+}
+
+#[test]
+fn unreadable_pages_keep_the_others_numbers() {
+    let whole = parse(book(9)).unwrap();
+    assert_eq!((whole.note, whole.text.matches("leaf").count()), (None, 9));
+
+    let mut damaged = book(9);
+    spoil(&mut damaged, page_objects(2).0);
+    spoil(&mut damaged, page_objects(4).1);
+    let Parsed { text, note, .. } = parse(damaged).unwrap();
+    let note = note.unwrap();
+    assert!(note.starts_with("2 of 9 pages could not be read, or only in part: the PDF is damaged; download"), "{note}");
+    let page_of = |word: &str| text[..text.find(word).unwrap()].matches('\u{0C}').count() + 1;
+    assert_eq!(["leaf1x", "leaf2x", "leaf4x", "leaf6x", "leaf9x"].map(page_of), [1, 2, 4, 6, 9]);
+    assert!(!text.contains("leaf3x") && !text.contains("leaf5x"));
+}
+
+#[test]
+fn a_file_that_is_cut_off_says_so() {
+    let whole = book(9);
+    let end = object(&whole, page_objects(6).0);
+    let Parsed { text, note, .. } = parse(whole[..end].to_vec()).unwrap();
+    let note = note.unwrap();
+    assert!(note.starts_with("3 of 9 pages could not be read, or only in part: the PDF is cut off"), "{note}");
+    assert_eq!(text.matches("leaf").count(), 6);
+
+    // Without the tree of pages their number is unknown.
+    let mut damaged = whole.clone();
+    spoil(&mut damaged, 2);
+    let note = parse(damaged).unwrap().note.unwrap();
+    assert!(note.starts_with("the PDF is damaged; 9 pages found, others may be missing; download"), "{note}");
+
+    // The catalog of a PDF 1.5 may have been in the missing part.
+    let stream = "%PDF-1.5\n5 0 obj\n<< /Length 4 >>\nstream\nq Q\n\nendstream\nendobj\n".repeat(80);
+    let Fault::DamagedPdf(words) = parse(stream.into_bytes()).unwrap_err() else { panic!("another fault") };
+    assert_eq!(words, "the PDF is cut off: its end is missing");
+}
+
+#[test]
+fn a_damaged_file_is_no_scanned_one() {
+    let mut damaged = book(5);
+    (0..5).for_each(|page| spoil(&mut damaged, page_objects(page).1));
+    let Fault::DamagedPdf(words) = parse(damaged).unwrap_err() else { panic!("another fault") };
+    assert!(words.starts_with("5 of 5 pages could not be read"), "{words}");
+    let mut without_fonts = book(5);
+    spoil(&mut without_fonts, 3);
+    assert!(matches!(parse(without_fonts), Err(Fault::DamagedPdf(_))));
+    assert!(matches!(parse(b"PK\x03\x04 something else".to_vec()), Err(Fault::Damaged(_))));
+}
+
+#[test]
+fn text_strings_are_decoded() {
+    assert_eq!(text_string(b"Caf\xE9 \x85"), "Café –");
+    assert_eq!(text_string(b"\xFE\xFF\x00P\x00u"), "Pu");
+}

@@ -1,0 +1,17 @@
+//! Vademecum: answers questions about the owner's documents, offline, over MQTT.
+//!
+//! This crate assembles the rooms into the only program. The rooms are separate crates (see `ARCHITECTURE.md`):
+//!
+//! | module | one job |
+//! |---|---|
+//! | [`cli`] | the commands, one file each |
+//! | [`daemon`] | start order, readiness, signals, reloading, shutdown |
+//! | [`assemble`] | rooms from the configuration |
+//! | [`config`] | one typed tree from file, environment and flags |
+pub mod assemble;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+
+#[cfg(all(feature = "openmp", not(feature = "dynamic-backends")))]
+llm::define_openmp!();

@@ -1,0 +1,42 @@
+//! The types that cross a border: between programs in JSON and CBOR, and between the daemon's own rooms.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`names`] | bounds of ids and collections |
+//! | `request`, `reply` | messages from and to clients |
+//! | `answer` | an answer and its citations |
+//! | `question` | a checked question, its cancel handle and its progress |
+//! | `fault` | error codes and their messages |
+//! | `report` | `info`, `metrics`, `status` |
+//! | `disk` | free bytes, remedies for disk errors |
+//! | `codec` | JSON and CBOR, bounded |
+#![forbid(unsafe_code)]
+
+mod answer;
+mod codec;
+mod disk;
+mod fault;
+pub mod names;
+mod question;
+mod reply;
+mod report;
+mod request;
+
+pub use answer::{Answer, Citation, Timings, Usage};
+pub use codec::{Encoding, MAX_DEPTH, MAX_WORDS};
+pub use disk::{free_bytes, storage_remedy};
+pub use fault::{ErrorCode, Fault};
+pub use names::{MAX_REQUEST_ID_BYTES, MAX_TOP_K, new_id};
+pub use question::{Cancel, Mode, Progress, Question, Sampling};
+pub use reply::{
+    AnswerReply, Change, DeleteReply, DeltaReply, ErrorBody, ErrorReply, EvidenceReply, FileState, ListReply, Listed, Origin,
+    PassageReply, PutReply, SearchReply,
+};
+pub use report::{
+    CollectionInfo, Delivery, Info, KvCacheReport, LimitsInfo, Metrics, ModelInfo, PrecomputeReport, Recovery, SetAside, Status,
+    StoreMetrics, ThreadCounts,
+};
+pub use request::{Ask, CancelRequest, Delete, Failed, List, Priority, Put};
+
+#[cfg(test)]
+mod tests;
