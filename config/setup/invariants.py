@@ -90,7 +90,7 @@ LONG = {
 }
 
 # Comments that open with "What", "Where" or "Of which": lower the number when it has fallen.
-MAX_WHAT = 27
+MAX_WHAT = 25
 
 found: list[str] = []
 
