@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use wire::{
-    Ask, Change, Delete, DeleteReply, ErrorCode, Failed, Fault, List, ListReply, Listed, PassageReply, PutReply, Question,
-    SearchReply,
+    Ask, Change, Delete, DeleteReply, ErrorCode, Failed, Fault, List, ListReply, Listed, PutReply, Question, SearchReply,
 };
 
 /// Documents in one page of a list.
@@ -46,31 +45,16 @@ pub struct Outcome {
     pub note: Option<String>,
 }
 
-/// Passages found by the library.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Found {
-    /// The passages, strongest first.
-    pub passages: Vec<PassageReply>,
-    /// Whether the library seems to hold an answer.
-    pub found: bool,
-    /// How sure retrieval is, 0 to 1.
-    pub confidence: f32,
-    /// Encoding the query, in milliseconds.
-    pub embed_ms: f64,
-    /// Searching, in milliseconds.
-    pub search_ms: f64,
-}
-
 /// Writes a backup.
 pub type Backup = Box<dyn FnOnce(&mut dyn Write) -> std::io::Result<()> + Send>;
 
 /// The room that holds the documents. Calls may block on the disk and the encoder.
 pub trait Library: Send + Sync + 'static {
-    /// Finds passages.
+    /// Finds passages, for the request `id`.
     ///
     /// # Errors
     /// The collection is unknown, or a room failed.
-    fn search(&self, question: &Question) -> Result<Found, Fault>;
+    fn search(&self, id: String, question: &Question) -> Result<SearchReply, Fault>;
 
     /// Puts a document. Gives up between two batches of chunks as soon as `goes_on` returns false.
     ///
@@ -109,13 +93,13 @@ impl Desk {
     /// # Errors
     /// A broken bound, an unknown collection, or a failure of a room.
     pub async fn search(&self, id: String, ask: &Ask) -> Result<SearchReply, Fault> {
+        let named = id.clone();
         let found = async {
             let question = self.limits().question(ask, Instant::now())?;
             let library = Arc::clone(&self.0.library);
-            blocking(move || library.search(&question)).await
+            blocking(move || library.search(named, &question)).await
         };
-        let Found { passages, found, confidence, embed_ms, search_ms } = self.counted(&id, found.await)?;
-        Ok(SearchReply { id, passages, found, confidence, embed_ms, search_ms })
+        self.counted(&id, found.await)
     }
 
     /// Puts a document, one at a time. Dropping the future gives up the document.

@@ -19,6 +19,8 @@
 
 mod bounds;
 mod documents;
+#[doc(hidden)]
+pub mod made_up;
 mod questions;
 mod queue;
 #[cfg(test)]
@@ -26,7 +28,7 @@ mod rooms;
 pub mod state;
 
 pub use bounds::Limits;
-pub use documents::{Backup, Found, Library, Outcome, Put};
+pub use documents::{Backup, Library, Outcome, Put};
 pub use questions::{Admission, Asked, Asker, End, Place, Presence, Safe};
 pub use state::Ticket;
 

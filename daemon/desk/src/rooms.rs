@@ -1,42 +1,12 @@
 //! Made-up rooms for the tests of the shell: answers and a library under the test's control.
 
-use crate::{Answers, Asker, Backup, Desk, End, Found, Library, Limits, Outcome, Pending, Put, Safe};
+pub(crate) use crate::made_up::{answer, limits};
+use crate::{Answers, Asker, Backup, Desk, End, Library, Outcome, Pending, Put, Safe};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
-use wire::{Answer, Cancel, Change, ErrorCode, Failed, Fault, Listed, Progress, Question, Sampling, Timings, Usage};
-
-pub(crate) fn limits() -> Limits {
-    Limits {
-        collection: "default".into(),
-        top_k: 3,
-        max_tokens: 100,
-        max_tokens_cap: 1000,
-        deadline: Duration::from_secs(3600),
-        max_question_bytes: 1000,
-        max_payload_bytes: 1000,
-        queue: 8,
-        workers: 1,
-        documents: true,
-        sampling: Sampling { temperature: 0.0, top_p: 1.0, min_p: 0.0, seed: 0 },
-    }
-}
-
-pub(crate) fn answer(text: &str) -> Answer {
-    Answer {
-        answer: text.into(),
-        found: true,
-        confidence: 1.0,
-        citations: vec![],
-        model: "made up".into(),
-        finish: "stop".into(),
-        cached: false,
-        timings: Timings::default(),
-        usage: Usage::default(),
-    }
-}
+use wire::{Answer, Cancel, Change, ErrorCode, Failed, Fault, Listed, Progress, Question, SearchReply};
 
 /// Answers with the question's own text, one answer for each permit.
 pub(crate) struct Echo {
@@ -78,9 +48,9 @@ impl Answers for Echo {
 pub(crate) struct Shelf(Mutex<BTreeMap<(String, String), Vec<u8>>>);
 
 impl Library for Shelf {
-    fn search(&self, question: &Question) -> Result<Found, Fault> {
+    fn search(&self, id: String, question: &Question) -> Result<SearchReply, Fault> {
         if question.collection == "default" {
-            Ok(Found { found: true, ..Found::default() })
+            Ok(SearchReply { id, passages: vec![], found: true, confidence: 1.0, embed_ms: 0.0, search_ms: 0.0 })
         } else {
             Err(Fault::new(ErrorCode::UnknownCollection, "there is no such collection"))
         }

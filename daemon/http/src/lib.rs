@@ -31,7 +31,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::UnixListener;
-use wire::{Encoding, ErrorCode, Fault, Status, new_id};
+use wire::{Address, Addressed, Encoding, ErrorCode, Fault, Status, new_id};
 
 /// Room for a request's fields besides the document.
 const ENVELOPE_BYTES: usize = 64 * 1024;
@@ -108,8 +108,7 @@ async fn search(State(control): State<Control>, headers: HeaderMap, body: Bytes)
 
 async fn put(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {
     respond(&control, &headers, body, async |put: wire::Put, id| {
-        // A large document's id was not looked for.
-        let (reply, outcome) = control.desk.put(put.id.clone().unwrap_or(id), put).await?;
+        let (reply, outcome) = control.desk.put(id, put).await?;
         Ok(PutOutcome { reply, title: outcome.title, truncated: outcome.truncated })
     })
     .await
@@ -145,31 +144,26 @@ fn encoding_of(headers: &HeaderMap, body: &[u8]) -> Encoding {
     Encoding::of(body, content_type).unwrap_or(Encoding::Json)
 }
 
-async fn respond<T: DeserializeOwned, R: Serialize>(
+async fn respond<T: DeserializeOwned + Addressed, R: Serialize>(
     control: &Control,
     headers: &HeaderMap,
     body: Bytes,
     work: impl AsyncFnOnce(T, String) -> Result<R, Fault>,
 ) -> Response {
     let encoding = encoding_of(headers, &body);
-    // The error of a request has its id too, also if another field cannot be read.
-    let Named { id } = if body.len() <= ENVELOPE_BYTES { encoding.decode(&body).unwrap_or_default() } else { Named::default() };
     let request = encoding.decode::<T>(&body);
+    let address = match &request {
+        Ok(request) => request.address(),
+        Err(_) => encoding.decode::<Address>(&body).unwrap_or_default(),
+    };
     // The decoded request holds the document; do not hold it twice during the work.
     drop(body);
-    let id = id.unwrap_or_else(new_id);
+    let id = address.id.unwrap_or_else(new_id);
     let result = match request {
         Ok(request) => work(request, id.clone()).await,
         Err(problem) => Err(unreadable(control, problem)),
     };
     reply(encoding, &id, result)
-}
-
-/// The id of a request, whatever else it says.
-#[derive(Default, serde::Deserialize)]
-struct Named {
-    #[serde(default, deserialize_with = "wire::names::id")]
-    id: Option<String>,
 }
 
 /// A request that does not reach the desk.

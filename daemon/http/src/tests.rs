@@ -1,11 +1,11 @@
 //! The socket itself, in front of made-up rooms.
 
 use super::*;
-use desk::{Answers, Backup, Found, Library, Limits, Outcome, Pending, Put};
+use desk::{Answers, Backup, Library, Limits, Outcome, Pending, Put, made_up};
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::Notify;
-use wire::{Answer, Ask, Cancel, Change, Delete, DeleteReply, Failed, List, ListReply, Listed, Progress, Question, Sampling};
+use wire::{Answer, Ask, Cancel, Change, Delete, DeleteReply, Failed, List, ListReply, Listed, Progress, Question, SearchReply};
 
 /// Answers with the question, in two deltas; "wait" waits until it is cancelled.
 struct Echo {
@@ -32,11 +32,7 @@ impl Answers for Echo {
             let (first, second) = question.text.split_at(question.text.len() / 2);
             progress(Progress::Delta(first.into()));
             progress(Progress::Delta(second.into()));
-            let answer = serde_json::json!({
-                "answer": question.text, "found": true, "confidence": 1.0, "citations": [], "model": "echo", "finish": "stop",
-                "timings": wire::Timings::default(), "usage": wire::Usage::default(),
-            });
-            Ok(serde_json::from_value(answer).expect("an answer"))
+            Ok(made_up::answer(&question.text))
         })
     }
 }
@@ -45,7 +41,7 @@ impl Answers for Echo {
 struct Shelf(Mutex<Vec<String>>);
 
 impl Library for Shelf {
-    fn search(&self, _: &Question) -> Result<Found, Fault> {
+    fn search(&self, _: String, _: &Question) -> Result<SearchReply, Fault> {
         Err(Fault::new(ErrorCode::UnknownCollection, "there is no such collection"))
     }
 
@@ -85,19 +81,7 @@ impl Socket {
     fn open() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let cancelled = Arc::new(Notify::new());
-        let limits = Limits {
-            collection: "default".into(),
-            top_k: 3,
-            max_tokens: 100,
-            max_tokens_cap: 1000,
-            deadline: Duration::from_secs(3600),
-            max_question_bytes: 1000,
-            max_payload_bytes: 1000,
-            queue: 1,
-            workers: 1,
-            documents: true,
-            sampling: Sampling { temperature: 0.0, top_p: 1.0, min_p: 0.0, seed: 0 },
-        };
+        let limits = Limits { queue: 1, ..made_up::limits() };
         let answers = Arc::new(Echo { cancelled: Arc::clone(&cancelled) });
         let desk = Desk::new(limits, answers, Arc::new(Shelf::default()), Arc::default());
         desk.start();

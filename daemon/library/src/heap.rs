@@ -1,4 +1,5 @@
 //! The heap of this process.
+#![allow(unsafe_code, reason = "malloc_trim has no safe wrapper")]
 
 /// Gives freed memory back to the system. glibc keeps it after many small pieces.
 pub(crate) fn give_back() {

@@ -6,6 +6,7 @@
 //! | [`ingest`] | walk, chunk, embed, put; watched folders; the rebuild after damage |
 //! | [`Encoder`] | the border to the model that makes vectors |
 //! | [`retrieve`] | which passages answer a question, and how sure that is |
+#![deny(unsafe_code)]
 
 mod encoder;
 mod heap;

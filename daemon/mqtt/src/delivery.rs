@@ -321,7 +321,8 @@ impl Delivery {
         let mut asked = self.asked(&reply, question, &ask, content);
         asked.redelivered = message.redelivered;
         let allowed = asked.question.allowed;
-        // Looked at before the room in the queue: a repetition needs none.
+        // Before the desk: a repetition needs no room. The mailbox knows a question from its entry on, also while it is at work, so none
+        // can end unseen between the two looks.
         if self.was_answered(name, content, message) {
             return self.acknowledge_soon(message.ack);
         }
@@ -343,10 +344,6 @@ impl Delivery {
                 }
             }
             Admission::Admitted(place) => {
-                // Checked after `admit`: a question that ended in between is found here.
-                if self.was_answered(name, content, message) {
-                    return self.acknowledge_soon(message.ack);
-                }
                 let seq = self.keep(name, content, &reply, allowed, message);
                 if self.mailbox.is_some() && seq.is_none() {
                     // Also at QoS 0: a repetition at QoS 1 is not on disk either.

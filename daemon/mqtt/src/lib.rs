@@ -29,14 +29,14 @@ use connection::{Connection, Message, Notice, Outgoing, Properties, Sender};
 use delivery::Delivery;
 use desk::Desk;
 use mailbox::{Backlog, Mailbox};
-use reply::{Addressed, Reply};
+use reply::Reply;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use topics::{RequestKind, Topics};
-use wire::{Encoding, Fault, Info, Metrics};
+use wire::{Addressed, Encoding, Fault, Info, Metrics};
 
 /// Builds the current `info`.
 pub type InfoFn = Arc<dyn Fn() -> Info + Send + Sync>;

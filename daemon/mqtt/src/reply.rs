@@ -3,10 +3,10 @@
 use crate::connection::{Message, Outgoing, Properties, Sender};
 use crate::topics::Topics;
 use bytes::Bytes;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use wire::{Citation, DeltaReply, Encoding, ErrorCode, EvidenceReply, Fault, names, new_id};
+use wire::{Address, Addressed, Citation, DeltaReply, Encoding, ErrorCode, EvidenceReply, Fault, names, new_id};
 
 /// The reply side of a request: id, topic, encoding.
 #[derive(Debug)]
@@ -24,35 +24,6 @@ pub(crate) struct Pieces {
     /// A delta could not be sent, so no later one is sent.
     broken: bool,
 }
-
-/// The fields of a request that address its reply, decoded even if other fields are wrong.
-#[derive(Default, Deserialize)]
-struct Address {
-    #[serde(default, deserialize_with = "wire::names::id")]
-    id: Option<String>,
-    #[serde(default)]
-    reply_to: Option<String>,
-}
-
-/// The id and reply topic that a request names.
-pub(crate) trait Addressed {
-    fn id(&self) -> Option<&str>;
-    fn reply_to(&self) -> Option<&str>;
-}
-
-macro_rules! addressed {
-    ($($request:ty),*) => {$(
-        impl Addressed for $request {
-            fn id(&self) -> Option<&str> {
-                self.id.as_deref()
-            }
-            fn reply_to(&self) -> Option<&str> {
-                self.reply_to.as_deref()
-            }
-        }
-    )*};
-}
-addressed!(wire::Ask, wire::Put, wire::Delete, wire::List);
 
 impl Reply {
     /// Reads a request and finds its reply topic: v5 response topic, then `reply_to`, then `answer/<id>`.
@@ -82,7 +53,7 @@ impl Reply {
         let correlation_data = message.properties.correlation_data.clone();
         // These two fields often decode even when another field does not: the client that waits for the id gets the error.
         let address = match (&request, encoding) {
-            (Ok(request), _) => Address { id: request.id().map(str::to_owned), reply_to: request.reply_to().map(str::to_owned) },
+            (Ok(request), _) => request.address(),
             (Err(fault), Some(encoding)) if fault.code == ErrorCode::BadRequest => {
                 encoding.decode(&message.payload).unwrap_or_default()
             }

@@ -8,6 +8,8 @@
 //! | [`daemon`] | start order, readiness, signals, reloading, shutdown |
 //! | [`assemble`] | rooms from the configuration |
 //! | [`config`] | one typed tree from file, environment and flags |
+#![deny(unsafe_code)]
+
 pub mod assemble;
 pub mod cli;
 pub mod config;

@@ -36,7 +36,7 @@ pub use report::{
     CollectionInfo, Delivery, Info, KvCacheReport, LimitsInfo, Metrics, ModelInfo, PrecomputeReport, Recovery, SetAside, Status,
     StoreMetrics, ThreadCounts,
 };
-pub use request::{Ask, CancelRequest, Delete, Failed, List, Priority, Put};
+pub use request::{Address, Addressed, Ask, CancelRequest, Delete, Failed, List, Priority, Put};
 
 #[cfg(test)]
 mod tests;

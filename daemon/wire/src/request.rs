@@ -149,6 +149,40 @@ pub struct List {
     pub reply_to: Option<String>,
 }
 
+/// The fields of a request that address its reply. They often decode although another field does not, so its client hears of the error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Address {
+    /// The client's id for the request.
+    #[serde(default, deserialize_with = "id")]
+    pub id: Option<String>,
+    /// The topic of the reply.
+    #[serde(default)]
+    pub reply_to: Option<String>,
+}
+
+/// A request that addresses its reply.
+pub trait Addressed {
+    /// Its id and its reply topic.
+    fn address(&self) -> Address;
+}
+
+macro_rules! addressed {
+    ($($request:ty),*) => {$(
+        impl Addressed for $request {
+            fn address(&self) -> Address {
+                Address { id: self.id.clone(), reply_to: self.reply_to.clone() }
+            }
+        }
+    )*};
+}
+addressed!(Ask, Put, Delete, List);
+
+impl Addressed for Failed {
+    fn address(&self) -> Address {
+        Address::default()
+    }
+}
+
 /// A question to cancel.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CancelRequest {

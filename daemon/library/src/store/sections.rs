@@ -9,6 +9,7 @@
 //!
 //! Numbers are in the machine's own byte order: on another machine the file is made again. The section of codes, by far the
 //! largest, is not read at opening. Its checksums, one per block, are a section of their own (see [`super::dense`]).
+#![allow(unsafe_code, reason = "a mapped file")]
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};

@@ -415,6 +415,7 @@ pub extern "C" fn num_threads() -> i32 {
 #[macro_export]
 macro_rules! define_openmp {
     () => {
+        #[allow(unsafe_code, reason = "the symbols of another library")]
         mod openmp_symbols {
             use std::ffi::{c_uint, c_void};
 

@@ -1,10 +1,10 @@
 use super::*;
 use crate::connection::tests::{ack, recorded};
-use desk::{Answers, Backup, Found, Library, Limits, Outcome, Put};
+use desk::{Answers, Backup, Library, Limits, Outcome, Put, made_up};
 use rumqttc::v5::Request;
 use std::sync::atomic::AtomicUsize;
 use tokio::sync::Semaphore;
-use wire::{Answer, Cancel, Failed, Listed, Sampling};
+use wire::{Answer, Cancel, Failed, Listed, SearchReply};
 
 /// Larger than the longest body that the mailbox keeps.
 const TOO_LONG_TO_KEEP: usize = 17 << 20;
@@ -25,17 +25,7 @@ impl Answers for Echo {
         Box::pin(async move {
             self.at_work.fetch_add(1, Ordering::SeqCst);
             self.permits.acquire().await.expect("open").forget();
-            Ok(Answer {
-                answer: question.text.clone(),
-                found: true,
-                confidence: 1.0,
-                citations: vec![],
-                model: "echo".into(),
-                finish: "stop".into(),
-                cached: false,
-                timings: wire::Timings::default(),
-                usage: wire::Usage::default(),
-            })
+            Ok(made_up::answer(&question.text))
         })
     }
 }
@@ -44,7 +34,7 @@ impl Answers for Echo {
 struct NoLibrary;
 
 impl Library for NoLibrary {
-    fn search(&self, _: &Question) -> Result<Found, Fault> {
+    fn search(&self, _: String, _: &Question) -> Result<SearchReply, Fault> {
         unreachable!("no searches")
     }
 
@@ -80,19 +70,7 @@ struct Door {
 
 impl Door {
     fn open(dir: Option<&std::path::Path>) -> Self {
-        let limits = Limits {
-            collection: "default".into(),
-            top_k: 3,
-            max_tokens: 100,
-            max_tokens_cap: 1000,
-            deadline: Duration::from_secs(3600),
-            max_question_bytes: 1000,
-            max_payload_bytes: 2 * TOO_LONG_TO_KEEP,
-            queue: 2,
-            workers: 1,
-            documents: true,
-            sampling: Sampling { temperature: 0.0, top_p: 1.0, min_p: 0.0, seed: 0 },
-        };
+        let limits = Limits { max_payload_bytes: 2 * TOO_LONG_TO_KEEP, queue: 2, ..made_up::limits() };
         let echo = Arc::new(Echo { permits: Semaphore::new(0), at_work: AtomicUsize::new(0) });
         let desk = Desk::new(limits, Arc::clone(&echo) as _, Arc::new(NoLibrary), Arc::default());
         desk.start();

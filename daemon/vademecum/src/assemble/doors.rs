@@ -1,13 +1,13 @@
 //! Adapters that let the desk use the rooms behind it.
 
 use answer::{AnswerError, Answerer};
-use desk::{Answers, Backup, Found, Library, Outcome, Pending, Put};
+use desk::{Answers, Backup, Library, Outcome, Pending, Put};
 use library::ingest::watch::Watched;
 use library::ingest::{IngestError, Pipeline, Source};
 use library::retrieve::{Passage, Query, Retrieval, RetrieveError, Retriever};
 use library::store::{Document, StoreError};
 use std::ops::ControlFlow;
-use wire::{Answer, Cancel, Failed, Fault, Listed, PassageReply, Progress, Question};
+use wire::{Answer, Cancel, Failed, Fault, Listed, PassageReply, Progress, Question, SearchReply};
 
 /// The answering room behind the desk.
 #[derive(Clone)]
@@ -39,7 +39,7 @@ pub struct Documents {
 }
 
 impl Library for Documents {
-    fn search(&self, question: &Question) -> Result<Found, Fault> {
+    fn search(&self, id: String, question: &Question) -> Result<SearchReply, Fault> {
         let query = Query {
             text: question.text.clone(),
             collection: question.collection.clone(),
@@ -47,7 +47,7 @@ impl Library for Documents {
             top_k: question.top_k,
         };
         let retrieval = self.retriever.search(&query).map_err(|e: RetrieveError| Fault::new(e.code(), e.to_string()))?;
-        Ok(found(retrieval, self.threshold))
+        Ok(found(id, retrieval, self.threshold))
     }
 
     fn put(&self, put: Put, goes_on: &dyn Fn() -> bool) -> Result<Outcome, Fault> {
@@ -99,7 +99,7 @@ fn storage(error: StoreError) -> Fault {
 }
 
 /// Converts a retrieval for the desk. Below `threshold` the library holds no answer.
-pub(crate) fn found(retrieval: Retrieval, threshold: f32) -> Found {
+pub(crate) fn found(id: String, retrieval: Retrieval, threshold: f32) -> SearchReply {
     let passage = |(i, p): (usize, Passage)| PassageReply {
         n: i + 1,
         document: p.document,
@@ -110,7 +110,8 @@ pub(crate) fn found(retrieval: Retrieval, threshold: f32) -> Found {
         score: p.score,
         text: p.text,
     };
-    Found {
+    SearchReply {
+        id,
         found: !retrieval.passages.is_empty() && retrieval.confidence >= threshold,
         confidence: retrieval.confidence,
         embed_ms: answer::rounded(retrieval.embed_ms),
@@ -131,13 +132,13 @@ mod tests {
             embed_ms: 1.23456,
             ..Retrieval::default()
         };
-        let both = found(retrieval(0.5, &["a", "b"]), 0.5);
+        let both = found(String::new(), retrieval(0.5, &["a", "b"]), 0.5);
         assert!(both.found);
         let ranks: Vec<_> = both.passages.iter().map(|passage| (passage.n, passage.document.as_str())).collect();
         assert_eq!(ranks, [(1, "a"), (2, "b")]);
         assert!((both.embed_ms - 1.235).abs() < 1e-9);
-        let unsure = found(retrieval(0.4, &["a"]), 0.5);
+        let unsure = found(String::new(), retrieval(0.4, &["a"]), 0.5);
         assert!(!unsure.found && unsure.passages.len() == 1, "passages are shown all the same");
-        assert!(!found(retrieval(1.0, &[]), 0.0).found);
+        assert!(!found(String::new(), retrieval(1.0, &[]), 0.0).found);
     }
 }

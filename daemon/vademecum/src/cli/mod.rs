@@ -377,6 +377,7 @@ fn filter(pairs: &[(String, String)]) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Stops glibc from creating an arena for every thread.
+#[allow(unsafe_code, reason = "mallopt has no safe wrapper")]
 fn limit_arenas() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt only sets a parameter of the allocator; no other thread runs yet.

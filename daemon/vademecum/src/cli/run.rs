@@ -1,4 +1,5 @@
 //! `vademecum run`
+#![allow(unsafe_code, reason = "_exit has no safe wrapper")]
 
 use super::{Common, Failure, Outcome, report, runtime};
 use crate::config::Loaded;

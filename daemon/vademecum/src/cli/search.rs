@@ -2,7 +2,6 @@
 
 use super::{Common, Failure, NOT_FOUND, Outcome, filter, pair, print_json, print_line, question, runtime, top_k, visible};
 use crate::config::Config;
-use desk::Found;
 use http::Client;
 use library::retrieve::Query;
 use std::process::ExitCode;
@@ -42,9 +41,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
             let rooms = super::rooms(config)?;
             let query = Query { text: args.query.clone(), collection: config.collection.clone(), filter, top_k: args.top_k };
             let retrieval = rooms.retriever.search(&query).map_err(|e| Failure::Other(e.to_string()))?;
-            let Found { passages, found, confidence, embed_ms, search_ms } =
-                crate::assemble::found(retrieval, config.answer.threshold);
-            wire::SearchReply { id: String::new(), passages, found, confidence, embed_ms, search_ms }
+            crate::assemble::found(String::new(), retrieval, config.answer.threshold)
         }
     };
     if common.json {

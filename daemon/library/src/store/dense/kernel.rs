@@ -2,6 +2,7 @@
 //!
 //! Two loops, over int8 rows and over packed sign bits. All arithmetic is in integers: every kernel gives the same numbers, and
 //! the choice of one only changes the speed.
+#![allow(unsafe_code, reason = "vector instructions")]
 
 /// Rows per block of packed signs, and per call of [`Kernel::dots`].
 pub(in super::super) const BLOCK: usize = 32;
