@@ -16,13 +16,16 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help config-files setup demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross count-cross deb test-deb lint-yocto clean
+.PHONY: help config-files setup bench-models demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross count-cross deb test-deb lint-yocto clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing and fetch the test models (a no-op when done)
 	@$(SETUP)/setup.sh
+
+bench-models: ## Fetch the generators of 0.5 and 1.5 billion weights for the answer benchmarks (1.6 GB)
+	@$(SETUP)/setup.sh bench-models
 
 demo: setup build ## Ask a sample manual three questions over MQTT
 	@env -u VADEMECUM_CACHE $(BINARY) demo --models "$(MODELS)"

