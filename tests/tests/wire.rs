@@ -114,11 +114,14 @@ fn answer() -> impl Strategy<Value = Answer> {
         answer_tokens: u[3],
         drafted_tokens: u[4],
         accepted_tokens: u[5],
+        read: (u[0] % 2 == 0).then(|| "section".to_owned()),
+        reading_tokens_per_s: (u[1] % 2 == 0).then_some(u[2] as f64),
+        withheld: u[3],
     });
-    (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), timings, usage).prop_map(
-        |(texts, found, confidence, citations, timings, usage)| {
+    (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), vec(number(), 0..3), timings, usage).prop_map(
+        |(texts, found, confidence, citations, support, timings, usage)| {
             let [answer, model, finish] = texts.try_into().expect("three");
-            Answer { answer, found, confidence, citations, model, finish, cached: false, timings, usage }
+            Answer { answer, found, confidence, citations, support, by: wire::AnsweredBy::Model, model, finish, cached: false, timings, usage }
         },
     )
 }

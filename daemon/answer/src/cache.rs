@@ -103,17 +103,7 @@ mod tests {
     }
 
     fn answer(text: &str) -> Answer {
-        Answer {
-            answer: text.into(),
-            found: true,
-            confidence: 1.0,
-            citations: vec![],
-            model: String::new(),
-            finish: "stop".into(),
-            cached: false,
-            timings: Timings::default(),
-            usage: Usage::default(),
-        }
+        Answer { answer: text.into(), found: true, confidence: 1.0, finish: "stop".into(), ..Answer::default() }
     }
 
     #[test]

@@ -7,21 +7,33 @@ mod cache;
 mod encoder;
 pub mod eval;
 mod evidence;
+mod languages;
 mod marks;
 mod precompute;
+mod prompts;
+mod reading;
+mod sentences;
+mod support;
+mod written;
 
 use cache::Cache;
 pub use encoder::Encoder;
 use evidence::{Scored, Selector};
+pub use languages::{Kind, Languages, Words};
 use library::retrieve::{Passage, Query, RetrieveError, Retriever};
+use library::store::terms::Language;
 use llm::embed::{EmbedError, Embedder};
-use llm::engine::{Completion, Engine, EngineError, Event, Finish, PassageSet, PromptPassage, Request};
-use marks::Marks;
+use llm::engine::{Asked, Completion, Engine, EngineError, Event, Finish, Request};
 pub use precompute::Precompute;
+use precompute::Wishes;
+pub use prompts::{ModelFacts, PromptError, Prompts};
+use reading::Reading;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use wire::{Answer, Cancel, Citation, ErrorCode, Mode, Progress, Question, Timings, Usage};
+use support::Support;
+use wire::{Answer, AnsweredBy, Cancel, Citation, ErrorCode, Mode, Progress, Question, Timings, Usage};
+use written::Written;
 
 /// The reason why a question gets no answer.
 #[derive(Debug, thiserror::Error)]
@@ -62,27 +74,19 @@ impl AnswerError {
     }
 }
 
-/// Generators with fewer parameters answer worse than the sentences they read.
-pub const QUOTE_BELOW: u64 = 500_000_000;
-
 /// How an answer is made from the passages. The key `answer.strategy` uses the same words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// [`Strategy::Quote`] for generators with fewer than [`QUOTE_BELOW`] parameters, else [`Strategy::Evidence`].
+    /// As the model's prompt file says.
     #[default]
     Auto,
     /// No generation: the best sentences are the answer, word for word. Very small models are right less often than the
     /// sentences they read, and sometimes say the opposite (`benches/results/answers.md`).
     Quote,
-    /// The best few sentences of all passages.
-    Evidence,
-    /// The chunk with the highest rank, alone.
-    Best,
-    /// Each passage that ranks close to the first, in its own prompt; the likeliest answer wins.
-    Each,
-    /// All passages in one prompt.
-    Joined,
+    /// The model reads the best section, as far as time allows, and answers.
+    #[serde(alias = "evidence", alias = "best", alias = "each", alias = "joined")]
+    Read,
 }
 
 impl Strategy {
@@ -91,20 +95,7 @@ impl Strategy {
         match self {
             Self::Auto => "auto",
             Self::Quote => "quote",
-            Self::Evidence => "evidence",
-            Self::Best => "best",
-            Self::Each => "each",
-            Self::Joined => "joined",
-        }
-    }
-
-    /// Resolves [`Strategy::Auto`] for a generator with this many parameters.
-    #[must_use]
-    pub fn for_weights(self, parameters: u64) -> Self {
-        match self {
-            Self::Auto if parameters < QUOTE_BELOW => Self::Quote,
-            Self::Auto => Self::Evidence,
-            chosen => chosen,
+            Self::Read => "read",
         }
     }
 }
@@ -112,20 +103,31 @@ impl Strategy {
 /// Options from the configuration.
 #[derive(Debug, Clone)]
 pub struct AnswerOptions {
-    /// The system prompt.
+    /// The prompts for this generator, with the words of all languages.
+    pub prompts: Prompts,
+    /// The owner's system prompt; empty: the one of `prompts`.
     pub system: String,
     /// Below this confidence the library holds no answer.
     pub threshold: f32,
-    /// The reply if the library holds no answer.
+    /// The reply if the library holds no answer; empty: fixed words in the question's language.
     pub not_found: String,
     /// Strings that end an answer.
     pub stop: Vec<String>,
     /// How an answer is made.
     pub strategy: Strategy,
-    /// Sentences in the prompt, for strategies that read sentences: the best ones of all passages.
+    /// Time for reading, before the first token.
+    pub patience: Duration,
+    /// Sentences that a quote has: the best ones of all passages.
     pub sentences: usize,
     /// Answers kept for the same question over the same library; 0: none.
     pub cache: usize,
+}
+
+impl AnswerOptions {
+    /// The system prompt.
+    pub fn system(&self) -> &str {
+        if self.system.is_empty() { self.prompts.system() } else { &self.system }
+    }
 }
 
 /// Answers questions; cheap to clone.
@@ -136,18 +138,22 @@ pub struct Answerer {
     engine: Engine,
     options: Arc<AnswerOptions>,
     cache: Arc<Cache>,
+    wishes: Wishes,
 }
 
 impl Answerer {
     /// Joins the parts that an answer needs.
     pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, mut options: AnswerOptions) -> Self {
-        options.strategy = options.strategy.for_weights(engine.info().parameters);
+        if options.strategy == Strategy::Auto {
+            options.strategy = options.prompts.strategy();
+        }
         Self {
             retriever,
             selector: Selector::new(embedder),
             engine,
             cache: Arc::new(Cache::new(options.cache)),
             options: Arc::new(options),
+            wishes: Wishes::default(),
         }
     }
 
@@ -199,11 +205,14 @@ impl Answerer {
             return Ok(answer);
         }
         let (found, evidence) = self.evidence(question).await?;
+        let language = self.options.prompts.languages.language_of(&question.text);
         let mut answer = Answer {
             answer: String::new(),
             found,
             confidence: evidence.confidence,
-            citations: evidence.citations,
+            citations: evidence.citations.clone(),
+            support: vec![],
+            by: AnsweredBy::Quote,
             model: self.engine.info().model.clone(),
             finish: "stop".into(),
             cached: false,
@@ -217,14 +226,19 @@ impl Answerer {
         };
         progress(Progress::Evidence(answer.citations.clone()));
         match (found, question.mode) {
-            (false, _) => answer.answer.clone_from(&self.options.not_found),
+            (false, _) => {}
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
-            (true, Mode::Answer) if !evidence.quoted.is_empty() => {
-                answer.timings.ttft_ms = millis(question.asked.elapsed());
-                progress(Progress::Delta(evidence.quoted.clone()));
-                answer.answer = evidence.quoted;
+            (true, Mode::Answer) if self.options.strategy == Strategy::Quote => {
+                self.quote(question, &evidence, progress, &mut answer);
             }
-            (true, Mode::Answer) => self.generate(question, evidence.passage_sets, cancel, progress, &mut answer).await?,
+            (true, Mode::Answer) => self.read(question, language, evidence, cancel, progress, &mut answer).await?,
+        }
+        if !answer.found {
+            answer.citations.clear();
+            answer.support.clear();
+            let words = self.options.prompts.languages.of(language);
+            let own = &self.options.not_found;
+            answer.answer.clone_from(if own.is_empty() { &words.not_found } else { own });
         }
         answer.timings.total_ms = millis(question.asked.elapsed());
         if answer.timings.ttft_ms == 0.0 && answer.usage.answer_tokens > 0 {
@@ -234,6 +248,23 @@ impl Answerer {
             self.cache.keep(key, version, &answer);
         }
         Ok(answer)
+    }
+
+    /// The answer in the words of the passages.
+    fn quote(
+        &self,
+        question: &Question,
+        evidence: &Evidence,
+        progress: &mut (dyn FnMut(Progress) + Send),
+        answer: &mut Answer,
+    ) {
+        answer.by = AnsweredBy::Quote;
+        answer.answer.clone_from(&evidence.quoted);
+        answer.support = vec![1.0; evidence.quoted.lines().count()];
+        if answer.timings.ttft_ms == 0.0 {
+            answer.timings.ttft_ms = millis(question.asked.elapsed());
+        }
+        progress(Progress::Delta(evidence.quoted.clone()));
     }
 
     async fn evidence(&self, question: &Question) -> Result<(bool, Evidence), AnswerError> {
@@ -250,8 +281,10 @@ impl Answerer {
             let found = !retrieval.passages.is_empty() && retrieval.confidence >= options.threshold;
             let mut evidence = Evidence {
                 citations: vec![],
-                passage_sets: vec![],
+                readings: vec![],
+                language: retrieval.passages.first().map(|passage| passage.language).unwrap_or_default(),
                 quoted: String::new(),
+                best: String::new(),
                 confidence: retrieval.confidence,
                 embed_ms: retrieval.embed_ms,
                 search_ms: retrieval.search_ms,
@@ -263,119 +296,90 @@ impl Answerer {
                 for (i, ((passage, ranked), quote)) in retrieval.passages.iter().zip(&ranked).zip(quotes).enumerate() {
                     evidence.citations.push(cite(i + 1, passage, ranked.first(), &quote));
                 }
-                let sentences = || {
-                    let best = evidence::best_of_all(&ranked, &scores, options.sentences).into_iter().enumerate();
-                    let held = best.filter(|(_, chosen)| !chosen.is_empty());
-                    held.map(|(i, chosen)| PromptPassage { n: i + 1, document: None, text: evidence::text(&chosen) })
-                };
-                evidence.passage_sets = match options.strategy {
-                    Strategy::Quote | Strategy::Auto => {
-                        let marked: Vec<String> = sentences().map(|said| format!("{} [{}]", said.text, said.n)).collect();
-                        evidence.quoted = marked.join("\n");
-                        vec![]
-                    }
-                    Strategy::Evidence => vec![passage_set(sentences().collect())],
-                    Strategy::Joined => vec![passage_set(chunks(&retrieval.passages).collect())],
-                    Strategy::Best => chunks(&retrieval.passages).take(1).map(|passage| passage_set(vec![passage])).collect(),
-                    Strategy::Each => apart(chunks(&retrieval.passages), &scores),
-                };
+                let best = evidence::best_of_all(&ranked, &scores, options.sentences).into_iter().enumerate();
+                let marked = best.filter(|(_, chosen)| !chosen.is_empty());
+                let marked: Vec<String> = marked.map(|(i, chosen)| format!("{} [{}]", evidence::text(&chosen), i + 1)).collect();
+                evidence.quoted = marked.join("\n");
+                evidence.best = ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
+                if options.strategy == Strategy::Read {
+                    let passages = &retrieval.passages;
+                    evidence.readings =
+                        reading::readings(&options.prompts, &retriever, passages, &ranked, options.sentences)?;
+                }
             }
             Ok((found, evidence))
         };
         tokio::task::spawn_blocking(work).await.map_err(|e| AnswerError::Internal(e.to_string()))?
     }
 
-    async fn generate(
+    /// Lets the model read and answer. Each sentence is checked against the passages before it is sent.
+    async fn read(
         &self,
         question: &Question,
-        passage_sets: Vec<PassageSet>,
+        language: Language,
+        mut evidence: Evidence,
         cancel: &Cancel,
         progress: &mut (dyn FnMut(Progress) + Send),
         answer: &mut Answer,
     ) -> Result<(), AnswerError> {
-        let numbers: Vec<Vec<usize>> =
-            passage_sets.iter().map(|set| set.passages.iter().map(|passage| passage.n).collect()).collect();
-        let mut marks = Marks::new(vec![]);
-        let mut read_alone = None;
-        let request = Request {
-            system: self.options.system.clone(),
-            passage_sets,
-            no_answer: says_not_found,
-            question: question.text.clone(),
-            max_tokens: question.max_tokens,
-            stop: self.options.stop.clone(),
-            sampling: question.sampling.clone(),
-            deadline: question.asked + question.allowed,
+        let prompts = &self.options.prompts;
+        let words = prompts.languages.of(language);
+        let kind = words.kind(&question.text);
+        let name = (language != Language::English).then_some(words.name.as_str());
+        let asked = Asked {
+            question: prompts.question(&question.text),
+            task: prompts.task(kind, name),
+            opening: prompts.opening(kind).to_owned(),
         };
-        let mut generation = self.engine.generate(request, cancel.clone())?;
-        let deadline = tokio::time::Instant::from_std(question.asked + question.allowed);
+        let mut generation = Reader { answerer: self, question, cancel }.start(&evidence.readings, asked, None)?;
+        let mut written: Option<Written<'_>> = None;
         let completion = loop {
-            // Ends a question that still waits for the generator; the engine ends a running one as well.
-            let event = tokio::select! {
-                event = generation.events.recv() => event,
-                () = cancel.cancelled() => return Err(AnswerError::Cancelled),
-                () = tokio::time::sleep_until(deadline) => return Err(AnswerError::DeadlineExceeded(question.allowed.as_millis())),
-            };
-            match event {
-                Some(Event::Chosen { set, passages_used }) => {
-                    // Passages that did not fit were not read, so they are neither cited nor named.
-                    let numbers = numbers.get(set).map_or(&[][..], Vec::as_slice);
-                    let (read, left_out) = numbers.split_at(passages_used.min(numbers.len()));
-                    answer.citations.retain(|citation| !left_out.contains(&citation.n));
-                    read_alone = if let [only] = read { Some(*only) } else { None };
-                    marks = Marks::new(read.to_vec());
+            match generation.next().await? {
+                Step::Chosen { reading, passages_used } => {
+                    self.wish(&evidence.readings, reading);
+                    let Reading { name, mut passages, .. } = evidence.readings.swap_remove(reading);
+                    // Passages that did not fit were not read, so they are not cited.
+                    passages.truncate(passages_used);
+                    answer.usage.read = Some(name.to_owned());
+                    let support = Support::new(prompts.languages.of(evidence.language), evidence.language, &question.text, &passages);
+                    written = Some(Written::new(support, kind, words, passages.first().map(|passage| passage.n)));
                 }
-                Some(Event::Delta(delta)) => {
-                    let delta = marks.push(&delta);
-                    if delta.is_empty() {
-                        continue;
-                    }
-                    if answer.timings.ttft_ms == 0.0 {
-                        answer.timings.ttft_ms = millis(question.asked.elapsed());
-                    }
-                    progress(Progress::Delta(delta));
+                Step::Delta(delta) => {
+                    let sent = written.as_mut().map(|written| written.push(&delta)).unwrap_or_default();
+                    send(sent, question, progress, answer);
                 }
-                Some(Event::Done(completion)) => break completion,
-                Some(Event::Failed(error)) => return Err(error.into()),
-                None => return Err(EngineError::Stopped.into()),
+                Step::Done(completion) => break completion,
             }
         };
-        let mut rest = marks.finish();
-        // A model that has read a single passage need not name it.
-        let mut text = marks.text().trim().to_owned();
-        if let Some(n) = read_alone
-            && !marks::are_all(&text)
-            && !says_not_found(&text)
-            && !text.ends_with(']')
-        {
-            let mark = format!(" [{n}]");
-            text.push_str(&mark);
-            rest = rest.trim_end().to_owned() + &mark;
+        let Some(mut written) = written else { return Err(EngineError::Stopped.into()) };
+        send(written.finish(&evidence.best), question, progress, answer);
+        self.note(completion, answer);
+        answer.usage.withheld = written.withheld;
+        if written.silent {
+            answer.found = false;
+        } else if written.text.is_empty() {
+            self.quote(question, &evidence, progress, answer);
+        } else {
+            answer.by = AnsweredBy::Model;
+            answer.support = written.support;
+            answer.answer = written.text;
         }
-        if !rest.trim_end().is_empty() {
-            progress(Progress::Delta(rest));
-        }
-        match completion.finish {
-            Finish::Cancelled => return Err(AnswerError::Cancelled),
-            Finish::Deadline => return Err(AnswerError::DeadlineExceeded(question.allowed.as_millis())),
-            Finish::Stop => {}
-            Finish::Length => answer.finish = "length".into(),
-        }
-        self.complete(&completion, &text, answer);
         Ok(())
     }
 
-    /// Copies the generator's text and figures into the answer.
-    fn complete(&self, completion: &Completion, text: &str, answer: &mut Answer) {
-        if marks::are_all(text) {
-            // A model that only writes marks, or nothing, has found nothing better than the passage's own words.
-            answer.answer = answer.citations.first().map(|citation| citation.quote.clone()).unwrap_or_default();
-        } else if says_not_found(text) {
-            answer.found = false;
-            answer.citations.clear();
-            answer.answer.clone_from(&self.options.not_found);
-        } else {
-            text.clone_into(&mut answer.answer);
+    /// Has the section read while the generator is idle, if there was no time for it now.
+    fn wish(&self, readings: &[Reading], chosen: usize) {
+        let wanted = readings.first().and_then(|reading| reading.prompt.first());
+        let read = readings.get(chosen).and_then(|reading| reading.prompt.first());
+        if let Some(wanted) = wanted.filter(|wanted| wanted.document.is_some() && Some(*wanted) != read) {
+            self.wishes.ask(wanted.clone());
+        }
+    }
+
+    /// Notes the times and the tokens of a completion.
+    fn note(&self, completion: Completion, answer: &mut Answer) {
+        if completion.finish == Finish::Length {
+            answer.finish = "length".into();
         }
         let timings = &mut answer.timings;
         timings.queue_ms = millis(completion.waited);
@@ -394,51 +398,102 @@ impl Answerer {
             answer_tokens: completion.answer_tokens,
             drafted_tokens: completion.drafted_tokens,
             accepted_tokens: completion.accepted_tokens,
+            reading_tokens_per_s: self.engine.reading_speed().tokens_per_second().map(|speed| rounded(speed.into())),
+            ..std::mem::take(&mut answer.usage)
         };
+    }
+}
+
+/// Sends a piece of the answer.
+fn send(text: String, question: &Question, progress: &mut (dyn FnMut(Progress) + Send), answer: &mut Answer) {
+    if text.is_empty() {
+        return;
+    }
+    if answer.timings.ttft_ms == 0.0 {
+        answer.timings.ttft_ms = millis(question.asked.elapsed());
+    }
+    progress(Progress::Delta(text));
+}
+
+/// Starts a request to the generator.
+struct Reader<'a> {
+    answerer: &'a Answerer,
+    question: &'a Question,
+    cancel: &'a Cancel,
+}
+
+/// A running request.
+struct Running<'a> {
+    generation: llm::engine::Generation,
+    question: &'a Question,
+    cancel: &'a Cancel,
+}
+
+/// An event of a running request.
+enum Step {
+    Chosen { reading: usize, passages_used: usize },
+    Delta(String),
+    Done(Completion),
+}
+
+impl<'a> Reader<'a> {
+    fn start(&self, readings: &[Reading], asked: Asked, choices: Option<[Vec<String>; 2]>) -> Result<Running<'a>, AnswerError> {
+        let options = &self.answerer.options;
+        let request = Request {
+            system: options.system().to_owned(),
+            readings: readings.iter().map(|reading| reading.prompt.clone()).collect(),
+            patience: options.patience,
+            asked,
+            max_tokens: if choices.is_some() { 1 } else { self.question.max_tokens },
+            choices,
+            stop: options.stop.clone(),
+            sampling: self.question.sampling.clone(),
+            deadline: self.question.asked + self.question.allowed,
+        };
+        let generation = self.answerer.engine.generate(request, self.cancel.clone())?;
+        Ok(Running { generation, question: self.question, cancel: self.cancel })
+    }
+}
+
+impl Running<'_> {
+    /// The next event. A cancelled or late question ends here even while it waits for the generator.
+    async fn next(&mut self) -> Result<Step, AnswerError> {
+        let question = self.question;
+        let late = || AnswerError::DeadlineExceeded(question.allowed.as_millis());
+        let deadline = tokio::time::Instant::from_std(question.asked + question.allowed);
+        let event = tokio::select! {
+            event = self.generation.events.recv() => event,
+            () = self.cancel.cancelled() => return Err(AnswerError::Cancelled),
+            () = tokio::time::sleep_until(deadline) => return Err(late()),
+        };
+        match event {
+            Some(Event::Chosen { reading, passages_used }) => Ok(Step::Chosen { reading, passages_used }),
+            Some(Event::Delta(delta)) => Ok(Step::Delta(delta)),
+            Some(Event::Done(completion)) => match completion.finish {
+                Finish::Cancelled => Err(AnswerError::Cancelled),
+                Finish::Deadline => Err(late()),
+                Finish::Stop | Finish::Length => Ok(Step::Done(completion)),
+            },
+            Some(Event::Failed(error)) => Err(error.into()),
+            None => Err(EngineError::Stopped.into()),
+        }
     }
 }
 
 /// Evidence from retrieval.
 struct Evidence {
     citations: Vec<Citation>,
-    /// The passage sets for the prompt.
-    passage_sets: Vec<PassageSet>,
-    /// The answer itself, for strategies that quote.
+    /// The readings for the generator, best first.
+    readings: Vec<Reading>,
+    /// Language of the best passage.
+    language: Language,
+    /// The answer in the passages' own words, with marks.
     quoted: String,
+    /// The sentence of the best passage that answers best.
+    best: String,
     confidence: f32,
     embed_ms: f64,
     search_ms: f64,
-}
-
-/// The best chunk of each passage. A passage's neighbouring chunks vary from question to question, but the chunk has always the
-/// same words, so the KV cache holds its state.
-fn chunks(passages: &[Passage]) -> impl Iterator<Item = PromptPassage> + '_ {
-    passages.iter().enumerate().map(|(i, passage)| chunk_passage(i + 1, passage.number, passage.best_chunk()))
-}
-
-/// The prompt passage of a chunk in a document. Questions and precomputing both use this function: the same words under the same
-/// document make one find the other's KV state.
-fn chunk_passage(n: usize, document: u64, text: &str) -> PromptPassage {
-    PromptPassage { n, document: Some(document), text: text.to_owned() }
-}
-
-fn passage_set(passages: Vec<PromptPassage>) -> PassageSet {
-    PassageSet { passages, prior: 0.0 }
-}
-
-/// Weight of a passage's score beside the mean ln probability of a token of its answer.
-const PRIOR_WEIGHT: f64 = 1.0;
-
-/// A passage this far behind the best, as ln of its score, is not read: its answer hardly ever makes up for that. Over 268
-/// questions of two sets and two models it did so in 4, and 1.2 to 1.6 passages of 3 are read (`benches/results/answers.md`).
-const TOO_FAR_BEHIND: f64 = 0.3;
-
-/// A passage set for each passage that can still hold the answer.
-fn apart(passages: impl Iterator<Item = PromptPassage>, scores: &[f32]) -> Vec<PassageSet> {
-    let priors: Vec<f64> = scores.iter().map(|score| PRIOR_WEIGHT * f64::from(score.max(1e-3)).ln()).collect();
-    let least = priors.iter().copied().fold(f64::NEG_INFINITY, f64::max) - TOO_FAR_BEHIND;
-    let all = passages.zip(&priors).map(|(passage, prior)| PassageSet { prior: *prior, ..passage_set(vec![passage]) });
-    all.filter(|set| set.prior >= least).collect()
 }
 
 /// Heading and page belong to the best sentence, because a passage may span several.
@@ -468,13 +523,6 @@ pub fn millis(duration: Duration) -> f64 {
     rounded(duration.as_secs_f64() * 1e3)
 }
 
-/// Whether the model says that the passages hold no answer. The built-in prompt does not ask for it: SmolLM2 never says so, and
-/// answers worse when asked (`benches/results/answers.md`); retrieval has its own threshold. An owner's `answer.system` may ask.
-fn says_not_found(text: &str) -> bool {
-    let plain = text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
-    plain == "not found" || plain.starts_with("not found.") || plain.starts_with("not found [")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -497,13 +545,5 @@ mod tests {
         assert_eq!((one.page, one.pages.as_slice()), (Some(4), &[][..]), "the page goes without saying twice");
         let none = cite(1, &passage, None, &[]);
         assert_eq!((none.page, none.heading.as_str()), (Some(3), "Care"));
-    }
-
-    #[test]
-    fn only_a_whole_answer_is_an_abstention() {
-        assert!(says_not_found("Not found."));
-        assert!(says_not_found(" \"not found\" "));
-        assert!(!says_not_found("The sensor was not found on the bus."));
-        assert!(!says_not_found("Error 404 means page not found."));
     }
 }

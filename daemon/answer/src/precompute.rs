@@ -1,19 +1,46 @@
-//! Precomputes the KV states of all chunks while the daemon is idle, so that already the first question about a chunk finds its
-//! state. Off unless configured.
+//! Computes KV states while the generator is idle: of sections that a question found and had no time to read, and, if configured,
+//! of the whole library. The next question about such a section has it read at once.
 
-use super::{Answerer, Strategy, chunk_passage, passage_set};
+use super::{Answerer, Strategy};
+use crate::reading::{self, SECTION_TOKENS};
 use library::retrieve::RetrieveError;
-use llm::engine::{EngineError, Precomputed};
+use library::store::Outline;
+use llm::engine::{EngineError, Precomputed, PromptPassage};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use wire::PrecomputeReport;
 
-/// Work starts after the library has been unchanged for this long: documents come in groups, and the encoder is busy meanwhile.
+/// Work on the whole library starts after it has been unchanged for this long: documents come in groups, and the encoder is busy
+/// meanwhile.
 const QUIET: Duration = Duration::from_secs(3);
+
+/// Sections that may wait. Further ones are dropped: the next question asks for them again.
+const WISHES: usize = 16;
+
+/// A message to the thread.
+enum Signal {
+    /// The library has changed.
+    Changed,
+    /// A section that a question had no time to read.
+    Wish(PromptPassage),
+}
+
+/// The way of wishes to the thread, once it runs.
+#[derive(Clone, Default)]
+pub(super) struct Wishes(Arc<OnceLock<SyncSender<Signal>>>);
+
+impl Wishes {
+    /// Asks for the state of a passage. Never waits.
+    pub(super) fn ask(&self, passage: PromptPassage) {
+        if let Some(sender) = self.0.get() {
+            let _ = sender.try_send(Signal::Wish(passage));
+        }
+    }
+}
 
 #[derive(Default)]
 struct Progress {
@@ -22,67 +49,75 @@ struct Progress {
     full: AtomicBool,
 }
 
-/// Handle to the precomputing thread; cheap to clone. The thread ends with the last handle.
+/// Handle to the precomputing thread; cheap to clone.
 #[derive(Clone)]
 pub struct Precompute {
-    changed: Option<SyncSender<()>>,
+    sender: Option<SyncSender<Signal>>,
     progress: Arc<Progress>,
+    /// Whether the whole library is precomputed.
+    whole: bool,
     off: Option<String>,
 }
 
 impl Precompute {
-    /// Starts the thread if the strategy reads single chunks and KV states are stored; otherwise logs why not.
+    /// Starts the thread if the generator reads sections and KV states are stored. `whole`: the whole library is precomputed, and
+    /// the log tells why not.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(answerer: Answerer) -> io::Result<Self> {
+    pub fn start(answerer: &Answerer, whole: bool) -> io::Result<Self> {
         let progress = Arc::new(Progress::default());
-        let off = why_not(&answerer);
+        let off = why_not(answerer);
         if let Some(why) = &off {
-            log::warn!("model.precompute: {why}");
-            return Ok(Self { changed: None, progress, off });
+            if whole {
+                log::warn!("model.precompute: {why}");
+            }
+            return Ok(Self { sender: None, progress, whole, off });
         }
-        let (sender, changed) = sync_channel(1);
-        let worker = Worker::new(answerer, &progress);
-        std::thread::Builder::new().name("precompute".into()).spawn(move || worker.run(&changed))?;
-        Ok(Self { changed: Some(sender), progress, off })
+        let (sender, signals) = sync_channel(WISHES);
+        // The thread's own answerer sends no wishes: the channel closes when the others are gone.
+        let own = Answerer { wishes: Wishes::default(), ..answerer.clone() };
+        let _ = answerer.wishes.0.set(sender.clone());
+        let worker = Worker::new(own, &progress, whole);
+        std::thread::Builder::new().name("precompute".into()).spawn(move || worker.run(&signals))?;
+        Ok(Self { sender: Some(sender), progress, whole, off })
     }
 
-    /// Precomputes everything at once, and reports the progress.
+    /// Precomputes the whole library at once, and reports the progress.
     ///
     /// # Errors
     /// The library cannot be read.
     pub fn all(answerer: Answerer) -> Result<PrecomputeReport, RetrieveError> {
-        let (_open, changed) = sync_channel(1);
-        let done = Self { changed: None, progress: Arc::default(), off: why_not(&answerer) };
+        let (_open, signals) = sync_channel(1);
+        let done = Self { sender: None, progress: Arc::default(), whole: true, off: why_not(&answerer) };
         if done.off.is_none() {
-            Worker::new(answerer, &done.progress).round(&changed)?;
+            Worker::new(answerer, &done.progress, true).round(&signals)?;
         }
-        Ok(done.progress())
+        Ok(done.progress().unwrap_or_default())
     }
 
     /// Call at the start and after every change of the library.
     pub fn library_changed(&self) {
-        if let Some(changed) = &self.changed {
+        if let Some(sender) = self.sender.as_ref().filter(|_| self.whole) {
             // A signal that is still waiting stands for this one as well.
-            let _ = changed.try_send(());
+            let _ = sender.try_send(Signal::Changed);
         }
     }
 
-    /// The progress so far.
-    pub fn progress(&self) -> PrecomputeReport {
-        PrecomputeReport {
+    /// The progress on the whole library so far; `None` if only wishes are computed.
+    pub fn progress(&self) -> Option<PrecomputeReport> {
+        self.whole.then(|| PrecomputeReport {
             done: self.progress.done.load(Ordering::Relaxed),
             to_do: self.progress.to_do.load(Ordering::Relaxed),
             full: self.progress.full.load(Ordering::Relaxed),
             off: self.off.clone(),
-        }
+        })
     }
 }
 
 fn why_not(answerer: &Answerer) -> Option<String> {
-    if !matches!(answerer.strategy(), Strategy::Best | Strategy::Each) {
-        return Some("only the strategies best and each read single passages, and another one is in use".into());
+    if answerer.strategy() != Strategy::Read {
+        return Some("only the strategy read reads passages, and another one is in use".into());
     }
     match &answerer.engine().info().kv_cache_off {
         Some(why) => Some(why.clone()),
@@ -94,6 +129,7 @@ fn why_not(answerer: &Answerer) -> Option<String> {
 struct Worker {
     answerer: Answerer,
     progress: Arc<Progress>,
+    whole: bool,
     /// Number of the document and ordinal of the chunk; known to this process only.
     done: HashSet<(u64, u32)>,
     impossible: HashSet<(u64, u32)>,
@@ -109,56 +145,71 @@ enum Ended {
 }
 
 impl Worker {
-    fn new(answerer: Answerer, progress: &Arc<Progress>) -> Self {
-        Self { answerer, progress: Arc::clone(progress), done: HashSet::new(), impossible: HashSet::new() }
+    fn new(answerer: Answerer, progress: &Arc<Progress>, whole: bool) -> Self {
+        Self { answerer, progress: Arc::clone(progress), whole, done: HashSet::new(), impossible: HashSet::new() }
     }
 
-    fn run(mut self, changed: &Receiver<()>) {
-        let mut pending = false;
+    fn run(mut self, signals: &Receiver<Signal>) {
+        // When work on the whole library may begin.
+        let mut due: Option<Instant> = None;
         loop {
-            if !pending && changed.recv().is_err() {
-                return;
-            }
-            loop {
-                match changed.recv_timeout(QUIET) {
-                    Ok(()) => {}
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-            }
-            match self.round(changed) {
-                Ok(Ended::Finished) => pending = false,
-                Ok(Ended::Changed) => pending = true,
-                Ok(Ended::Stopped) => return,
-                Err(error) => {
-                    log::warn!("KV states are not precomputed: {error}; the next change of the library starts another attempt");
-                    pending = false;
+            let signal = match due {
+                None => signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => signals.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match signal {
+                Ok(Signal::Changed) => due = self.whole.then(|| Instant::now() + QUIET),
+                Ok(Signal::Wish(passage)) => match self.compute(passage) {
+                    Err(EngineError::Stopped) => return,
+                    Err(error) => log::warn!("a section's KV state is not computed: {error}"),
+                    Ok(_) => {}
+                },
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    due = match self.round(signals) {
+                        Ok(Ended::Finished) => None,
+                        Ok(Ended::Changed) => Some(Instant::now() + QUIET),
+                        Ok(Ended::Stopped) => return,
+                        Err(error) => {
+                            log::warn!(
+                                "KV states are not precomputed: {error}; the next change of the library starts another attempt"
+                            );
+                            None
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Visits all chunks once.
-    fn round(&mut self, changed: &Receiver<()>) -> Result<Ended, RetrieveError> {
-        let documents = self.answerer.retriever.chunk_counts()?;
+    fn compute(&self, passage: PromptPassage) -> Result<Precomputed, EngineError> {
+        self.answerer.engine.precompute(self.answerer.options.system(), passage)
+    }
+
+    /// Visits the section of each chunk once.
+    fn round(&mut self, signals: &Receiver<Signal>) -> Result<Ended, RetrieveError> {
+        let documents = self.answerer.retriever.outlines()?;
         for chunks in [&mut self.done, &mut self.impossible] {
             chunks.retain(|(number, _)| documents.contains_key(number));
         }
         self.progress.full.store(false, Ordering::Relaxed);
         self.count(&documents);
-        for (number, chunks) in &documents {
-            for ordinal in 0..*chunks {
+        for (number, outline) in &documents {
+            for ordinal in 0..outline.chunks {
                 let at = (*number, ordinal);
                 if self.done.contains(&at) || self.impossible.contains(&at) {
                     continue;
                 }
-                if changed.try_recv().is_ok() {
-                    return Ok(Ended::Changed);
+                match signals.try_recv() {
+                    Ok(Signal::Changed) => return Ok(Ended::Changed),
+                    Ok(Signal::Wish(passage)) => drop(self.compute(passage)),
+                    Err(TryRecvError::Disconnected) => return Ok(Ended::Stopped),
+                    Err(TryRecvError::Empty) => {}
                 }
                 // The document was replaced or deleted; the signal of that change follows.
-                let Some(text) = self.answerer.retriever.chunk_text(*number, ordinal)? else { break };
-                let asked = passage_set(vec![chunk_passage(1, *number, &text)]);
-                match self.answerer.engine.precompute(&self.answerer.options.system, asked) {
+                let Some(section) = self.answerer.retriever.section(*number, ordinal, SECTION_TOKENS)? else { break };
+                let passage = reading::section_prompt(&self.answerer.options.prompts, &outline.title, &section);
+                match self.compute(passage) {
                     Ok(Precomputed::Held | Precomputed::Kept) => drop(self.done.insert(at)),
                     Ok(Precomputed::Impossible) => drop(self.impossible.insert(at)),
                     Ok(Precomputed::NoRoom) => {
@@ -179,8 +230,8 @@ impl Worker {
         Ok(Ended::Finished)
     }
 
-    fn count(&self, documents: &BTreeMap<u64, u32>) {
-        let all: u64 = documents.values().map(|chunks| u64::from(*chunks)).sum();
+    fn count(&self, documents: &BTreeMap<u64, Outline>) {
+        let all: u64 = documents.values().map(|outline| u64::from(outline.chunks)).sum();
         let settled = (self.done.len() + self.impossible.len()) as u64;
         self.progress.done.store(self.done.len() as u64, Ordering::Relaxed);
         self.progress.to_do.store(all.saturating_sub(settled), Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use crate::Limits;
 use std::time::Duration;
-use wire::{Answer, Sampling, Timings, Usage};
+use wire::{Answer, Sampling};
 
 /// Bounds that get in no test's way.
 pub fn limits() -> Limits {
@@ -23,15 +23,5 @@ pub fn limits() -> Limits {
 
 /// An answer with this text.
 pub fn answer(text: &str) -> Answer {
-    Answer {
-        answer: text.into(),
-        found: true,
-        confidence: 1.0,
-        citations: vec![],
-        model: "made up".into(),
-        finish: "stop".into(),
-        cached: false,
-        timings: Timings::default(),
-        usage: Usage::default(),
-    }
+    Answer { answer: text.into(), found: true, confidence: 1.0, model: "made up".into(), finish: "stop".into(), ..Answer::default() }
 }

@@ -8,7 +8,7 @@ pub(crate) use doors::found;
 pub use doors::{Answering, Documents};
 
 use crate::config::Config;
-use answer::{AnswerOptions, Answerer, Encoder, Strategy};
+use answer::{AnswerOptions, Answerer, Encoder, ModelFacts, Prompts, Strategy};
 use desk::Limits;
 use library::Encoder as _;
 use library::ingest::{IngestOptions, Pipeline};
@@ -64,6 +64,9 @@ pub enum ServiceError {
         /// The flag that names one.
         flag: &'static str,
     },
+    /// A prompt file.
+    #[error(transparent)]
+    Prompt(#[from] answer::PromptError),
     /// A fault of the system.
     #[error("{0}")]
     System(String),
@@ -208,7 +211,6 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
         weights: weights(config),
         // Some questions are at work, the others wait.
         queue: config.answer.queue + config.model.slots,
-        system: config.answer.system.clone(),
         slots: config.model.slots,
         kv_cache: (config.model.kv_cache_mb > 0).then(|| KvCacheOptions {
             dir: config.kv_cache_dir(),
@@ -222,11 +224,7 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
         let _ = std::fs::rename(old, config.kv_cache_dir());
     }
     let path = model_file(config, config.generator_path(), &config.model.generator, "generator.gguf", "--generator")?;
-    let engine = Engine::load(&path, &options)?;
-    if config.answer.strategy.for_weights(engine.info().parameters) != Strategy::Quote {
-        engine.warm_up()?;
-    }
-    Ok(engine)
+    Ok(Engine::load(&path, &options)?)
 }
 
 /// The memory placement of the generator's weights.
@@ -238,21 +236,37 @@ pub(crate) fn weights(config: &Config) -> Weights {
     }
 }
 
-/// Joins retrieval and generation, and tells the KV cache which library its states belong to.
-pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Answerer {
+/// Joins retrieval and generation, tells the KV cache which library its states belong to, and has the system prompt read if the
+/// generator is going to answer.
+///
+/// # Errors
+/// A prompt file cannot be used, or the generator makes no context.
+pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Result<Answerer, ServiceError> {
+    let model = engine.info();
+    let facts =
+        ModelFacts { architecture: &model.architecture, parameters: model.parameters, chat_template: model.own_template };
+    let folder = &config.answer.prompts;
+    let prompts = Prompts::load((!folder.as_os_str().is_empty()).then_some(folder), facts)?;
     let options = AnswerOptions {
+        prompts,
         system: config.answer.system.clone(),
         threshold: config.answer.threshold,
         not_found: config.answer.not_found.clone(),
         stop: config.answer.stop.clone(),
         strategy: config.answer.strategy,
+        patience: Duration::from_millis(config.answer.patience_ms),
         sentences: config.answer.sentences,
         cache: config.answer.cache,
     };
     if let Some(cache) = engine.kv_cache() {
         cache.bind(rooms.store.identity());
     }
-    Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options)
+    let system = options.system().to_owned();
+    let answerer = Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options);
+    if answerer.strategy() == Strategy::Read {
+        answerer.engine().warm_up(&system)?;
+    }
+    Ok(answerer)
 }
 
 pub(crate) fn limits(config: &Config, context: u32) -> Limits {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A cited answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// Its text.
     pub answer: String,
@@ -13,6 +13,12 @@ pub struct Answer {
     pub confidence: f32,
     /// The passages found, strongest first; marks such as `[1]` in the answer name them.
     pub citations: Vec<Citation>,
+    /// Support of each sentence of the answer: the share of its words that the passages behind it hold, 0 to 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub support: Vec<f32>,
+    /// Who has written the answer.
+    #[serde(default)]
+    pub by: AnsweredBy,
     /// The generator.
     pub model: String,
     /// Why the answer ended: `stop`, `length`.
@@ -24,6 +30,17 @@ pub struct Answer {
     pub timings: Timings,
     /// Tokens computed and reused.
     pub usage: Usage,
+}
+
+/// The writer of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnsweredBy {
+    /// The documents: the answer is their best sentences, word for word.
+    #[default]
+    Quote,
+    /// The generator.
+    Model,
 }
 
 /// A passage that supports an answer, as it crosses the wire.
@@ -89,6 +106,16 @@ pub struct Usage {
     /// Drafted tokens that the answer contains.
     #[serde(default, skip_serializing_if = "is_none")]
     pub accepted_tokens: usize,
+    /// The text that the generator has read: `section and chunk`, `section`, `chunk` or `sentences`. It reads as much as
+    /// `answer.patience_ms` allows at its speed; text whose state is kept costs no time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<String>,
+    /// Measured speed of reading, tokens per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading_tokens_per_s: Option<f64>,
+    /// Sentences that were held back because the passages do not support them.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub withheld: usize,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

@@ -22,7 +22,7 @@ mod reply;
 mod report;
 mod request;
 
-pub use answer::{Answer, Citation, Timings, Usage};
+pub use answer::{Answer, AnsweredBy, Citation, Timings, Usage};
 pub use codec::{Encoding, MAX_DEPTH, MAX_WORDS};
 pub use disk::{free_bytes, storage_remedy};
 pub use fault::{ErrorCode, Fault};

@@ -25,9 +25,10 @@ pub use statements::{VERSION as STATEMENTS_VERSION, statements_of_chunk};
 use wire::ErrorCode;
 
 use crate::store::terms::{self, Language};
-use crate::store::{Chunk, Index, IndexedDocument, Store, StoreError, head_of};
+use crate::store::{Chunk, Index, IndexedDocument, Outline, Store, StoreError, head_of};
 use crate::{EncodeError, Encoder};
 use fuse::{Fusion, READ, Weighed};
+use passages::Run;
 use score::Hit;
 
 /// Most passages of one query; evaluations ask for more than a client may.
@@ -63,6 +64,10 @@ pub struct Passage {
     pub page: Option<u32>,
     /// Id of the passage's highest ranked chunk.
     pub chunk: String,
+    /// Its place in the document.
+    pub ordinal: u32,
+    /// Language of the document.
+    pub language: Language,
     /// Fused score of that chunk, 0 to 1 within this retrieval.
     pub score: f32,
     /// Cosine of that chunk with the question.
@@ -79,6 +84,19 @@ pub struct Passage {
     pub headings: Vec<(usize, String)>,
     /// The passage's statements, in reading order.
     pub statements: Vec<Statement>,
+}
+
+/// A section of a document: the neighbouring chunks under one heading, the headings below it included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Section {
+    /// Number of the document's version.
+    pub number: u64,
+    /// Headings above it, outermost first.
+    pub heading: Vec<String>,
+    /// Page on which it begins, if the source has pages.
+    pub page: Option<u32>,
+    /// Its text. The words are the same for every question that finds the same chunk.
+    pub text: String,
 }
 
 /// A sentence, list item or table row of a passage.
@@ -214,20 +232,12 @@ impl Retriever {
         Ok(self.store.version(collection)? + self.fits.load(Ordering::Acquire))
     }
 
-    /// Number of chunks of each document, by the number of its version.
+    /// Title and number of chunks of each document, by the number of its version.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn chunk_counts(&self) -> Result<BTreeMap<u64, u32>, RetrieveError> {
-        Ok(self.store.chunk_counts()?)
-    }
-
-    /// The text of one chunk; `None` when that version of its document is gone.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn chunk_text(&self, number: u64, ordinal: u32) -> Result<Option<String>, RetrieveError> {
-        Ok(self.store.chunk(number, ordinal)?.map(|chunk| chunk.text))
+    pub fn outlines(&self) -> Result<BTreeMap<u64, Outline>, RetrieveError> {
+        Ok(self.store.outlines()?)
     }
 
     /// A retriever over `store` with the encoder that made its vectors.
@@ -253,6 +263,32 @@ impl Retriever {
             embed_ms,
             search_ms: milliseconds(started),
         })
+    }
+
+    /// The section around a chunk, at most `most_tokens` encoder tokens long, but that chunk at least. A
+    /// longer section is cut: the chunks that follow count more than those before. `None` when that version of the document is
+    /// gone.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn section(&self, number: u64, ordinal: u32, most_tokens: u32) -> Result<Option<Section>, RetrieveError> {
+        let Some(chunk) = self.store.chunk(number, ordinal)? else { return Ok(None) };
+        let (heading, mut tokens) = (chunk.heading.clone(), chunk.tokens);
+        let mut run = Run::of(number, chunk);
+        let mut after = std::iter::successors(ordinal.checked_add(1), |place| place.checked_add(1));
+        let mut before = std::iter::successors(ordinal.checked_sub(1), |place| place.checked_sub(1));
+        for places in [&mut after as &mut dyn Iterator<Item = u32>, &mut before] {
+            for place in places {
+                let Some(chunk) = self.store.chunk(number, place)? else { break };
+                if !chunk.heading.starts_with(&heading) || tokens + chunk.tokens > most_tokens {
+                    break;
+                }
+                tokens += chunk.tokens;
+                run.add(chunk);
+            }
+        }
+        let page = run.chunks.first().and_then(|chunk| chunk.page);
+        Ok(Some(Section { number, heading, page, text: run.joined().text }))
     }
 
     /// The confidence that the library holds an answer. A code is found by its letters or not at all. In a library of a few
@@ -488,6 +524,8 @@ impl Retriever {
                 heading: at_place(&headings, best_place).cloned().unwrap_or_default(),
                 page: at_place(&pages, best_place).copied(),
                 chunk: best.id(),
+                ordinal: best.ordinal,
+                language: candidate.language,
                 score: ranking.fusion.readable(candidate.sum, best_lexical),
                 dense: candidate.dense,
                 lexical: candidate.lexical,

@@ -63,7 +63,13 @@ impl Run {
             && tokens.saturating_add(chunk.tokens) <= MAX_TOKENS
     }
 
-    fn add(&mut self, chunk: Chunk) {
+    /// A run of one chunk of a document version.
+    pub(super) fn of(number: u64, chunk: Chunk) -> Run {
+        Run { chunks: vec![chunk], best: 0, rank: 0, number }
+    }
+
+    /// Adds the chunk before the first one or after the last one.
+    pub(super) fn add(&mut self, chunk: Chunk) {
         if self.chunks.first().is_some_and(|first| chunk.ordinal < first.ordinal) {
             self.chunks.insert(0, chunk);
             self.best += 1;

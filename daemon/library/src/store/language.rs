@@ -189,6 +189,11 @@ const LEAST_SHARE: f32 = 0.1;
 const LEAST_WORDS: usize = 8;
 
 impl Language {
+    /// Every language.
+    pub(super) fn all() -> [Language; LANGUAGES.len()] {
+        LANGUAGES.map(|(language, _, _)| language)
+    }
+
     /// The language of a document's folded words: the one with most of them among its commonest, or English if none stands out.
     pub(super) fn of_document<'a>(words: impl Iterator<Item = &'a str>) -> Language {
         let (counts, seen) = count(words.take(SAMPLE_WORDS));

@@ -142,6 +142,15 @@ pub struct Document {
     pub note: Option<String>,
 }
 
+/// Title and size of a document's version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Its title.
+    pub title: String,
+    /// Number of its chunks.
+    pub chunks: u32,
+}
+
 /// The file in a watched folder that a document follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
@@ -504,9 +513,13 @@ impl Store {
         Ok(self.records(keys::DOCUMENTS)?.into_iter().map(|record| record.number).collect())
     }
 
-    /// Number of chunks of each document, by the number of its version.
-    pub fn chunk_counts(&self) -> Result<BTreeMap<u64, u32>, StoreError> {
-        Ok(self.records(keys::DOCUMENTS)?.into_iter().map(|record| (record.number, record.document.chunks)).collect())
+    /// Title and number of chunks of each document, by the number of its version.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn outlines(&self) -> Result<BTreeMap<u64, Outline>, StoreError> {
+        let outline = |document: Document| Outline { title: document.title, chunks: document.chunks };
+        Ok(self.records(keys::DOCUMENTS)?.into_iter().map(|record| (record.number, outline(record.document))).collect())
     }
 
     /// Identity of the database: the documents' numbers mean nothing outside it.

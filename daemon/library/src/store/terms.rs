@@ -77,6 +77,11 @@ pub fn language_of<'a>(parts: impl Iterator<Item = &'a str>) -> Language {
     Language::of_document(words(&fold(&beginning)))
 }
 
+/// The language of a question; `None` when it holds no common word of any.
+pub fn language_of_question(text: &str) -> Option<Language> {
+    Language::of_question(words(&fold(text)), &Language::all())
+}
+
 /// Whether a term is a code: letters and digits mixed, a path, an address, a word that begins or ends with signs.
 pub fn is_code(term: &str) -> bool {
     let digits = term.contains(char::is_numeric);

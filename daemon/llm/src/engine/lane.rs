@@ -1,4 +1,4 @@
-//! A lane: one passage set of one question, as a prompt in one sequence and the model's answer to it.
+//! A lane: the prompt of one question in one sequence, and the model's answer to it.
 
 use super::Finish;
 use super::prompt::Prompt;
@@ -76,12 +76,11 @@ fn greedy(logits: &[f32]) -> usize {
     best.0
 }
 
-/// ln of the probability that the softmax of `logits` gives to `token`.
-fn log_probability(logits: &[f32], token: LlamaToken) -> f64 {
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from((logit - highest).exp())).sum();
-    let own = logits.get(token.0 as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    f64::from(own - highest) - sum.ln()
+/// ln of the sum of the exponentials of some tokens' logits: up to a constant, ln of their probability together.
+fn log_sum(logits: &[f32], tokens: &[LlamaToken]) -> f64 {
+    let own = || tokens.iter().filter_map(|token| logits.get(token.0 as usize)).map(|logit| f64::from(*logit));
+    let highest = own().fold(f64::MIN, f64::max);
+    highest + own().map(|logit| (logit - highest).exp()).sum::<f64>().ln()
 }
 
 /// The likeliest tokens with their logits, for the log: they show how close the choice was where two builds differ.
@@ -93,8 +92,6 @@ fn likeliest(logits: &[f32]) -> String {
 
 /// A running sequence.
 pub(super) struct Lane {
-    /// Index of its passage set in the request.
-    pub(super) set: usize,
     pub(super) sequence: u32,
     pub(super) prompt: Prompt,
     /// Tokens of the prompt that were reused from the KV cache.
@@ -106,19 +103,17 @@ pub(super) struct Lane {
     pub(super) unsent: String,
     /// The token that was chosen and not computed yet.
     pub(super) next: Option<LlamaToken>,
-    /// Sum of log probabilities of the answer; kept only where passage sets compete.
-    log_probability: Option<f64>,
+    /// Tokens that begin the words of two groups, and ln of the odds of the first group once it is known.
+    choices: Option<[Vec<LlamaToken>; 2]>,
+    pub(super) preference: Option<f64>,
     pub(super) finish: Option<Finish>,
     /// The state of its passage was computed and has yet to be written to disk.
     pub(super) unkept: bool,
-    /// Its sequence has been released.
-    pub(super) released: bool,
 }
 
 impl Lane {
-    pub(super) fn new(set: usize, sequence: u32, prompt: Prompt, reused: usize, sampling: &Sampling, stops: Vec<String>) -> Self {
+    pub(super) fn new(sequence: u32, prompt: Prompt, reused: usize, sampling: &Sampling, stops: Vec<String>) -> Self {
         Self {
-            set,
             sequence,
             prompt,
             reused,
@@ -127,10 +122,10 @@ impl Lane {
             said: vec![],
             unsent: String::new(),
             next: None,
-            log_probability: None,
+            choices: None,
+            preference: None,
             finish: None,
             unkept: false,
-            released: false,
         }
     }
 
@@ -139,9 +134,9 @@ impl Lane {
         matches!(self.chooser, Chooser::Greedy)
     }
 
-    /// Makes the lane sum up the log probabilities of its answer.
-    pub(super) fn weighed(mut self) -> Self {
-        self.log_probability = Some(0.0);
+    /// Makes the lane compare two groups of first tokens.
+    pub(super) fn comparing(mut self, choices: [Vec<LlamaToken>; 2]) -> Self {
+        self.choices = Some(choices);
         self
     }
 
@@ -150,21 +145,15 @@ impl Lane {
         self.stream.text()
     }
 
-    /// Mean ln probability of a token.
-    pub(super) fn likelihood(&self) -> f64 {
-        self.log_probability.unwrap_or(0.0) / self.said.len().max(1) as f64
-    }
-
     /// Takes the logits after the prompt or the last token and advances by one token. `room`: whether another token can be
     /// computed after this one.
     pub(super) fn advance(&mut self, logits: &[f32], vocab: &LlamaVocab, max_tokens: usize, room: bool) {
         let token = self.chooser.choose(logits);
-        log::trace!("passage set {} says {}; likeliest:{}", self.set, token.0, likeliest(logits));
-        if let Some(sum) = &mut self.log_probability {
-            *sum += log_probability(logits, token);
+        log::trace!("says {}; likeliest:{}", token.0, likeliest(logits));
+        if let Some([first, second]) = self.choices.take() {
+            self.preference = Some(log_sum(logits, &first) - log_sum(logits, &second));
         }
         if vocab.is_eog(token) {
-            // The end token counts in the likelihood, but is no text.
             return self.end(Finish::Stop);
         }
         let mut piece = Vec::with_capacity(16);
@@ -255,11 +244,12 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_are_those_of_the_softmax() {
+    fn groups_of_tokens_are_weighed_together() {
         let logits = [0.0, 1.0, 3.0, f32::NEG_INFINITY];
-        let all: f64 = (0..4).map(|i| log_probability(&logits, LlamaToken(i)).exp()).sum();
-        assert!((all - 1.0).abs() < 1e-6);
-        assert!((log_probability(&logits, LlamaToken(2)) - (-0.169_85)).abs() < 1e-4);
+        let of = |tokens: &[i32]| log_sum(&logits, &tokens.iter().map(|token| LlamaToken(*token)).collect::<Vec<_>>());
+        assert!((of(&[0, 1]) - (1.0 + 1.0_f64.exp()).ln()).abs() < 1e-6);
+        assert!((of(&[2, 3]) - 3.0).abs() < 1e-6);
+        assert!(of(&[99]) < of(&[0]), "a token that is not in the vocabulary");
         assert_eq!(greedy(&logits), 2);
         assert_eq!(greedy(&[2.0, 2.0]), 0);
     }

@@ -3,8 +3,8 @@
 //! A [`Request`] enters through a bounded queue and leaves as a stream of [`Event`]s. Several requests run at once, in common
 //! batches. Between two batches the thread checks for cancelled requests and passed deadlines.
 //!
-//! A request has one [`PassageSet`] or several. Each set gets a prompt of its own. The answer that the model finds likeliest is
-//! given, the likelihood of its passages included (RAG-Sequence: Lewis et al. 2020, arXiv 2005.11401).
+//! A request has one [`Reading`] or several, best first. The first one that the model reads within the asker's patience is taken.
+//! Tokens whose state is kept cost no time, so a passage that was read before is read whole at once.
 
 mod kv_cache;
 mod lane;
@@ -13,6 +13,7 @@ mod precompute;
 mod prompt;
 mod scheduler;
 mod sequences;
+mod speed;
 // Public for the fuzzer.
 #[doc(hidden)]
 pub mod state_file;
@@ -21,7 +22,8 @@ mod tuner;
 
 pub use kv_cache::{KvCache, KvCacheOptions};
 pub use precompute::Precomputed;
-pub use prompt::{PassageSet, PromptPassage};
+pub use prompt::{Asked, PromptPassage, Reading};
+pub use speed::ReadingSpeed;
 pub use scheduler::BATCH;
 
 use crate::gguf::{Gguf, GgufError};
@@ -97,8 +99,6 @@ pub struct EngineOptions {
     pub weights: Weights,
     /// Requests that may wait.
     pub queue: usize,
-    /// System prompt to precompute; every question that begins with it reuses its KV cells.
-    pub system: String,
     /// Requests that run at once.
     pub slots: usize,
     /// The KV cache on disk; `None`: off.
@@ -151,12 +151,14 @@ pub use crate::llama::{GpuLayers, Pulse, Repack, Weights};
 pub struct Request {
     /// The system prompt.
     pub system: String,
-    /// The passage sets, likeliest first. The weakest are left out when they do not fit together.
-    pub passage_sets: Vec<PassageSet>,
-    /// Tells whether a text says that there is no answer: its passage set loses against others.
-    pub no_answer: fn(&str) -> bool,
-    /// The question, never cut.
-    pub question: String,
+    /// The readings, best first; at least one.
+    pub readings: Vec<Reading>,
+    /// Time for reading. The first of `readings` that is read within it is taken, else the last.
+    pub patience: Duration,
+    /// The question with its task.
+    pub asked: Asked,
+    /// Two groups of words that an answer may begin with; [`Completion::preference`] compares them.
+    pub choices: Option<[Vec<String>; 2]>,
     /// Longest answer in tokens.
     pub max_tokens: usize,
     /// Strings that end the answer.
@@ -170,10 +172,10 @@ pub struct Request {
 /// Events of a request, in order: one `Chosen`, any number of deltas, then one `Done` or `Failed`.
 #[derive(Debug)]
 pub enum Event {
-    /// The passage set of the answer is chosen.
+    /// The reading is chosen.
     Chosen {
         /// Its number, from 0.
-        set: usize,
+        reading: usize,
         /// Passages in its prompt, counted from the strongest.
         passages_used: usize,
     },
@@ -206,9 +208,9 @@ pub struct Completion {
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
-    /// Passages in the prompts, over all passage sets.
+    /// Passages in the prompt.
     pub passages_used: usize,
-    /// Tokens of the prompts.
+    /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Prompt tokens whose state was in the KV cache, in memory or on disk.
     pub reused_tokens: usize,
@@ -218,6 +220,8 @@ pub struct Completion {
     pub drafted_tokens: usize,
     /// Guessed tokens that the model confirmed.
     pub accepted_tokens: usize,
+    /// ln of the odds that the answer begins with a word of the first group of [`Request::choices`], not of the second.
+    pub preference: Option<f64>,
     /// Time in the queue.
     pub waited: Duration,
     /// Time to read the prompt.
@@ -255,15 +259,15 @@ enum Work {
     Answer(Job),
     /// The state of a passage, to be computed while the generator is idle.
     Precompute(precompute::Wish),
-    /// Makes the context.
-    WarmUp(std_mpsc::SyncSender<Result<(), EngineError>>),
+    /// Makes the context and computes a system prompt.
+    WarmUp { system: String, reply: std_mpsc::SyncSender<Result<(), EngineError>> },
 }
 
 impl Work {
     fn refuse(self, error: EngineError) {
         match self {
             Self::Answer(job) => drop(job.events.send(Event::Failed(error))),
-            Self::WarmUp(reply) => drop(reply.send(Err(error))),
+            Self::WarmUp { reply, .. } => drop(reply.send(Err(error))),
             // The reply channel is dropped, which tells the caller.
             Self::Precompute(_) => log::warn!("{error}"),
         }
@@ -280,6 +284,7 @@ pub struct Engine {
     info: Arc<ModelInfo>,
     tuned: Arc<Mutex<Tuned>>,
     kv_cache: Option<KvCache>,
+    speed: ReadingSpeed,
     pulse: Pulse,
 }
 
@@ -339,6 +344,7 @@ impl Engine {
         let told = Arc::clone(&stopping);
         let asked = Arc::new(AtomicBool::new(false));
         let pulse = Pulse::default();
+        let speed = ReadingSpeed::default();
         let needed = crate::llama::context_bytes(&gguf, options.context, BATCH as u32);
         crate::llama::backend()?;
         let placed = options.weights.place(&gguf, needed);
@@ -354,6 +360,7 @@ impl Engine {
             tuner,
             kv_cache: cache,
             asked: Arc::clone(&asked),
+            speed: speed.clone(),
             pulse: pulse.clone(),
         };
         let thread = std::thread::Builder::new()
@@ -364,7 +371,7 @@ impl Engine {
         let info = ready_rx.recv().map_err(|_| EngineError::Stopped)??;
         let kv_cache = if info.kv_cache_off.is_some() { None } else { kv_cache };
         let permits = Arc::new(Semaphore::new(queue));
-        Ok(Self { owner, permits, queue, info: Arc::new(info), tuned, kv_cache, pulse })
+        Ok(Self { owner, permits, queue, info: Arc::new(info), tuned, kv_cache, speed, pulse })
     }
 
     /// Ends the running requests and the thread. Later requests get [`EngineError::Stopped`]. Blocks for a token's time.
@@ -382,6 +389,11 @@ impl Engine {
         self.tuned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The speed of reading.
+    pub fn reading_speed(&self) -> &ReadingSpeed {
+        &self.speed
+    }
+
     /// The sign of life of the owner thread.
     pub fn pulse(&self) -> &Pulse {
         &self.pulse
@@ -397,25 +409,25 @@ impl Engine {
         self.queue.saturating_sub(self.permits.available_permits())
     }
 
-    /// Makes the context now, so that the first question need not wait for it. Blocks until the context exists; the system prompt
-    /// is computed after that.
+    /// Makes the context now, so that the first question need not wait for it. Blocks until the context exists. `system` is
+    /// computed after that; every question that begins with it reuses its KV cells.
     ///
     /// # Errors
     /// Too little memory is free by now, or llama.cpp makes no context.
-    pub fn warm_up(&self) -> Result<(), EngineError> {
+    pub fn warm_up(&self, system: &str) -> Result<(), EngineError> {
         let (reply, done) = std_mpsc::sync_channel(1);
-        self.owner.ask(Work::WarmUp(reply))?;
+        self.owner.ask(Work::WarmUp { system: system.to_owned(), reply })?;
         done.recv().map_err(|_| EngineError::Stopped)?
     }
 
-    /// Precomputes the state of the first passage of a set and keeps it on disk. Blocks until that is done. Questions go first:
+    /// Precomputes the state of a passage and keeps it on disk. Blocks until that is done. Questions go first:
     /// they get every batch as soon as they arrive.
     ///
     /// # Errors
     /// The thread has ended.
-    pub fn precompute(&self, system: &str, passages: PassageSet) -> Result<Precomputed, EngineError> {
+    pub fn precompute(&self, system: &str, passage: PromptPassage) -> Result<Precomputed, EngineError> {
         let (reply, done) = std_mpsc::sync_channel(1);
-        self.owner.ask(Work::Precompute(precompute::Wish::new(system, passages, reply)))?;
+        self.owner.ask(Work::Precompute(precompute::Wish::new(system, passage, reply)))?;
         done.recv().map_err(|_| EngineError::Stopped)
     }
 

@@ -2,7 +2,7 @@
 //! when a request arrives.
 
 use super::kv_cache::{Reason, StateKey};
-use super::prompt::{PassageSet, Prompt};
+use super::prompt::{Asked, Prompt, PromptPassage};
 use super::scheduler::{CONTEXT_MARGIN, Scheduler};
 use super::state_file::HEAD;
 use crate::llama::{BatchEntry, DecodeFailure};
@@ -28,7 +28,7 @@ pub enum Precomputed {
 /// A state to be precomputed.
 pub(super) struct Wish {
     system: String,
-    passages: PassageSet,
+    passage: PromptPassage,
     reply: SyncSender<Precomputed>,
     begun: Option<Begun>,
 }
@@ -45,8 +45,8 @@ struct Begun {
 }
 
 impl Wish {
-    pub(super) fn new(system: &str, passages: PassageSet, reply: SyncSender<Precomputed>) -> Self {
-        Self { system: system.to_owned(), passages, reply, begun: None }
+    pub(super) fn new(system: &str, passage: PromptPassage, reply: SyncSender<Precomputed>) -> Self {
+        Self { system: system.to_owned(), passage, reply, begun: None }
     }
 }
 
@@ -83,7 +83,7 @@ impl Scheduler<'_> {
         let Some(cache) = self.kv_cache.clone() else { return Some(Precomputed::Impossible) };
         if wish.begun.is_none() {
             let room = self.cells - CONTEXT_MARGIN;
-            let prompt = self.template.lay_out(self.model, &wish.system, &wish.passages, "", room).ok();
+            let prompt = self.template.lay_out(self.model, &wish.system, std::slice::from_ref(&wish.passage), &Asked::default(), room).ok();
             let Some((prompt, (upto, document))) = prompt.and_then(|prompt| Some((prompt.clone(), prompt.keep?))) else {
                 return Some(Precomputed::Impossible);
             };

@@ -7,7 +7,8 @@ use super::kv_cache::{KvCache, Reason, StateKeys};
 use super::lane::Lane;
 use super::lookup;
 use super::precompute::Wish;
-use super::prompt::{self, Prompt, STEP, Template};
+use super::prompt::{self, Prompt, STEP, Template, data_tokens};
+use super::speed::ReadingSpeed;
 use super::sequences::{SYSTEM, Sequences};
 use super::state_file::HEAD;
 use super::tuner::Tuner;
@@ -31,15 +32,14 @@ pub const BATCH: usize = STEP + 64;
 /// Tokens of a prompt computed at once while other lanes write: each of their tokens waits for this step.
 const STEP_BESIDE_OTHERS: usize = 64;
 
-/// Most passage sets of one request.
-const MAX_PASSAGE_SETS: usize = 4;
+/// Sequences for each request that may run: its own, and one that still holds what an earlier question has read.
+const SEQUENCES_PER_SLOT: usize = 2;
+
+/// Logits for each request that may run: the next token, and guesses.
+const OUTPUTS_PER_SLOT: usize = 4;
 
 /// Positions kept free at the end of the context.
 pub(super) const CONTEXT_MARGIN: usize = 4;
-
-/// Tokens after which competing lanes are compared, unless all have ended before. Measured with SmolLM2 on 60 questions of
-/// xquad-en-a: 4 and 8 tokens give 0.42 gold answers, 2 gives 0.35, 1 gives 0.37.
-const COMPARE_AFTER: usize = 4;
 
 /// Refuses models on which llama.cpp would abort or fail late.
 pub(super) fn check(gguf: &Gguf, path: &Path, options: &EngineOptions) -> Result<(), EngineError> {
@@ -61,6 +61,7 @@ pub(super) struct Start {
     pub(super) kv_cache: Option<KvCache>,
     /// Set when there is new work.
     pub(super) asked: Arc<AtomicBool>,
+    pub(super) speed: ReadingSpeed,
     pub(super) pulse: Pulse,
 }
 
@@ -71,7 +72,7 @@ pub(super) fn run(
     jobs: &Receiver<Work>,
     stopping: &AtomicBool,
 ) {
-    let Start { path, gguf, options, placed, tuner, kv_cache, asked, pulse } = start;
+    let Start { path, gguf, options, placed, tuner, kv_cache, asked, speed, pulse } = start;
     let (path, gguf, options) = (path.as_path(), &gguf, &options);
     let failed = |reason: String| Err(EngineError::Load { path: path.to_owned(), reason });
     let backend = match crate::llama::backend() {
@@ -85,13 +86,14 @@ pub(super) fn run(
     let threads = tuner.plan.threads;
     let cells = options.context.min(model.n_ctx_train()).max(BATCH as u32);
     let slots = options.slots.max(1);
-    // One sequence for each passage set of each request, and one for the system prompt.
-    let sequences = slots * MAX_PASSAGE_SETS + 1;
+    // The requests' and the system prompt's.
+    let sequences = slots * SEQUENCES_PER_SLOT + 1;
+    let outputs = slots * OUTPUTS_PER_SLOT + 1;
     let context_options = ContextOptions {
         cells,
         batch: BATCH as u32,
         sequences: sequences as u32,
-        outputs: sequences as u32,
+        outputs: outputs as u32,
         threads,
         pulse: pulse.clone(),
     };
@@ -145,15 +147,17 @@ pub(super) fn run(
         longest_state: longest_state.unwrap_or(usize::MAX),
         tuner,
         keys: StateKeys::new(&gguf.fingerprint(), &placed.placement.to_string()),
-        system: options.system.clone(),
-        cold: true,
+        system: String::new(),
+        cold: false,
         cells: cells as usize,
         slots,
-        outputs: sequences,
+        outputs,
         waiting: VecDeque::new(),
         running: vec![],
         wish: None,
         asked,
+        speed,
+        unkept: vec![],
         entries: vec![],
     };
     scheduler.take(work);
@@ -185,6 +189,9 @@ pub(super) struct Scheduler<'model> {
     pub(super) wish: Option<Wish>,
     /// Whether there is new work.
     pub(super) asked: Arc<AtomicBool>,
+    speed: ReadingSpeed,
+    /// The prefix whose state a comparison computed and did not keep.
+    unkept: Vec<LlamaToken>,
     /// The batch, kept for its allocation.
     pub(super) entries: Vec<BatchEntry>,
 }
@@ -192,25 +199,20 @@ pub(super) struct Scheduler<'model> {
 /// A running request.
 struct Running {
     job: Job,
-    lanes: Vec<Lane>,
-    /// The lane whose answer is sent, once chosen.
-    chosen: Option<usize>,
+    lane: Lane,
     /// Cells reserved for it.
     reserved: usize,
     started: Instant,
     /// When the first token of the answer was computed.
     read: Option<Instant>,
-    prompt_tokens: usize,
-    passages_used: usize,
     /// Tokens that prompt lookup guessed, and the confirmed ones.
     drafted: usize,
     accepted: usize,
 }
 
-/// The destination of a batch's results: request, lane, index of the first logits; `None` without logits.
+/// The destination of a batch's results: request, index of the first logits; `None` without logits.
 struct Route {
     running: usize,
-    lane: usize,
     logits: Option<usize>,
     tokens: usize,
     /// Guessed tokens at the end of `tokens`. The logits after each of them, and before the first, are wanted.
@@ -220,50 +222,30 @@ struct Route {
 impl Running {
     fn completion(&self, finish: Finish) -> Completion {
         let now = Instant::now();
-        let lane = &self.lanes[self.chosen.unwrap_or(0)];
+        let lane = &self.lane;
         let read = self.read.unwrap_or(now);
         Completion {
             text: lane.text().to_owned(),
             finish,
-            passages_used: self.passages_used,
-            prompt_tokens: self.prompt_tokens,
-            reused_tokens: self.lanes.iter().map(|lane| lane.reused).sum(),
+            passages_used: lane.prompt.passages_used,
+            prompt_tokens: lane.prompt.tokens.len(),
+            reused_tokens: lane.reused,
             answer_tokens: lane.said.len(),
             drafted_tokens: self.drafted,
             accepted_tokens: self.accepted,
+            preference: lane.preference,
             waited: self.started - self.job.queued,
             prefill: read - self.started,
             decode: now - read,
         }
     }
 
-    /// Sends text that can be shown; chooses among passage sets when it is time. Returns why the answer ended, if it has.
+    /// Sends text that can be shown. Returns why the answer ended, if it has.
     fn speak(&mut self) -> Option<Finish> {
-        if self.chosen.is_none() && self.lanes.iter().all(|lane| lane.finish.is_some() || lane.said.len() >= COMPARE_AFTER) {
-            let request = &self.job.request;
-            let score = |lane: &Lane| {
-                let nothing = lane.text().trim().is_empty() || (request.no_answer)(lane.text());
-                let prior = request.passage_sets[lane.set].prior;
-                log::debug!("passage set {}: likelihood {:.3}, prior {prior:.3}", lane.set, lane.likelihood());
-                (!nothing, lane.likelihood() + prior)
-            };
-            let best = (0..self.lanes.len()).max_by(|a, b| {
-                let (a, b) = (score(&self.lanes[*a]), score(&self.lanes[*b]));
-                a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
-            });
-            self.choose(best.unwrap_or(0));
+        if !self.lane.unsent.is_empty() {
+            let _ = self.job.events.send(Event::Delta(std::mem::take(&mut self.lane.unsent)));
         }
-        let lane = &mut self.lanes[self.chosen?];
-        if !lane.unsent.is_empty() {
-            let _ = self.job.events.send(Event::Delta(std::mem::take(&mut lane.unsent)));
-        }
-        lane.finish
-    }
-
-    fn choose(&mut self, lane: usize) {
-        self.chosen = Some(lane);
-        let lane = &self.lanes[lane];
-        let _ = self.job.events.send(Event::Chosen { set: lane.set, passages_used: lane.prompt.passages_used });
+        self.lane.finish
     }
 }
 
@@ -278,11 +260,11 @@ fn interrupted(job: &Job, stopping: bool) -> Option<Finish> {
 }
 
 impl Scheduler<'_> {
-    /// Computes the system prompt once, so that the first question need not, and touches the weights' pages. Runs again after a
-    /// failure.
+    /// Computes the system prompt once, if there is one, so that the first question need not, and touches the weights' pages. Runs
+    /// again after a failure.
     fn warm_up(&mut self, stopping: &AtomicBool) {
         self.cold = false;
-        if !self.sequences.tokens(SYSTEM).is_empty() {
+        if self.system.is_empty() || !self.sequences.tokens(SYSTEM).is_empty() {
             return;
         }
         let prefix = self.template.prefix(self.model, &self.system);
@@ -300,7 +282,10 @@ impl Scheduler<'_> {
                 sequence: SYSTEM,
                 logits: false,
             }));
-            if let Err(error) = self.context.decode(&self.entries) {
+            let started = Instant::now();
+            let result = self.context.decode(&self.entries);
+            self.speed.observe(upto - at, started.elapsed());
+            if let Err(error) = result {
                 log::warn!("precomputing the system prompt failed: {error}");
                 return self.sequences.clear(&mut self.context);
             }
@@ -317,7 +302,11 @@ impl Scheduler<'_> {
                 self.pause_precomputing(true);
                 self.wish = Some(wish);
             }
-            Work::WarmUp(reply) => drop(reply.send(Ok(()))),
+            Work::WarmUp { system, reply } => {
+                self.cold = true;
+                self.system = system;
+                let _ = reply.send(Ok(()));
+            }
         }
     }
 
@@ -378,25 +367,13 @@ impl Scheduler<'_> {
         let started = Instant::now();
         let request = &job.request;
         let room = self.cells.saturating_sub(request.max_tokens + CONTEXT_MARGIN);
-        let mut prompts = Vec::new();
-        for set in request.passage_sets.iter().take(MAX_PASSAGE_SETS) {
-            match self.template.lay_out(self.model, &request.system, set, &request.question, room) {
-                Ok(prompt) => prompts.push(prompt),
-                Err(too_long) if prompts.is_empty() => {
-                    return Err(Refusal::Never(Box::new(job), EngineError::PromptTooLong { needed: too_long.needed, room }));
-                }
-                // A weaker set that is too long is left out.
-                Err(_) => break,
-            }
-        }
-        // The system prompt is included: a state from a file brings its own copy.
-        let needs = |prompts: &[Prompt]| -> usize {
-            prompts.iter().map(|prompt| prompt.tokens.len() + request.max_tokens + CONTEXT_MARGIN).sum()
+        let budget = self.speed.budget(request.patience, self.running.len());
+        let (number, prompt) = match self.choose(&job, room, budget) {
+            Ok(chosen) => chosen,
+            Err(needed) => return Err(Refusal::Never(Box::new(job), EngineError::PromptTooLong { needed, room })),
         };
-        while prompts.len() > 1 && needs(&prompts) > self.sequences.room() {
-            prompts.pop();
-        }
-        let own = needs(&prompts);
+        // The system prompt is included: a state from a file brings its own copy.
+        let own = prompt.tokens.len() + request.max_tokens + CONTEXT_MARGIN;
         let reserved = own + self.running.iter().map(|running| running.reserved).sum::<usize>();
         if !self.running.is_empty() && reserved > self.sequences.room() {
             return Err(Refusal::NoRoomNow(Box::new(job)));
@@ -406,38 +383,70 @@ impl Scheduler<'_> {
         if !self.template.is_own() {
             stops.extend(prompt::PLAIN_STOPS.map(String::from));
         }
-        let competing = prompts.len() > 1;
-        let (prompt_tokens, passages_used) =
-            (prompts.iter().map(|p| p.tokens.len()).sum(), prompts.iter().map(|p| p.passages_used).sum());
-        let mut lanes = Vec::new();
-        for (set, prompt) in prompts.into_iter().enumerate() {
-            let Some((sequence, reused)) = self.begin(&prompt, reserved) else { break };
-            let lane = Lane::new(set, sequence, prompt, reused, &request.sampling, stops.clone());
-            lanes.push(if competing { lane.weighed() } else { lane });
-        }
-        if lanes.is_empty() {
-            return Err(Refusal::NoRoomNow(Box::new(job)));
+        let Some((sequence, reused)) = self.begin(&prompt, reserved) else { return Err(Refusal::NoRoomNow(Box::new(job))) };
+        let _ = job.events.send(Event::Chosen { reading: number, passages_used: prompt.passages_used });
+        let unkept = std::mem::take(&mut self.unkept);
+        let inherits = |(upto, _): (usize, u64)| upto == unkept.len() && upto <= reused && prompt.tokens.starts_with(&unkept);
+        let inherits = prompt.keep.is_some_and(inherits);
+        let mut lane = Lane::new(sequence, prompt, reused, &request.sampling, stops);
+        lane.unkept = inherits;
+        if let Some(choices) = &request.choices {
+            lane = lane.comparing(choices.each_ref().map(|words| self.first_tokens(words)));
         }
         // Drop idle cells. Attention masks them but still scans them: 2,000 idle cells cost 20 % of the speed. States on disk are
         // loaded again when they are needed.
         self.sequences.drop_idle(&mut self.context);
-        let mut running = Running {
-            job,
-            lanes,
-            chosen: None,
-            reserved: own,
-            started,
-            read: None,
-            prompt_tokens,
-            passages_used,
-            drafted: 0,
-            accepted: 0,
-        };
-        if !competing {
-            running.choose(0);
-        }
-        self.running.push(running);
+        self.running.push(Running { job, lane, reserved: own, started, read: None, drafted: 0, accepted: 0 });
         Ok(())
+    }
+
+    /// The first reading whose unread tokens fit the budget, else the last; with its number. A reading that does not fit into the
+    /// context is passed over.
+    ///
+    /// # Errors
+    /// No reading fits: the tokens that the last one needs.
+    fn choose(&self, job: &Job, room: usize, budget: usize) -> Result<(usize, Prompt), usize> {
+        let request = &job.request;
+        let mut last = Err(0);
+        for (number, reading) in request.readings.iter().enumerate() {
+            match self.template.lay_out(self.model, &request.system, reading, &request.asked, room) {
+                Ok(prompt) => {
+                    let unread = prompt.tokens.len() - self.known(&prompt);
+                    log::debug!("reading {number}: {unread} of {} tokens unread, budget {budget}", prompt.tokens.len());
+                    if unread <= budget {
+                        return Ok((number, prompt));
+                    }
+                    last = Ok((number, prompt));
+                }
+                Err(too_long) if last.is_err() => last = Err(too_long.needed),
+                Err(_) => {}
+            }
+        }
+        last
+    }
+
+    /// Tokens of a prompt whose state is held, in memory or on disk.
+    fn known(&self, prompt: &Prompt) -> usize {
+        let in_memory = self.sequences.longest(&prompt.tokens, &prompt.cuts);
+        match (&self.kv_cache, prompt.keep) {
+            (Some(cache), Some((upto, document)))
+                if upto > in_memory
+                    && upto <= self.longest_state
+                    && cache.holds(document, &self.keys.of(&prompt.tokens[..upto])) =>
+            {
+                upto
+            }
+            _ => in_memory,
+        }
+    }
+
+    /// The tokens that begin some words, each once.
+    fn first_tokens(&self, words: &[String]) -> Vec<LlamaToken> {
+        let mut tokens: Vec<LlamaToken> =
+            words.iter().filter_map(|word| data_tokens(self.model, word).first().copied()).collect();
+        tokens.sort_by_key(|token| token.0);
+        tokens.dedup();
+        tokens
     }
 
     /// Takes a sequence for a prompt and fills it with the longest known prefix, from memory or from disk.
@@ -476,6 +485,8 @@ impl Scheduler<'_> {
         let mut result = self.context.decode_unless(&entries, &given_up);
         if entries.len() == 1 && result.is_ok() {
             self.tuner.observe(started.elapsed());
+        } else if result.is_ok() && routes.iter().all(|route| self.running[route.running].lane.next.is_none()) {
+            self.speed.observe(entries.len(), started.elapsed());
         }
         if result == Err(DecodeFailure::NoRoom) {
             self.sequences.drop_idle(&mut self.context);
@@ -498,22 +509,19 @@ impl Scheduler<'_> {
 
     /// Fills the next batch.
     fn fill(&self, entries: &mut Vec<BatchEntry>) -> Vec<Route> {
-        let lanes = || {
-            let running = self.running.iter().enumerate();
-            running.flat_map(|(r, running)| running.lanes.iter().enumerate().map(move |(l, lane)| (r, l, lane)))
-        };
         let mut routes = Vec::new();
         // Writing lanes that are still to come: each gets its token, before any prompt step.
-        let mut writing = lanes().filter(|(_, _, lane)| lane.next.is_some()).count();
+        let mut writing = self.running.iter().filter(|running| running.lane.next.is_some()).count();
         let others_write = writing > 0;
         // Every lane may want logits; the spare outputs are for guesses.
-        let mut spare = self.outputs.saturating_sub(lanes().filter(|(_, _, lane)| lane.finish.is_none()).count());
-        for (r, l, lane) in lanes() {
+        let mut spare = self.outputs.saturating_sub(self.running.len());
+        for (r, running) in self.running.iter().enumerate() {
+            let lane = &running.lane;
             let held = self.sequences.tokens(lane.sequence);
             let from = entries.len();
             if let Some(token) = lane.next {
                 let most = spare.min(BATCH.saturating_sub(from + writing));
-                let drafted = self.guess(&self.running[r], lane, held, token, most);
+                let drafted = self.guess(running, held, token, most);
                 writing -= 1;
                 spare -= drafted.len();
                 entries.extend(std::iter::once(&token).chain(&drafted).enumerate().map(|(i, token)| BatchEntry {
@@ -522,7 +530,7 @@ impl Scheduler<'_> {
                     sequence: lane.sequence,
                     logits: true,
                 }));
-                routes.push(Route { running: r, lane: l, logits: Some(from), tokens: 1 + drafted.len(), drafted: drafted.len() });
+                routes.push(Route { running: r, logits: Some(from), tokens: 1 + drafted.len(), drafted: drafted.len() });
             } else if lane.finish.is_none() && held.len() < lane.prompt.tokens.len() {
                 let most = if others_write { STEP_BESIDE_OTHERS } else { STEP };
                 let step = held.len()..lane.prompt.next_cut(held.len()).min(held.len() + most);
@@ -533,7 +541,6 @@ impl Scheduler<'_> {
                 let whole = step.end == lane.prompt.tokens.len();
                 routes.push(Route {
                     running: r,
-                    lane: l,
                     logits: whole.then_some(from + step.len() - 1),
                     tokens: step.len(),
                     drafted: 0,
@@ -549,12 +556,12 @@ impl Scheduler<'_> {
         routes
     }
 
-    /// At most `most` tokens that may follow `next`. Nothing is guessed while lanes compete: only one of their answers is used.
-    fn guess(&self, running: &Running, lane: &Lane, held: &[LlamaToken], next: LlamaToken, most: usize) -> Vec<LlamaToken> {
-        if running.chosen.is_none() || !lane.is_greedy() {
+    /// At most `most` tokens that may follow `next`.
+    fn guess(&self, running: &Running, held: &[LlamaToken], next: LlamaToken, most: usize) -> Vec<LlamaToken> {
+        if !running.lane.is_greedy() {
             return vec![];
         }
-        let left = running.job.request.max_tokens.saturating_sub(lane.said.len());
+        let left = running.job.request.max_tokens.saturating_sub(running.lane.said.len());
         lookup::draft(held, next, self.tuner.draft().min(most).min(left))
     }
 
@@ -567,7 +574,7 @@ impl Scheduler<'_> {
             at += route.tokens;
             let running = &mut self.running[route.running];
             let max_tokens = running.job.request.max_tokens;
-            let lane = &mut running.lanes[route.lane];
+            let lane = &mut running.lane;
             self.sequences.extend(lane.sequence, &computed);
             let held = self.sequences.tokens(lane.sequence).len();
             if lane.prompt.keep.is_some_and(|(upto, _)| held == upto && upto <= self.longest_state) {
@@ -593,28 +600,8 @@ impl Scheduler<'_> {
             }
         }
         for i in (0..self.running.len()).rev() {
-            let decided = self.running[i].chosen.is_some();
-            let finish = self.running[i].speak();
-            if let Some(finish) = finish {
+            if let Some(finish) = self.running[i].speak() {
                 self.end(i, finish);
-            } else if !decided && let Some(chosen) = self.running[i].chosen {
-                // The other lanes need not be computed further.
-                let mut lanes = std::mem::take(&mut self.running[i].lanes);
-                let (before, after) = lanes.split_at_mut(chosen);
-                self.keep(before);
-                self.keep(&mut after[1..]);
-                self.release(&mut lanes, Some(chosen));
-                self.running[i].lanes = lanes;
-            }
-        }
-    }
-
-    /// Ends lanes and releases their sequences; `but` is spared.
-    fn release(&mut self, lanes: &mut [Lane], but: Option<usize>) {
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            if but != Some(l) && !std::mem::replace(&mut lane.released, true) {
-                lane.end(Finish::Stop);
-                self.sequences.release(&mut self.context, lane.sequence);
             }
         }
     }
@@ -622,29 +609,32 @@ impl Scheduler<'_> {
     /// Ends a request and tells its caller.
     fn end(&mut self, i: usize, finish: Finish) {
         let mut running = self.running.remove(i);
-        for lane in &mut running.lanes {
-            lane.end(finish);
-        }
+        running.lane.end(finish);
         let _ = running.speak();
         // A dropped receiver has cancelled; there is nobody to tell.
         let _ = running.job.events.send(Event::Done(running.completion(finish)));
-        let Running { job, mut lanes, .. } = running;
+        let Running { job, mut lane, .. } = running;
+        let compared = job.request.choices.is_some();
         drop(job);
-        self.keep(&mut lanes);
-        self.release(&mut lanes, None);
+        match lane.prompt.keep {
+            // The answer to the same question follows, and reads on where this prompt parts from it.
+            Some((upto, _)) if compared && std::mem::take(&mut lane.unkept) => {
+                self.unkept = lane.prompt.tokens[..upto].to_vec();
+            }
+            _ => self.keep(&mut lane),
+        }
+        self.sequences.release(&mut self.context, lane.sequence);
     }
 
-    /// Keeps the passage states of lanes that are about to be released. Copying megabytes earlier would delay the first token.
-    fn keep(&mut self, lanes: &mut [Lane]) {
+    /// Keeps the passage state of a lane that is about to be released. Copying megabytes earlier would delay the first token.
+    fn keep(&mut self, lane: &mut Lane) {
         let Some(cache) = &self.kv_cache else { return };
-        for lane in lanes {
-            let Some((upto, document)) = lane.prompt.keep.filter(|_| std::mem::take(&mut lane.unkept)) else { continue };
-            // Cells after the prefix are specific to this question.
-            if !self.sequences.truncate(&mut self.context, lane.sequence, upto) {
-                self.sequences.discard(&mut self.context, lane.sequence);
-            } else if let Some(bytes) = self.context.state(lane.sequence, HEAD) {
-                cache.keep(document, &self.keys.of(&lane.prompt.tokens[..upto]), bytes, Reason::Asked);
-            }
+        let Some((upto, document)) = lane.prompt.keep.filter(|_| std::mem::take(&mut lane.unkept)) else { return };
+        // Cells after the prefix are specific to this question.
+        if !self.sequences.truncate(&mut self.context, lane.sequence, upto) {
+            self.sequences.discard(&mut self.context, lane.sequence);
+        } else if let Some(bytes) = self.context.state(lane.sequence, HEAD) {
+            cache.keep(document, &self.keys.of(&lane.prompt.tokens[..upto]), bytes, Reason::Asked);
         }
     }
 
@@ -656,8 +646,8 @@ impl Scheduler<'_> {
         self.forget();
     }
 
-    fn fail_one(&mut self, mut running: Running, error: DecodeFailure) {
-        self.release(&mut running.lanes, None);
+    fn fail_one(&mut self, running: Running, error: DecodeFailure) {
+        self.sequences.release(&mut self.context, running.lane.sequence);
         let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
     }
 
@@ -686,6 +676,7 @@ impl Completion {
             answer_tokens: 0,
             drafted_tokens: 0,
             accepted_tokens: 0,
+            preference: None,
             waited,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,

@@ -52,6 +52,14 @@ impl Sequences {
         self.cells.saturating_sub(self.held[SYSTEM as usize].tokens.len())
     }
 
+    /// Length of the longest prefix of `tokens` that ends at one of `cuts` and stands in a sequence. See [`Sequences::take`].
+    pub(super) fn longest(&self, tokens: &[LlamaToken], cuts: &[usize]) -> usize {
+        if !self.divisible {
+            return 0;
+        }
+        self.held.iter().map(|held| usable(held, tokens, cuts)).max().unwrap_or(0)
+    }
+
     /// Takes a free sequence and fills it with the longest usable prefix of `tokens` that ends at one of `cuts`. `None` when all
     /// sequences are busy. The last token is never reused: its logits are needed.
     ///
@@ -67,17 +75,12 @@ impl Sequences {
             // Empty sequences first, then the least recently used.
             (!self.held[*i].tokens.is_empty(), self.held[*i].used)
         })?;
-        let usable = |held: &Held| {
-            let common = held.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-            let common = common.min(tokens.len().saturating_sub(1));
-            cuts.iter().copied().filter(|cut| *cut <= common).max().unwrap_or(0)
-        };
         let best = if self.divisible {
             // A sliding window may have given away the first cells of a sequence.
             let whole = |i: &usize| self.held[*i].tokens.is_empty() || context.first_position(*i as u32) == Some(0);
             // Prefer the system prompt's own sequence: a state loaded beside others brings a copy in other cells.
             let order = |(n, i): &(usize, usize)| (*n, *i == SYSTEM as usize, *i == free);
-            (0..self.held.len()).filter(whole).map(|i| (usable(&self.held[i]), i)).max_by_key(order)
+            (0..self.held.len()).filter(whole).map(|i| (usable(&self.held[i], tokens, cuts), i)).max_by_key(order)
         } else {
             None
         };
@@ -194,4 +197,11 @@ impl Sequences {
             self.held[i].tokens.clear();
         }
     }
+}
+
+/// Length of the longest common beginning that ends at one of `cuts`. The last token is never reused: its logits are needed.
+fn usable(held: &Held, tokens: &[LlamaToken], cuts: &[usize]) -> usize {
+    let common = held.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+    let common = common.min(tokens.len().saturating_sub(1));
+    cuts.iter().copied().filter(|cut| *cut <= common).max().unwrap_or(0)
 }

@@ -12,14 +12,15 @@ fn options(context: u32) -> EngineOptions {
         tuning,
         weights: Weights { repack: Repack::Auto, mlock: false, gpu_layers: GpuLayers::Auto },
         queue: 2,
-        system: SYSTEM.into(),
         slots: 1,
         kv_cache: None,
     }
 }
 
 fn engine(context: u32) -> Engine {
-    Engine::load(&model("generator.gguf"), &options(context)).expect("loads")
+    let engine = Engine::load(&model("generator.gguf"), &options(context)).expect("loads");
+    engine.warm_up(SYSTEM).expect("fits");
+    engine
 }
 
 /// An engine with a KV cache on disk.
@@ -28,6 +29,7 @@ fn keeping(dir: &Path) -> Engine {
     let engine =
         Engine::load(&model("generator.gguf"), &EngineOptions { kv_cache: Some(cache), ..options(1024) }).expect("loads");
     engine.kv_cache().expect("kept").bind(DATABASE);
+    engine.warm_up(SYSTEM).expect("fits");
     engine
 }
 
@@ -39,18 +41,13 @@ fn states_of(dir: &Path, document: u64) -> PathBuf {
 }
 
 fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
+    let passage = |text: &&str| PromptPassage { document: None, text: format!("{text}\n") };
     Request {
         system: SYSTEM.into(),
-        passage_sets: vec![PassageSet {
-            passages: passages
-                .iter()
-                .enumerate()
-                .map(|(i, text)| PromptPassage { n: i + 1, document: None, text: (*text).to_owned() })
-                .collect(),
-            prior: 0.0,
-        }],
-        no_answer: |text| text.starts_with("Not found"),
-        question: question.into(),
+        readings: vec![passages.iter().map(passage).collect()],
+        patience: Duration::MAX,
+        asked: Asked { question: format!("Question: {question}\n"), task: "Answer with a few words of the text.".into(), ..Asked::default() },
+        choices: None,
         max_tokens,
         stop: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, min_p: 0.0, seed: 0 },
@@ -194,7 +191,7 @@ const FUSES: &str = "The fuse F3 of the controller is a slow-blow fuse of 2 A. I
 /// A whole passage of a document, asked about.
 fn about(document: u64, question: &str, text: &str) -> Request {
     let mut request = request(question, &[text], 16);
-    request.passage_sets[0].passages[0].document = Some(document);
+    request.readings[0][0].document = Some(document);
     request
 }
 
@@ -287,37 +284,53 @@ fn damaged_states_are_computed_again() {
 }
 
 #[test]
-fn of_passage_sets_the_one_that_answers_wins() {
-    let engine = engine(2048);
-    let texts =
-        ["Clean the filter once a month with warm water.", "The fuse F3 is a slow-blow fuse of 2 A.", "The pump is blue."];
-    let mut request = request("Which fuse is F3?", &[], 24);
-    request.passage_sets = texts
-        .iter()
-        .enumerate()
-        .map(|(i, text)| PassageSet {
-            passages: vec![PromptPassage { n: i + 1, document: None, text: (*text).to_owned() }],
-            prior: 0.0,
-        })
-        .collect();
-    let mut generation = engine.generate(request, Cancel::default()).expect("queued");
-    let (mut chosen, mut said) = (None, String::new());
-    let completion = loop {
-        match generation.events.blocking_recv().expect("an end comes") {
-            Event::Chosen { set, passages_used: 1 } => assert_eq!(chosen.replace(set), None, "it is chosen once"),
-            Event::Delta(delta) => {
-                assert!(chosen.is_some(), "nothing is shown before the choice");
-                said.push_str(&delta);
-            }
-            Event::Done(completion) => break completion,
-            other => panic!("{other:?}"),
-        }
+fn the_first_reading_within_the_patience_is_taken() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = keeping(dir.path());
+    let chosen = |engine: &Engine, patience: Duration| {
+        let mut request = about(1, "Which fuse is F3?", &FUSES.repeat(3));
+        request.readings.push(vec![PromptPassage { document: None, text: "The fuse F3 is a slow-blow fuse of 2 A.\n".into() }]);
+        request.patience = patience;
+        request.max_tokens = 2;
+        let mut generation = engine.generate(request, Cancel::default()).expect("queued");
+        let Some(Event::Chosen { reading, passages_used: 1 }) = generation.events.blocking_recv() else { panic!("no choice") };
+        finish(generation).1.expect("answers");
+        reading
     };
-    assert_eq!(chosen, Some(1), "{completion:?}");
-    assert!(said.contains("2 A") || said.contains("slow-blow"), "{said}");
-    assert_eq!((said.as_str(), completion.passages_used), (completion.text.as_str(), 3));
-    // A passage set without an answer loses, whatever its prior.
-    ask(&engine, self::request("Still there?", &["Yes."], 4)).1.expect("answers afterwards");
+    assert_eq!(engine.reading_speed().tokens_per_second(), None);
+    ask(&engine, request("What clicks?", &[FUSES], 2)).1.expect("answers");
+    assert!(engine.reading_speed().tokens_per_second().is_some_and(|speed| speed > 1.0));
+    assert_eq!(chosen(&engine, Duration::ZERO), 1, "nothing new is read without time; the last reading is");
+    assert_eq!(chosen(&engine, Duration::from_secs(3600)), 0);
+    // The state was kept, and costs no time. The question alone would.
+    drop(engine);
+    let engine = keeping(dir.path());
+    ask(&engine, request("What clicks?", &[PUMP], 2)).1.expect("answers");
+    let speed = engine.reading_speed().tokens_per_second().expect("measured");
+    assert_eq!(chosen(&engine, Duration::from_secs_f32(40.0 / speed)), 0);
+}
+
+#[test]
+fn two_beginnings_of_an_answer_are_compared() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = keeping(dir.path());
+    let prefers = |question: &str| {
+        let mut compared = about(1, question, FUSES);
+        compared.asked.task = "Answer with yes or no.".into();
+        compared.choices = Some([vec!["Yes".into(), "yes".into()], vec!["No".into(), "no".into()]]);
+        compared.max_tokens = 1;
+        ask(&engine, compared).1.expect("answers").preference.expect("compared")
+    };
+    let preference = prefers("Is F3 a fuse?");
+    assert!(preference.is_finite(), "{preference}");
+    // The answer to the same question reads on, and its passage's state is kept.
+    let answer = ask(&engine, about(1, "Is F3 a fuse?", FUSES)).1.expect("answers");
+    assert!(answer.prompt_tokens - answer.reused_tokens < 40, "passage and question were read: {answer:?}");
+    assert_eq!(answer.preference, None);
+    drop(engine);
+    let engine = keeping(dir.path());
+    let again = ask(&engine, about(1, "What clicks?", FUSES)).1.expect("answers");
+    assert_eq!(engine.kv_cache().expect("kept").stats().hits, 1, "{again:?}");
 }
 
 #[test]
@@ -354,7 +367,7 @@ fn lead_after(request: &Request, said: &str) -> f32 {
     let backend = crate::llama::backend().expect("starts");
     let model = crate::llama::load(backend, &model("generator.gguf"), crate::llama::Placement::PROCESSOR).expect("loads");
     let template = prompt::Template::of(&model);
-    let prompt = template.lay_out(&model, &request.system, &request.passage_sets[0], &request.question, 1000).ok().expect("fits");
+    let prompt = template.lay_out(&model, &request.system, &request.readings[0], &request.asked, 1000).ok().expect("fits");
     let said = prompt::data_tokens(&model, said);
     let last = prompt.tokens.len() + said.len() - 1;
     let whole = prompt::Prompt::new([prompt.tokens, said].concat(), &prompt.cuts, prompt::STEP);
@@ -460,27 +473,27 @@ fn automatic_lookup_waits_for_a_measurement() {
 #[test]
 fn a_question_loads_a_precomputed_state() {
     let dir = tempfile::tempdir().expect("a directory");
-    let passages = |document, text: &str| about(document, "", text).passage_sets.remove(0);
+    let passage = |document, text: &str| about(document, "", text).readings.remove(0).remove(0);
     let computed = ask(&engine(1024), about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
     let engine = keeping(dir.path());
-    assert_eq!(engine.precompute(SYSTEM, passages(1, FUSES)).expect("runs"), Precomputed::Kept);
+    assert_eq!(engine.precompute(SYSTEM, passage(1, FUSES)).expect("runs"), Precomputed::Kept);
     // A new engine: the old writer has finished.
     drop(engine);
     let engine = keeping(dir.path());
-    assert_eq!(engine.precompute(SYSTEM, passages(1, FUSES)).expect("runs"), Precomputed::Held);
+    assert_eq!(engine.precompute(SYSTEM, passage(1, FUSES)).expect("runs"), Precomputed::Held);
     let loaded = ask(&engine, about(1, "Which fuse is F3?", FUSES)).1.expect("answers");
     let stats = engine.kv_cache().expect("kept").stats();
     assert_eq!((stats.hits, stats.misses), (1, 0));
     assert_eq!(loaded.text, computed.text);
     assert!(loaded.prompt_tokens - loaded.reused_tokens < 40, "the question alone is read: {loaded:?}");
-    assert_eq!(engine.precompute(SYSTEM, passages(1, &"long ".repeat(2000))).expect("runs"), Precomputed::Impossible);
+    assert_eq!(engine.precompute(SYSTEM, passage(1, &"long ".repeat(2000))).expect("runs"), Precomputed::Impossible);
     let without = self::engine(1024);
-    assert_eq!(without.precompute(SYSTEM, passages(1, FUSES)).expect("runs"), Precomputed::Impossible);
+    assert_eq!(without.precompute(SYSTEM, passage(1, FUSES)).expect("runs"), Precomputed::Impossible);
 }
 
 #[test]
 fn earlier_questions_do_not_change_a_state() {
-    let passages = |document, text: &str| about(document, "", text).passage_sets.remove(0);
+    let passage = |document, text: &str| about(document, "", text).readings.remove(0).remove(0);
     let state = |make: &dyn Fn(&Engine)| {
         let dir = tempfile::tempdir().expect("a directory");
         let cache = KvCacheOptions { dir: dir.path().into(), max_bytes: 1 << 30, min_free: 0 };
@@ -495,7 +508,7 @@ fn earlier_questions_do_not_change_a_state() {
         bytes[bytes.len() / 16..].to_vec()
     };
     let in_advance =
-        |engine: &Engine| assert_eq!(engine.precompute(SYSTEM, passages(1, FUSES)).expect("runs"), Precomputed::Kept);
+        |engine: &Engine| assert_eq!(engine.precompute(SYSTEM, passage(1, FUSES)).expect("runs"), Precomputed::Kept);
     let asked = |engine: &Engine| drop(ask(engine, about(1, "Which fuse is F3?", FUSES)).1.expect("answers"));
     let other = |engine: &Engine| drop(ask(engine, about(2, "When does the pump stop?", PUMP)).1.expect("answers"));
     let fresh = state(&in_advance);
@@ -521,7 +534,7 @@ fn earlier_questions_do_not_change_a_state() {
 fn questions_go_before_precomputing() {
     let dir = tempfile::tempdir().expect("a directory");
     let engine = keeping(dir.path());
-    let long = about(1, "", &FUSES.repeat(8)).passage_sets.remove(0);
+    let long = about(1, "", &FUSES.repeat(8)).readings.remove(0).remove(0);
     let expected = ask(&engine, request("Which fuse is F3?", &[FUSES], 8)).1.expect("answers").text;
     // While a first question runs, a second one and the wish are queued.
     let mut first = engine.generate(request("Repeat the text word for word.", &[FUSES], 100), Cancel::default()).expect("queued");
@@ -545,7 +558,7 @@ fn questions_go_before_precomputing() {
     assert!(kept > answered, "a queued question does not wait for a passage");
     // The end of the thread drops the wish.
     let wished = engine.clone();
-    let long = about(2, "", &FUSES.repeat(9)).passage_sets.remove(0);
+    let long = about(2, "", &FUSES.repeat(9)).readings.remove(0).remove(0);
     let thread = std::thread::spawn(move || wished.precompute(SYSTEM, long));
     engine.shutdown();
     match thread.join().expect("no panic") {
@@ -565,12 +578,12 @@ fn the_context_is_made_when_it_is_needed() {
     // A context that takes 190 MB of keys and values.
     let engine = engine(8192);
     let loaded = anonymous();
-    engine.warm_up().expect("fits");
+    engine.warm_up(SYSTEM).expect("fits");
     ask(&engine, request("Which fuse is F3?", &[FUSES], 4)).1.expect("answers");
     let asked = anonymous();
     assert!(asked > loaded + 3_000, "{loaded} {asked} kB");
     assert!(asked < loaded + 90_000, "cells that nothing stands in take no memory: {loaded} {asked} kB");
     // A stopped engine says so when it is used.
     engine.shutdown();
-    assert!(matches!(engine.warm_up(), Err(EngineError::Stopped)));
+    assert!(matches!(engine.warm_up(SYSTEM), Err(EngineError::Stopped)));
 }

@@ -100,7 +100,7 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
 
 fn answers(config: &Config, args: &Args, dataset: &Dataset, rooms: &Rooms) -> Result<AnswerReport, Failure> {
     let engine = crate::assemble::open_engine(config)?;
-    let answerer = crate::assemble::answerer(config, rooms, engine);
+    let answerer = crate::assemble::answerer(config, rooms, engine)?;
     if config.model.precompute {
         let done = Precompute::all(answerer.clone()).map_err(|e| Failure::Other(e.to_string()))?;
         if let Some(why) = done.off {

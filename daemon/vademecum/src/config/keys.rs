@@ -164,7 +164,7 @@ table! {
         /// Questions at work at once. They share the context, and wait for each other if it is too small.
         slots: usize = 4, unit: "questions", bounds: Whole(1..=16);
 
-        /// Disk for the kv cache of chunks. 0: none.
+        /// Disk for the kv cache of sections. 0: none.
         ///
         /// The next question about a passage is answered sooner. The answer is the same but for near ties, which rounding
         /// decides. The files are in `$CACHE_DIRECTORY/kv-cache` under systemd, else in `<data_dir>/kv-cache`.
@@ -173,10 +173,10 @@ table! {
         /// Disk that the kv cache leaves free.
         kv_cache_min_free_mb: u64 = 256, unit: "MB", bounds: Whole(0..=1 << 20), formerly: "model.passages_min_free_mb";
 
-        /// Whether the kv cache of every chunk is computed while there is nothing else to do.
+        /// Whether the kv cache of every section is computed while there is nothing else to do.
         ///
         /// The work begins after documents came in and after a start, and ends when `model.kv_cache_mb` is full. A question that
-        /// comes meanwhile waits for 64 tokens at most. The strategies `best` and `each` use it. `metrics` shows the progress.
+        /// comes meanwhile waits for 64 tokens at most. The strategy `read` uses it. `metrics` shows the progress.
         precompute: bool = false;
     }
 
@@ -202,16 +202,29 @@ table! {
 
         /// How an answer is made from the passages.
         strategy: Strategy = Strategy::Auto, formerly: "answer.reader", bounds: OneOf(&[
-            ("auto", "`quote` for models of less than 500 million weights, which are wrong more often than the sentences they read \
-                      (measured), else `evidence`"),
+            ("auto", "as the model's prompt file says: `quote` for models of less than 400 million weights, which are wrong more \
+                      often than the sentences they read (measured), else `read`"),
             ("quote", "no model: the best sentences are the answer, word for word"),
-            ("evidence", "the model reads the best few sentences of all passages"),
-            ("best", "the model reads the chunk that ranked highest"),
-            ("each", "the model reads the best chunk of each of up to four passages by itself, and the likeliest answer is given"),
-            ("joined", "the model reads all passages at once"),
+            ("read", "the model reads the best section and what stands beside it, as far as `answer.patience_ms` allows"),
+            ("evidence", "the same as `read` now"),
+            ("best", "the same as `read` now"),
+            ("each", "the same as `read` now"),
+            ("joined", "the same as `read` now"),
         ]);
 
-        /// Sentences that `quote` gives and `evidence` reads.
+        /// Time for reading, before the first word of an answer.
+        ///
+        /// The generator reads as much of the best section as it can in this time, at its measured speed, and at least the best
+        /// sentences. A text whose kv cache is kept costs no time. A section that had to wait is read afterwards, while there is
+        /// nothing else to do.
+        patience_ms: u64 = 3000, unit: "milliseconds", bounds: Whole(0..=86_400_000);
+
+        /// Folder with prompt files of your own (`*.toml`), which go before the built-in ones. Empty: none.
+        ///
+        /// docs/models.md describes them.
+        prompts: PathBuf = "";
+
+        /// Sentences that `quote` gives, and that are read at least.
         ///
         /// Small models answer better from few, and the first token comes sooner.
         sentences: usize = 2, unit: "sentences", bounds: Whole(1..=100);
@@ -223,18 +236,18 @@ table! {
         cache: usize = 0, unit: "answers", bounds: Whole(0..=100_000);
 
         /// Longest answer. A request may ask for more, up to half the context.
-        max_tokens: usize = 128, unit: "tokens", bounds: Whole(1..=4096), live: true, check: checks::max_tokens;
+        max_tokens: usize = 256, unit: "tokens", bounds: Whole(1..=4096), live: true, check: checks::max_tokens;
 
         /// Confidence below which the answer is `found: false`.
         ///
         /// `vademecum calibrate` fits the confidence to your library, and shows the answers that a threshold keeps and refuses.
         threshold: f32 = 0.5, bounds: Number(0.0..=1.0);
 
-        /// Text of an answer with `found: false`.
-        not_found: String = "The library does not hold an answer to this question.";
+        /// Text of an answer with `found: false`. Empty: fixed words in the question's language.
+        not_found: String = "";
 
-        /// System prompt.
-        system: String = "Answer questions with a few words copied from the given text.";
+        /// System prompt. Empty: the one of the prompt file.
+        system: String = "";
 
         /// Strings that end an answer, besides the model's own end-of-generation tokens.
         stop: Vec<String> = [];

@@ -202,10 +202,10 @@ fn every_key_has_a_section_and_a_valid_default() {
 fn old_names_are_understood_with_a_hint() {
     let (_dir, path) = file_with("[answer]\nreader = \"joined\"\n[model]\npassages_mb = 7\nkv_cache_mb = 8\n");
     let env = || [("VADEMECUM_MODEL_PASSAGES_MIN_FREE_MB".to_owned(), "9".to_owned())].into_iter();
-    let flags = vec![("answer.reader".to_owned(), "best".to_owned())];
+    let flags = vec![("answer.reader".to_owned(), "quote".to_owned())];
     let loaded = load(Some(&path), env(), &vec![]).expect("old names");
     let model = &loaded.config.model;
-    assert_eq!(loaded.config.answer.strategy, answer::Strategy::Joined);
+    assert_eq!(loaded.config.answer.strategy, answer::Strategy::Read);
     assert_eq!((model.kv_cache_mb, model.kv_cache_min_free_mb), (8, 9), "the new name wins within a file");
     assert_eq!(loaded.origins["model.kv_cache_min_free_mb"], "VADEMECUM_MODEL_PASSAGES_MIN_FREE_MB");
     for hint in [
@@ -218,7 +218,7 @@ fn old_names_are_understood_with_a_hint() {
     assert_eq!(loaded.hints.len(), 3);
     let (_dir, path) = file_with("[answer]\nstrategy = \"joined\"\n");
     let loaded = load(Some(&path), no_env(), &flags).expect("an old name on the command line");
-    assert_eq!(loaded.config.answer.strategy, answer::Strategy::Best, "a later layer wins by either name");
+    assert_eq!(loaded.config.answer.strategy, answer::Strategy::Quote, "a later layer wins by either name");
     assert!(loaded.hints[0].starts_with("command line: `answer.reader`"), "{:?}", loaded.hints);
     let new = load(Some(&path), no_env(), &vec![]).expect("the new name");
     assert!(new.hints.is_empty(), "{:?}", new.hints);

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 pub(super) struct KvStates {
     pub(super) store: Store,
     pub(super) cache: Option<KvCache>,
-    pub(super) precompute: Option<Precompute>,
+    pub(super) precompute: Precompute,
 }
 
 impl KvStates {
@@ -26,9 +26,7 @@ impl KvStates {
                 Err(error) => log::warn!("KV states of removed documents stay: {error}"),
             }
         }
-        if let Some(precompute) = &self.precompute {
-            precompute.library_changed();
-        }
+        self.precompute.library_changed();
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Reporter {
     pub(super) config: Arc<Config>,
     pub(super) embedder: String,
     pub(super) started: Instant,
-    pub(super) precompute: Option<Precompute>,
+    pub(super) precompute: Precompute,
 }
 
 impl Reporter {
@@ -40,7 +40,7 @@ impl Reporter {
             processor: llm::llama::variant().map(str::to_owned),
             strategy: answerer.strategy().word().into(),
             kv_cache: engine.kv_cache().map(KvCache::stats),
-            precompute: self.precompute.as_ref().map(Precompute::progress),
+            precompute: self.precompute.progress(),
             embedder: self.embedder.clone(),
             collections: collections.into_iter().map(collection).collect(),
             limits: LimitsInfo {
@@ -77,7 +77,7 @@ impl Reporter {
             disk_free_bytes: wire::free_bytes(&self.config.data_dir()),
             delivery: server.delivery(),
             kv_cache: self.answering.0.engine().kv_cache().map(KvCache::stats),
-            precompute: self.precompute.as_ref().map(Precompute::progress),
+            precompute: self.precompute.progress(),
             store: StoreMetrics::from(&self.store.recovery()),
         }
     }

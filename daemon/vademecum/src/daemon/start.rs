@@ -6,13 +6,12 @@ use super::report::Reporter;
 use super::{Running, systemd};
 use crate::assemble::{Answering, Documents, Rooms, ServiceError, answerer, connection_options, limits, open_engine};
 use crate::config::Config;
-use answer::Precompute;
+use answer::{Answerer, Precompute};
 use desk::Desk;
 use http::StatusFn;
 use library::ingest::Pipeline;
 use library::ingest::watch::{Folder, WatchOptions, Watched, Watcher};
 use library::store::Store;
-use llm::engine::Engine;
 use mqtt::connection::{Connection, ConnectionOptions};
 use mqtt::mailbox::{Backlog, Mailbox};
 use mqtt::topics::Topics;
@@ -27,7 +26,7 @@ pub(super) struct Opened {
     #[cfg(feature = "broker")]
     broker: Option<mqtt::broker::Broker>,
     rooms: Rooms,
-    engine: Engine,
+    answerer: Answerer,
 }
 
 impl Opened {
@@ -52,6 +51,10 @@ impl Opened {
         let (store, collection) = (rooms.store.clone(), config.collection.clone());
         // Update the index now, not at the first question.
         tokio::task::spawn_blocking(move || store.search(&collection, |_| ())).await.map_err(ended)??;
+        let for_answerer = Arc::clone(config);
+        let joined = tokio::task::spawn_blocking(move || answerer(&for_answerer, &rooms, engine).map(|answerer| (rooms, answerer)));
+        let (rooms, answerer) = joined.await.map_err(ended)??;
+        let engine = answerer.engine();
         let (info, threads) = (engine.info(), engine.tuned().threads);
         log::info!(
             "generator {} ({}), context {}, {} decode and {} batch threads",
@@ -66,15 +69,16 @@ impl Opened {
             #[cfg(feature = "broker")]
             broker,
             rooms,
-            engine,
+            answerer,
         })
     }
 
     pub(super) fn start(self, config: &Arc<Config>, reread: Reread, started: Instant) -> Result<Running, ServiceError> {
-        let (rooms, engine) = (self.rooms, self.engine);
+        let rooms = self.rooms;
+        let engine = self.answerer.engine().clone();
         let changed = Arc::new(Notify::new());
         let watched = Watched::default();
-        let answering = Answering(answerer(config, &rooms, engine.clone()));
+        let answering = Answering(self.answerer);
         let desk = start_desk(config, &rooms, &answering, &watched, &changed);
 
         let topics = topics(config);
@@ -226,12 +230,9 @@ pub(super) fn watch_options(config: &Config) -> Result<WatchOptions, ServiceErro
     })
 }
 
-fn start_precomputing(config: &Config, answering: &Answering) -> Result<Option<Precompute>, ServiceError> {
-    if !config.model.precompute {
-        return Ok(None);
-    }
-    let started = Precompute::start(answering.0.clone());
-    started.map(Some).map_err(|error| ServiceError::System(format!("model.precompute: {error}")))
+fn start_precomputing(config: &Config, answering: &Answering) -> Result<Precompute, ServiceError> {
+    let started = Precompute::start(&answering.0, config.model.precompute);
+    started.map_err(|error| ServiceError::System(format!("model.precompute: {error}")))
 }
 
 #[cfg(feature = "broker")]

@@ -212,7 +212,7 @@ fn states_beyond_the_window_are_computed() {
     for _ in 0..2 {
         let engine = load(dir.path(), WINDOW, true);
         assert_eq!(said(&engine), computed);
-        let long = about(1, "", &text).passage_sets.remove(0);
+        let long = about(1, "", &text).readings.remove(0).remove(0);
         assert_eq!(engine.precompute(SYSTEM, long).expect("runs"), Precomputed::Impossible);
     }
     assert!(!states_of(&dir.path().join("states"), 1).exists());

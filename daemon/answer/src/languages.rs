@@ -1,0 +1,195 @@
+//! Fixed words by language, and the kinds of questions that they tell (`config/prompts/languages.toml`).
+
+use library::store::terms::{self, Language};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The kind of answer that a question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A procedure.
+    Steps,
+    /// A name, a number, a date, a place.
+    Value,
+    /// Yes or no, with the condition.
+    YesNo,
+    /// Several things.
+    List,
+    /// The meaning of an error code.
+    Code,
+    /// One to three sentences.
+    Explanation,
+}
+
+/// The words of one language. All are lower case.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Words {
+    /// The language's English name.
+    pub name: String,
+    /// The answer when the library holds none.
+    pub not_found: String,
+    /// The source for the ear, with `{title}` and `{place}`.
+    pub source: String,
+    /// The place in a source with pages, with `{page}`.
+    pub page: String,
+    #[serde(default)]
+    steps: Vec<String>,
+    #[serde(default)]
+    yes_no: Vec<String>,
+    #[serde(default)]
+    list: Vec<String>,
+    #[serde(default)]
+    code: Vec<String>,
+    #[serde(default)]
+    explanation: Vec<String>,
+    #[serde(default)]
+    value: Vec<String>,
+    /// Words that turn a statement into its opposite.
+    #[serde(default)]
+    pub(super) negations: Vec<String>,
+    /// Words that bind a statement to a condition.
+    #[serde(default)]
+    pub(super) conditions: Vec<String>,
+    /// The beginning of an answer that agrees.
+    #[serde(default)]
+    pub(super) yes: Vec<String>,
+    /// The beginning of an answer that denies.
+    #[serde(default)]
+    pub(super) no: Vec<String>,
+    /// Parts of a sentence by which a model says that the text holds no answer.
+    #[serde(default)]
+    silent: Vec<String>,
+    /// The numbers from zero on, as words.
+    #[serde(default)]
+    pub(super) numbers: Vec<String>,
+}
+
+/// The words of all languages.
+#[derive(Debug, Clone)]
+pub struct Languages(BTreeMap<Language, Words>);
+
+impl Languages {
+    /// Parses a table of languages.
+    ///
+    /// # Errors
+    /// The text is no such table, or English is missing.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let table: BTreeMap<Language, Words> = toml::from_str(text).map_err(|e| e.to_string())?;
+        if table.contains_key(&Language::English) { Ok(Self(table)) } else { Err("the table [en] is missing".into()) }
+    }
+
+    /// Replaces the words of languages by those of another table.
+    pub(super) fn replace(&mut self, text: &str) -> Result<(), String> {
+        let table: BTreeMap<Language, Words> = toml::from_str(text).map_err(|e| e.to_string())?;
+        self.0.extend(table);
+        Ok(())
+    }
+
+    /// The words of a language; English where there are none.
+    pub fn of(&self, language: Language) -> &Words {
+        self.0.get(&language).unwrap_or_else(|| &self.0[&Language::English])
+    }
+
+    /// The language of a question: as its common words tell, English where none do.
+    pub fn language_of(&self, question: &str) -> Language {
+        terms::language_of_question(question).unwrap_or_default()
+    }
+}
+
+impl Words {
+    /// Whether a sentence says that the text holds no answer.
+    pub(super) fn is_silent(&self, sentence: &str) -> bool {
+        let sentence = sentence.to_lowercase();
+        self.silent.iter().any(|part| sentence.contains(part.as_str()))
+    }
+
+    /// The kind of a question in this language. A table tells by its openings; the longest one that fits counts.
+    pub fn kind(&self, question: &str) -> Kind {
+        let asked = question.trim().trim_start_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
+        let names_code = || asked.split_whitespace().map(plain).any(terms::is_code);
+        if self.code.iter().any(|word| fits(word, &asked)) && names_code() {
+            return Kind::Code;
+        }
+        let kinds = [
+            (Kind::Steps, &self.steps),
+            (Kind::YesNo, &self.yes_no),
+            (Kind::List, &self.list),
+            (Kind::Explanation, &self.explanation),
+            (Kind::Value, &self.value),
+        ];
+        let longest = |openings: &Vec<String>| openings.iter().filter(|o| fits(o, &asked)).map(String::len).max();
+        // Of equal lengths the first kind counts.
+        let found = kinds.iter().rev().filter_map(|(kind, openings)| Some((longest(openings)?, *kind))).max_by_key(|(length, _)| *length);
+        found.map_or(Kind::Explanation, |(_, kind)| kind)
+    }
+}
+
+/// A word without the signs around it.
+fn plain(word: &str) -> &str {
+    word.trim_matches(|c: char| !c.is_alphanumeric())
+}
+
+/// Whether a question opens with these words. `*` before them: it holds them anywhere. `*` behind them: its next word may go on.
+fn fits(opening: &str, asked: &str) -> bool {
+    if let Some(anywhere) = opening.strip_prefix('*') {
+        return asked.contains(anywhere);
+    }
+    let open_end = opening.ends_with(['*', ' ', '\'']);
+    asked.strip_prefix(opening.trim_end_matches('*')).is_some_and(|rest| open_end || !rest.starts_with(char::is_alphanumeric))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompts::LANGUAGES;
+
+    #[test]
+    fn questions_tell_their_kind() {
+        let languages = Languages::parse(LANGUAGES).expect("parses");
+        let questions = [
+            ("How do I reset the controller?", Kind::Steps),
+            ("What should I do to change the filter?", Kind::Steps),
+            ("Tell me how to clean it", Kind::Steps),
+            ("Can I use tap water?", Kind::YesNo),
+            ("Is it possible to stop the pump?", Kind::YesNo),
+            ("How many bar does the pump give?", Kind::Value),
+            ("Which team won?", Kind::Value),
+            ("In what year was it built?", Kind::Value),
+            ("What colour is the lamp?", Kind::Value),
+            ("Who installed it?", Kind::Value),
+            ("What does error E-17 mean?", Kind::Code),
+            ("What does the red lamp mean?", Kind::Explanation),
+            ("Why does it hum?", Kind::Explanation),
+            ("What happens if the pressure falls?", Kind::Explanation),
+            ("What are the parts of the set?", Kind::List),
+            ("E-17?", Kind::Explanation),
+            ("Wie stelle ich die Uhr?", Kind::Steps),
+            ("Was bedeutet der Fehler E-17?", Kind::Code),
+            ("Wie viel Wasser fasst der Tank?", Kind::Value),
+            ("Kann ich Leitungswasser verwenden?", Kind::YesNo),
+            ("Comment changer le filtre ?", Kind::Steps),
+            ("¿Cómo se cambia el filtro?", Kind::Steps),
+            ("¿Cuántos litros caben?", Kind::Value),
+        ];
+        for (question, kind) in questions {
+            let words = languages.of(languages.language_of(question));
+            assert_eq!(words.kind(question), kind, "{question} ({})", words.name);
+        }
+    }
+
+    #[test]
+    fn every_language_has_its_fixed_words() {
+        let languages = Languages::parse(LANGUAGES).expect("parses");
+        assert_eq!(languages.0.len(), 18, "every language with a stemmer");
+        for (language, words) in &languages.0 {
+            for text in [&words.name, &words.not_found, &words.source, &words.page] {
+                assert!(!text.is_empty(), "{language:?}");
+            }
+            assert!(words.source.contains("{title}") && words.source.contains("{place}") && words.page.contains("{page}"), "{language:?}");
+            assert!(!words.negations.is_empty() && !words.conditions.is_empty() && !words.yes.is_empty() && !words.no.is_empty());
+        }
+        assert!(Languages::parse("[de]\nname = \"x\"\nnot_found = \"\"\nsource = \"\"\npage = \"\"").is_err(), "no English");
+    }
+}
