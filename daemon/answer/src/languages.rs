@@ -92,9 +92,14 @@ impl Languages {
         self.0.get(&language).unwrap_or_else(|| &self.0[&Language::English])
     }
 
-    /// The language of a question: as its common words tell, English where none do.
+    /// The language of a question: as its common words tell, else its opening, else English.
     pub fn language_of(&self, question: &str) -> Language {
-        terms::language_of_question(question).unwrap_or_default()
+        let by_opening = || {
+            let asked = lower(question);
+            let fits = self.0.iter().filter_map(|(language, words)| Some((words.longest_opening(&asked)?, *language)));
+            fits.max_by_key(|(length, _)| *length).map(|(_, language)| language)
+        };
+        terms::language_of_question(question).or_else(by_opening).unwrap_or_default()
     }
 }
 
@@ -107,23 +112,47 @@ impl Words {
 
     /// The kind of a question in this language. A table tells by its openings; the longest one that fits counts.
     pub fn kind(&self, question: &str) -> Kind {
-        let asked = question.trim().trim_start_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
+        let asked = lower(question);
         let names_code = || asked.split_whitespace().map(plain).any(terms::is_code);
         if self.code.iter().any(|word| fits(word, &asked)) && names_code() {
             return Kind::Code;
         }
-        let kinds = [
+        // Of equal lengths the first kind counts.
+        let openings = self.openings();
+        let longest = |openings: &[String]| longest(openings, &asked);
+        let found = openings.iter().rev().filter_map(|(kind, openings)| Some((longest(openings)?, *kind)));
+        let found = found.max_by_key(|(length, _)| *length);
+        let anywhere = || asked.split_whitespace().map(plain).any(|word| self.value.iter().any(|opening| opening == word));
+        let otherwise = if anywhere() { Kind::Value } else { Kind::Explanation };
+        found.map_or(otherwise, |(_, kind)| kind)
+    }
+}
+
+impl Words {
+    fn openings(&self) -> [(Kind, &[String]); 5] {
+        [
             (Kind::Steps, &self.steps),
             (Kind::YesNo, &self.yes_no),
             (Kind::List, &self.list),
             (Kind::Explanation, &self.explanation),
             (Kind::Value, &self.value),
-        ];
-        let longest = |openings: &Vec<String>| openings.iter().filter(|o| fits(o, &asked)).map(String::len).max();
-        // Of equal lengths the first kind counts.
-        let found = kinds.iter().rev().filter_map(|(kind, openings)| Some((longest(openings)?, *kind))).max_by_key(|(length, _)| *length);
-        found.map_or(Kind::Explanation, |(_, kind)| kind)
+        ]
     }
+
+    /// Length of the longest opening that fits.
+    fn longest_opening(&self, asked: &str) -> Option<usize> {
+        self.openings().iter().filter_map(|(_, openings)| longest(openings, asked)).max()
+    }
+}
+
+/// A question in lower case, without the signs before it.
+fn lower(question: &str) -> String {
+    question.trim().trim_start_matches(|c: char| !c.is_alphanumeric()).to_lowercase()
+}
+
+/// Length of the longest opening that fits.
+fn longest(openings: &[String], asked: &str) -> Option<usize> {
+    openings.iter().filter(|opening| fits(opening, asked)).map(String::len).max()
 }
 
 /// A word without the signs around it.
@@ -165,6 +194,7 @@ mod tests {
             ("What happens if the pressure falls?", Kind::Explanation),
             ("What are the parts of the set?", Kind::List),
             ("E-17?", Kind::Explanation),
+            ("Along with the pump, what is delivered?", Kind::Value),
             ("Wie stelle ich die Uhr?", Kind::Steps),
             ("Was bedeutet der Fehler E-17?", Kind::Code),
             ("Wie viel Wasser fasst der Tank?", Kind::Value),
@@ -187,7 +217,10 @@ mod tests {
             for text in [&words.name, &words.not_found, &words.source, &words.page] {
                 assert!(!text.is_empty(), "{language:?}");
             }
-            assert!(words.source.contains("{title}") && words.source.contains("{place}") && words.page.contains("{page}"), "{language:?}");
+            assert!(
+                words.source.contains("{title}") && words.source.contains("{place}") && words.page.contains("{page}"),
+                "{language:?}"
+            );
             assert!(!words.negations.is_empty() && !words.conditions.is_empty() && !words.yes.is_empty() && !words.no.is_empty());
         }
         assert!(Languages::parse("[de]\nname = \"x\"\nnot_found = \"\"\nsource = \"\"\npage = \"\"").is_err(), "no English");

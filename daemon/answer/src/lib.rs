@@ -204,8 +204,9 @@ impl Answerer {
             answer.usage = Usage::default();
             return Ok(answer);
         }
-        let (found, evidence) = self.evidence(question).await?;
         let language = self.options.prompts.languages.language_of(&question.text);
+        let kind = self.options.prompts.languages.of(language).kind(&question.text);
+        let (found, evidence) = self.evidence(question, kind).await?;
         let mut answer = Answer {
             answer: String::new(),
             found,
@@ -228,10 +229,16 @@ impl Answerer {
         match (found, question.mode) {
             (false, _) => {}
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
-            (true, Mode::Answer) if self.options.strategy == Strategy::Quote => {
+            (true, Mode::Answer) if self.is_quoted(kind, language, evidence.language) => {
                 self.quote(question, &evidence, progress, &mut answer);
             }
-            (true, Mode::Answer) => self.read(question, language, evidence, cancel, progress, &mut answer).await?,
+            (true, Mode::Answer)
+                if kind == Kind::YesNo && language == evidence.language && self.options.prompts.verdict().is_some() =>
+            {
+                let verdict = self.verdict(question, language, &evidence, cancel, &mut answer).await?;
+                self.quote_behind(verdict, question, &evidence, progress, &mut answer);
+            }
+            (true, Mode::Answer) => self.read(question, (kind, language), evidence, cancel, progress, &mut answer).await?,
         }
         if !answer.found {
             answer.citations.clear();
@@ -250,24 +257,63 @@ impl Answerer {
         Ok(answer)
     }
 
+    /// Whether the answer is given in the passages' words. Passages in another language are of no use to their reader.
+    fn is_quoted(&self, kind: Kind, asked: Language, written: Language) -> bool {
+        self.options.strategy == Strategy::Quote || (self.options.prompts.is_quoted(kind) && asked == written)
+    }
+
     /// The answer in the words of the passages.
-    fn quote(
+    fn quote(&self, question: &Question, evidence: &Evidence, progress: &mut (dyn FnMut(Progress) + Send), answer: &mut Answer) {
+        self.quote_behind(None, question, evidence, progress, answer);
+    }
+
+    /// [`Answerer::quote`] behind a verdict.
+    fn quote_behind(
         &self,
+        verdict: Option<String>,
         question: &Question,
         evidence: &Evidence,
         progress: &mut (dyn FnMut(Progress) + Send),
         answer: &mut Answer,
     ) {
-        answer.by = AnsweredBy::Quote;
-        answer.answer.clone_from(&evidence.quoted);
+        answer.by = if verdict.is_some() { AnsweredBy::Model } else { AnsweredBy::Quote };
         answer.support = vec![1.0; evidence.quoted.lines().count()];
-        if answer.timings.ttft_ms == 0.0 {
-            answer.timings.ttft_ms = millis(question.asked.elapsed());
-        }
-        progress(Progress::Delta(evidence.quoted.clone()));
+        answer.answer = verdict.map(|verdict| format!("{verdict}. ")).unwrap_or_default() + &evidence.quoted;
+        send(answer.answer.clone(), question, progress, answer);
     }
 
-    async fn evidence(&self, question: &Question) -> Result<(bool, Evidence), AnswerError> {
+    /// Yes or no, in the question's language, if the model is sure and the text does not speak against it.
+    async fn verdict(
+        &self,
+        question: &Question,
+        language: Language,
+        evidence: &Evidence,
+        cancel: &Cancel,
+        answer: &mut Answer,
+    ) -> Result<Option<String>, AnswerError> {
+        let prompts = &self.options.prompts;
+        let Some(verdict) = prompts.verdict() else { return Ok(None) };
+        let asked =
+            Asked { question: prompts.question(&question.text), task: prompts.task(Kind::YesNo, None), opening: String::new() };
+        let choices = [verdict.yes.clone(), verdict.no.clone()];
+        let reader = Reader { answerer: self, question, kind: Kind::YesNo, cancel };
+        let (name, completion) = reader.compare(&evidence.readings, asked, choices).await?;
+        let preference = completion.preference.unwrap_or(0.0);
+        log::debug!("verdict: preference {preference:.2}");
+        self.note(completion, answer);
+        answer.usage.read = name;
+        let words = prompts.languages.of(language);
+        let agrees = preference > 0.0;
+        let support = Support::new(words, language, &question.text, &[]);
+        let against = agrees && support.is_negated_text(&evidence.best) && !support.is_negated_text(&question.text);
+        if preference.abs() < SURE_VERDICT || against {
+            return Ok(None);
+        }
+        let word = if agrees { words.yes.first() } else { words.no.first() };
+        Ok(word.map(|word| capitalised(word)))
+    }
+
+    async fn evidence(&self, question: &Question, kind: Kind) -> Result<(bool, Evidence), AnswerError> {
         let query = Query {
             text: question.text.clone(),
             collection: question.collection.clone(),
@@ -296,15 +342,20 @@ impl Answerer {
                 for (i, ((passage, ranked), quote)) in retrieval.passages.iter().zip(&ranked).zip(quotes).enumerate() {
                     evidence.citations.push(cite(i + 1, passage, ranked.first(), &quote));
                 }
-                let best = evidence::best_of_all(&ranked, &scores, options.sentences).into_iter().enumerate();
+                let best = match kind {
+                    Kind::Value => evidence::best_of_all(&ranked, &scores, options.sentences),
+                    _ => evidence::best_run(&ranked, &scores),
+                };
+                let best = best.into_iter().enumerate();
                 let marked = best.filter(|(_, chosen)| !chosen.is_empty());
                 let marked: Vec<String> = marked.map(|(i, chosen)| format!("{} [{}]", evidence::text(&chosen), i + 1)).collect();
                 evidence.quoted = marked.join("\n");
-                evidence.best = ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
+                evidence.best =
+                    ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
                 if options.strategy == Strategy::Read {
                     let passages = &retrieval.passages;
                     evidence.readings =
-                        reading::readings(&options.prompts, &retriever, passages, &ranked, options.sentences)?;
+                        reading::readings(&options.prompts, &retriever, passages, &ranked, options.prompts.is_narrow(kind))?;
                 }
             }
             Ok((found, evidence))
@@ -316,7 +367,7 @@ impl Answerer {
     async fn read(
         &self,
         question: &Question,
-        language: Language,
+        (kind, language): (Kind, Language),
         mut evidence: Evidence,
         cancel: &Cancel,
         progress: &mut (dyn FnMut(Progress) + Send),
@@ -324,14 +375,13 @@ impl Answerer {
     ) -> Result<(), AnswerError> {
         let prompts = &self.options.prompts;
         let words = prompts.languages.of(language);
-        let kind = words.kind(&question.text);
         let name = (language != Language::English).then_some(words.name.as_str());
         let asked = Asked {
             question: prompts.question(&question.text),
             task: prompts.task(kind, name),
             opening: prompts.opening(kind).to_owned(),
         };
-        let mut generation = Reader { answerer: self, question, cancel }.start(&evidence.readings, asked, None)?;
+        let mut generation = Reader { answerer: self, question, kind, cancel }.start(&evidence.readings, asked, None)?;
         let mut written: Option<Written<'_>> = None;
         let completion = loop {
             match generation.next().await? {
@@ -341,7 +391,8 @@ impl Answerer {
                     // Passages that did not fit were not read, so they are not cited.
                     passages.truncate(passages_used);
                     answer.usage.read = Some(name.to_owned());
-                    let support = Support::new(prompts.languages.of(evidence.language), evidence.language, &question.text, &passages);
+                    let support =
+                        Support::new(prompts.languages.of(evidence.language), evidence.language, &question.text, &passages);
                     written = Some(Written::new(support, kind, words, passages.first().map(|passage| passage.n)));
                 }
                 Step::Delta(delta) => {
@@ -404,6 +455,15 @@ impl Answerer {
     }
 }
 
+/// Least ln of the odds for a verdict to be told.
+const SURE_VERDICT: f64 = 0.5;
+
+/// A word with a capital.
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 /// Sends a piece of the answer.
 fn send(text: String, question: &Question, progress: &mut (dyn FnMut(Progress) + Send), answer: &mut Answer) {
     if text.is_empty() {
@@ -419,6 +479,7 @@ fn send(text: String, question: &Question, progress: &mut (dyn FnMut(Progress) +
 struct Reader<'a> {
     answerer: &'a Answerer,
     question: &'a Question,
+    kind: Kind,
     cancel: &'a Cancel,
 }
 
@@ -446,12 +507,30 @@ impl<'a> Reader<'a> {
             asked,
             max_tokens: if choices.is_some() { 1 } else { self.question.max_tokens },
             choices,
-            stop: options.stop.clone(),
+            stop: options.stop.iter().chain(options.prompts.stops(self.kind)).cloned().collect(),
             sampling: self.question.sampling.clone(),
             deadline: self.question.asked + self.question.allowed,
         };
         let generation = self.answerer.engine.generate(request, self.cancel.clone())?;
         Ok(Running { generation, question: self.question, cancel: self.cancel })
+    }
+
+    /// Compares two groups of first words. Returns the name of the reading, and the completion with its preference.
+    async fn compare(
+        &self,
+        readings: &[Reading],
+        asked: Asked,
+        choices: [Vec<String>; 2],
+    ) -> Result<(Option<String>, Completion), AnswerError> {
+        let mut running = self.start(readings, asked, Some(choices))?;
+        let mut name = None;
+        loop {
+            match running.next().await? {
+                Step::Chosen { reading, .. } => name = readings.get(reading).map(|reading| reading.name.to_owned()),
+                Step::Delta(_) => {}
+                Step::Done(completion) => return Ok((name, completion)),
+            }
+        }
     }
 }
 

@@ -65,11 +65,25 @@ fn any() -> u64 {
 #[serde(deny_unknown_fields)]
 struct Frame {
     strategy: Strategy,
+    #[serde(default)]
+    quoted: Vec<Kind>,
+    #[serde(default)]
+    narrow: Vec<Kind>,
     system: String,
     passage: String,
     question: String,
     #[serde(default)]
     answer_in: String,
+}
+
+/// The first words of an answer that agrees or denies.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// Words that agree.
+    pub yes: Vec<String>,
+    /// Words that deny.
+    pub no: Vec<String>,
 }
 
 /// The question whether the text holds an answer.
@@ -92,6 +106,9 @@ struct File {
     tasks: BTreeMap<Kind, String>,
     #[serde(default)]
     openings: BTreeMap<Kind, String>,
+    #[serde(default)]
+    stops: BTreeMap<Kind, Vec<String>>,
+    verdict: Option<Verdict>,
     doubt: Option<Doubt>,
 }
 
@@ -177,6 +194,26 @@ impl Prompts {
         self.file.openings.get(&kind).map_or("", String::as_str)
     }
 
+    /// Strings that end an answer of this kind.
+    pub fn stops(&self, kind: Kind) -> &[String] {
+        self.file.stops.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether questions of this kind are answered in the words of the text.
+    pub fn is_quoted(&self, kind: Kind) -> bool {
+        self.file.prompt.quoted.contains(&kind)
+    }
+
+    /// Whether the best few sentences are enough for questions of this kind.
+    pub fn is_narrow(&self, kind: Kind) -> bool {
+        self.file.prompt.narrow.contains(&kind)
+    }
+
+    /// The first words of answers to yes-or-no questions, if the model is asked for these alone.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.file.verdict.as_ref()
+    }
+
     /// The question whether the text holds an answer.
     pub fn doubt(&self) -> Option<&Doubt> {
         self.file.doubt.as_ref()
@@ -242,9 +279,12 @@ mod tests {
 
     #[test]
     fn built_in_prompts_fit_every_model() {
-        for (parameters, chat_template, name) in
-            [(500_000_000, true, "chat"), (3_000_000_000, true, "chat"), (135_000_000, true, "small"), (1_000_000_000, false, "base")]
-        {
+        for (parameters, chat_template, name) in [
+            (500_000_000, true, "chat"),
+            (3_000_000_000, true, "chat"),
+            (135_000_000, true, "small"),
+            (1_000_000_000, false, "base"),
+        ] {
             let prompts = Prompts::load(None, facts(parameters, chat_template)).expect("loads");
             assert_eq!(prompts.name, name);
             assert!(prompts.passage("Head", "Text").contains("Text"));
@@ -259,9 +299,15 @@ mod tests {
     #[test]
     fn the_owners_files_go_first() {
         let dir = tempfile::tempdir().expect("a directory");
-        let own = include_str!("../../../config/prompts/chat.toml").replace("least_parameters = 400_000_000", "least_parameters = 0");
-        std::fs::write(dir.path().join("mine.toml"), own.replace("Question: {question}", "Q {question} {text}")).expect("written");
-        std::fs::write(dir.path().join("languages.toml"), "[en]\nname = \"English\"\nnot_found = \"No idea.\"\nsource = \"{title}{place}\"\npage = \"{page}\"\n").expect("written");
+        let own =
+            include_str!("../../../config/prompts/chat.toml").replace("least_parameters = 400_000_000", "least_parameters = 0");
+        std::fs::write(dir.path().join("mine.toml"), own.replace("Question: {question}", "Q {question} {text}"))
+            .expect("written");
+        std::fs::write(
+            dir.path().join("languages.toml"),
+            "[en]\nname = \"English\"\nnot_found = \"No idea.\"\nsource = \"{title}{place}\"\npage = \"{page}\"\n",
+        )
+        .expect("written");
         let prompts = Prompts::load(Some(dir.path()), facts(135_000_000, true)).expect("loads");
         assert_eq!(prompts.name, "mine");
         assert_eq!(prompts.question("Why {question}?").trim(), "Q Why {question}? {text}", "places in a question stay");

@@ -34,7 +34,11 @@ impl Reading {
     }
 }
 
-/// The readings for some passages, best first. `ranked`: the sentences of each passage, best first.
+/// Sentences of the narrowest reading.
+const SENTENCES: usize = 4;
+
+/// The readings for some passages, best first. `ranked`: the sentences of each passage, best first. `narrow`: the best few
+/// sentences are enough.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -43,18 +47,27 @@ pub(super) fn readings(
     retriever: &Retriever,
     passages: &[Passage],
     ranked: &[Vec<Scored>],
-    sentences: usize,
+    narrow: bool,
 ) -> Result<Vec<Reading>, RetrieveError> {
     let Some(first) = passages.first() else { return Ok(vec![]) };
     let scores: Vec<f32> = passages.iter().map(|passage| passage.score).collect();
+    let best = evidence::best_of_all(ranked, &scores, SENTENCES);
+    let said = passages.iter().zip(best).enumerate().filter(|(_, (_, chosen))| !chosen.is_empty());
+    let said = said.map(|(i, (passage, chosen))| (None, ReadPassage { text: evidence::text(&chosen), ..chunk(i + 1, passage) }));
+    let sentences = Reading::of("sentences", prompts, said.collect());
+    if narrow {
+        return Ok(vec![sentences]);
+    }
     let section = retriever.section(first.number, first.ordinal, SECTION_TOKENS)?;
     let whole = |passage: &Passage, n: usize| (Some(passage.number), chunk(n, passage));
     let mut all = Vec::new();
     if let Some(section) = &section {
         let read = || (Some(section.number), of_section(1, &first.title, section));
-        let beside = passages.iter().enumerate().skip(1).find(|(_, passage)| {
-            passage.score >= BESIDE * first.score && !section.text.contains(passage.best_chunk())
-        });
+        let beside = passages
+            .iter()
+            .enumerate()
+            .skip(1)
+            .find(|(_, passage)| passage.score >= BESIDE * first.score && !section.text.contains(passage.best_chunk()));
         if let Some((i, passage)) = beside {
             all.push(Reading::of("section and chunk", prompts, vec![read(), whole(passage, i + 1)]));
         }
@@ -63,10 +76,7 @@ pub(super) fn readings(
     if section.is_none_or(|section| section.text != first.best_chunk()) {
         all.push(Reading::of("chunk", prompts, vec![whole(first, 1)]));
     }
-    let best = evidence::best_of_all(ranked, &scores, sentences);
-    let said = passages.iter().zip(best).enumerate().filter(|(_, (_, chosen))| !chosen.is_empty());
-    let said = said.map(|(i, (passage, chosen))| (None, ReadPassage { text: evidence::text(&chosen), ..chunk(i + 1, passage) }));
-    all.push(Reading::of("sentences", prompts, said.collect()));
+    all.push(sentences);
     Ok(all)
 }
 

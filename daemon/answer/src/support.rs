@@ -96,10 +96,10 @@ impl<'a> Support<'a> {
             support.known.extend(heading.iter().cloned());
             support.numbers.extend(support.numbers_of(&passage.heading));
             support.numbers.extend(support.numbers_of(&passage.text));
-            for (_, text) in statements_of_chunk(&passage.text) {
-                let terms = support.terms(&text);
+            for said in statements_of_chunk(&passage.text) {
+                let terms = support.terms(&said.text);
                 support.known.extend(terms.iter().cloned());
-                let clauses: Vec<Clause> = support.clauses_of(&text).collect();
+                let clauses: Vec<Clause> = support.clauses_of(&said.text).collect();
                 support.clauses.extend(clauses);
                 support.statements.push(Statement { n: passage.n, terms, heading: heading.clone() });
             }
@@ -130,15 +130,9 @@ impl<'a> Support<'a> {
         Checked { support, n, fault }
     }
 
-    /// Whether an answer begins with yes (`true`), with no (`false`), or with neither.
-    pub(super) fn verdict(&self, answer: &str) -> Option<bool> {
-        let first: String = answer.trim_start().chars().take_while(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
-        let among = |words: &[String]| words.contains(&first);
-        if among(&self.words.yes) {
-            Some(true)
-        } else {
-            among(&self.words.no).then_some(false)
-        }
+    /// Whether a text has one negation, or an odd number of them.
+    pub(super) fn is_negated_text(&self, text: &str) -> bool {
+        self.is_negated(&lower_words(text))
     }
 
     /// Whether a statement is bound to a condition or negated: nobody may leave that out.
@@ -162,8 +156,11 @@ impl<'a> Support<'a> {
             let of = || self.statements.iter().filter(|statement| statement.n == n);
             let mut covered: BTreeSet<&String> = BTreeSet::new();
             for _ in 0..STATEMENTS {
-                let new = |statement: &Statement| statement.terms.iter().filter(|t| own.contains(*t) && !covered.contains(*t)).count();
-                let Some(next) = of().max_by_key(|statement| new(statement)).filter(|statement| new(statement) > 0) else { break };
+                let new =
+                    |statement: &Statement| statement.terms.iter().filter(|t| own.contains(*t) && !covered.contains(*t)).count();
+                let Some(next) = of().max_by_key(|statement| new(statement)).filter(|statement| new(statement) > 0) else {
+                    break;
+                };
                 covered.extend(own.iter().filter(|term| next.terms.contains(*term) || next.heading.contains(*term)));
             }
             if covered.len() > best.1 {
@@ -209,7 +206,10 @@ impl<'a> Support<'a> {
 
     fn clauses_of(&self, text: &str) -> impl Iterator<Item = Clause> {
         let parts = text.split([',', ';', ':', '(', ')', '–', '—', '\n']).filter(|part| part.contains(char::is_alphanumeric));
-        parts.map(|part| Clause { terms: self.terms(part), negated: self.is_negated(&lower_words(part)) }).collect::<Vec<_>>().into_iter()
+        parts
+            .map(|part| Clause { terms: self.terms(part), negated: self.is_negated(&lower_words(part)) })
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 
     /// Two negations cancel each other out, as in "do not use it without the filter".
@@ -219,7 +219,8 @@ impl<'a> Support<'a> {
 
     fn terms(&self, text: &str) -> BTreeSet<String> {
         let all = terms::analyze(text, self.language).terms.into_iter();
-        all.filter(|term| !self.words.negations.contains(term) && !self.words.conditions.contains(term)).collect()
+        let fixed = [&self.words.negations, &self.words.conditions, &self.words.yes, &self.words.no];
+        all.filter(|term| fixed.iter().all(|words| !words.contains(term))).collect()
     }
 
     /// The numbers of a text as they are compared: without the signs between thousands, a decimal comma as a point, words as
@@ -337,12 +338,10 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_and_conditions_are_told() {
+    fn negations_and_conditions_are_told() {
         let languages = Languages::parse(LANGUAGES).expect("parses");
         let support = Support::new(languages.of(Language::German), Language::German, "", &[]);
-        assert_eq!(support.verdict("Ja, aber nur im Winter."), Some(true));
-        assert_eq!(support.verdict("Nein."), Some(false));
-        assert_eq!(support.verdict("Jacke"), None);
+        assert!(support.is_negated_text("Das geht nie.") && !support.is_negated_text("Nicht ohne Filter!"));
         assert!(support.is_bound("Nur im Winter.") && support.is_bound("Das geht nicht.") && !support.is_bound("Das geht."));
         assert!((support.told("Nur im Winter heizen.", "im Winter") - 0.5).abs() < 1e-6);
     }

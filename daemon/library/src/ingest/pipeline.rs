@@ -260,7 +260,7 @@ fn tell_of(noted: Result<(), StoreError>) {
 fn parted(title: &str, part: &TextChunk) -> Parted {
     let text = embedded_text(title, &part.heading, &part.text);
     let before = text.len() - part.text.len();
-    let places = statements_of_chunk(&part.text).into_iter().map(|(place, _)| before + place.start..before + place.end);
+    let places = statements_of_chunk(&part.text).into_iter().map(|said| before + said.place.start..before + said.place.end);
     Parted { parts: places.collect(), text }
 }
 
@@ -733,7 +733,8 @@ mod tests {
         }
         let is_heading =
             |chunk: &Chunk, at: usize| chunk.sections.iter().any(|inner| (inner.at..inner.body).contains(&(at as u32)));
-        let said = |chunk: &Chunk| statements_of_chunk(&chunk.text).iter().filter(|(at, _)| !is_heading(chunk, at.start)).count();
+        let said =
+            |chunk: &Chunk| statements_of_chunk(&chunk.text).iter().filter(|said| !is_heading(chunk, said.place.start)).count();
         let expected: usize = chunks.iter().map(said).sum();
         assert!(chunks.iter().any(|chunk| !chunk.sections.is_empty()));
         assert_eq!(statements, expected * questions.len());

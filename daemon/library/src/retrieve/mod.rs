@@ -12,7 +12,7 @@ mod score;
 mod sentences;
 mod statements;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
@@ -20,7 +20,7 @@ use std::time::Instant;
 
 pub use confidence::{Calibration, Features, Fitted, MARGIN_RANK};
 pub use sentences::sentences;
-pub use statements::{VERSION as STATEMENTS_VERSION, statements_of_chunk};
+pub use statements::{ChunkStatement, VERSION as STATEMENTS_VERSION, statements_of_chunk};
 
 use wire::ErrorCode;
 
@@ -106,6 +106,8 @@ pub struct Statement {
     pub at: usize,
     /// The statement; a row with its column heads.
     pub text: String,
+    /// The statement as a person would write it.
+    pub shown: String,
     /// The unit vector that was kept with the chunk, if there is one.
     pub vector: Option<Vec<f32>>,
     /// Share of the question's terms that the statement holds, weighted by their rarity in the collection; 0 to 1.
@@ -273,22 +275,29 @@ impl Retriever {
     /// The store cannot be read.
     pub fn section(&self, number: u64, ordinal: u32, most_tokens: u32) -> Result<Option<Section>, RetrieveError> {
         let Some(chunk) = self.store.chunk(number, ordinal)? else { return Ok(None) };
-        let (heading, mut tokens) = (chunk.heading.clone(), chunk.tokens);
         let mut run = Run::of(number, chunk);
-        let mut after = std::iter::successors(ordinal.checked_add(1), |place| place.checked_add(1));
-        let mut before = std::iter::successors(ordinal.checked_sub(1), |place| place.checked_sub(1));
+        self.widen(&mut run, most_tokens)?;
+        let page = run.chunks.first().and_then(|chunk| chunk.page);
+        let heading = run.chunks[run.best].heading.clone();
+        Ok(Some(Section { number, heading, page, text: run.joined().text }))
+    }
+
+    /// Widens a run to the section around its best chunk: the neighbours under the same heading, those that follow first.
+    fn widen(&self, run: &mut Run, most_tokens: u32) -> Result<(), RetrieveError> {
+        let heading = run.chunks[run.best].heading.clone();
+        let (first, last) = (run.chunks[0].ordinal, run.chunks[run.chunks.len() - 1].ordinal);
+        let mut after = std::iter::successors(last.checked_add(1), |place| place.checked_add(1));
+        let mut before = std::iter::successors(first.checked_sub(1), |place| place.checked_sub(1));
         for places in [&mut after as &mut dyn Iterator<Item = u32>, &mut before] {
             for place in places {
-                let Some(chunk) = self.store.chunk(number, place)? else { break };
-                if !chunk.heading.starts_with(&heading) || tokens + chunk.tokens > most_tokens {
+                let Some(chunk) = self.store.chunk(run.number, place)? else { break };
+                if !chunk.heading.starts_with(&heading) || run.tokens() + chunk.tokens > most_tokens {
                     break;
                 }
-                tokens += chunk.tokens;
                 run.add(chunk);
             }
         }
-        let page = run.chunks.first().and_then(|chunk| chunk.page);
-        Ok(Some(Section { number, heading, page, text: run.joined().text }))
+        Ok(())
     }
 
     /// The confidence that the library holds an answer. A code is found by its letters or not at all. In a library of a few
@@ -500,7 +509,15 @@ impl Retriever {
             chunks.extend(chunk.map(|chunk| (at, candidate.number, chunk)));
         }
         let origins: Vec<usize> = chunks.iter().map(|(at, _, _)| *at).collect();
-        let runs = passages::group(chunks.into_iter().map(|(_, number, chunk)| (number, chunk)), count);
+        let mut runs = passages::group(chunks.into_iter().map(|(_, number, chunk)| (number, chunk)), count);
+        // The best passage is read and quoted as a whole section.
+        if let Some(first) = runs.first_mut() {
+            self.widen(first, passages::MAX_TOKENS)?;
+            let within: HashSet<String> = first.chunks.iter().map(Chunk::id).collect();
+            let mut is_first = true;
+            // Another passage may have become a part of it.
+            runs.retain(|run| std::mem::take(&mut is_first) || run.chunks.iter().any(|chunk| !within.contains(&chunk.id())));
+        }
         let mut passages = Vec::with_capacity(runs.len());
         for run in runs {
             let candidate = &ranking.candidates[origins[run.rank]];

@@ -8,7 +8,7 @@ use super::statements::{self, statements_of_chunk};
 use crate::store::{Chunk, StatementVectors};
 
 /// Most embedder tokens of a passage that grows by its neighbours.
-const MAX_TOKENS: u32 = 512;
+pub(super) const MAX_TOKENS: u32 = 512;
 /// Longest overlap between neighbouring chunks that is looked for, in bytes.
 const MAX_OVERLAP_BYTES: usize = 2048;
 
@@ -55,12 +55,16 @@ fn words(text: &str) -> String {
 }
 
 impl Run {
+    /// Its length in encoder tokens.
+    pub(super) fn tokens(&self) -> u32 {
+        self.chunks.iter().map(|chunk| chunk.tokens).sum()
+    }
+
     fn takes(&self, number: u64, chunk: &Chunk) -> bool {
         let (Some(first), Some(last)) = (self.chunks.first(), self.chunks.last()) else { return false };
-        let tokens: u32 = self.chunks.iter().map(|chunk| chunk.tokens).sum();
         self.number == number
             && (chunk.ordinal + 1 == first.ordinal || chunk.ordinal == last.ordinal + 1)
-            && tokens.saturating_add(chunk.tokens) <= MAX_TOKENS
+            && self.tokens().saturating_add(chunk.tokens) <= MAX_TOKENS
     }
 
     /// A run of one chunk of a document version.
@@ -140,11 +144,12 @@ impl Joined {
             let vectors = kept.map_or_else(|| vec![None; said.len()], |kept| kept.vectors.into_iter().map(Some).collect());
             let is_heading = |at: usize| chunk.sections.iter().any(|inner| (inner.at..inner.body).contains(&(at as u32)));
             let new = said.into_iter().zip(vectors);
-            let new = new.filter(|((place, _), _)| place.end > *shared && !is_heading(place.start));
-            all.extend(new.map(|((place, text), vector)| Statement {
-                at: begins + place.start.saturating_sub(*shared),
-                coverage: coverage(&text),
-                text,
+            let new = new.filter(|(said, _)| said.place.end > *shared && !is_heading(said.place.start));
+            all.extend(new.map(|(said, vector)| Statement {
+                at: begins + said.place.start.saturating_sub(*shared),
+                coverage: coverage(&said.text),
+                text: said.text,
+                shown: said.shown,
                 vector,
             }));
         }
