@@ -5,7 +5,7 @@ use super::asking::Asked;
 use super::beir::LabelledQuery;
 use super::claims::{Source, contradicts_negation, contradicts_number, supported};
 use super::steps::{in_order, steps_of};
-use super::verdict::{Judgement, judge};
+use super::verdict::{Judgement, is_outright, judge};
 use super::words::without_marks;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -39,6 +39,9 @@ pub struct Scores {
     /// `None` if the question has no verdict.
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Judgement>,
+    /// The answer begins with yes, no or the condition; `None` as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict_outright: Option<bool>,
     /// Share of the wanted words that the answer holds; `None` if none are wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     words_held: Option<f64>,
@@ -53,10 +56,10 @@ impl Scores {
         let quotes = answer.citations.iter().map(|citation| citation.quote.as_str());
         let quoted = std::iter::once(said.as_str()).chain(quotes.clone()).collect::<Vec<_>>().join(" ");
         let cited = answer.citations.iter().filter_map(|citation| texts.get(citation.document.as_str()).copied());
-        let mut sources: Vec<Source> = quotes.chain(cited).map(Source::of).collect();
+        let mut sources: Vec<Source> = quotes.map(Source::of_lines).chain(cited.map(Source::of)).collect();
         let claimed = if answer.found { said.as_str() } else { "" };
         let (supported, sentences) = supported(claimed, &sources);
-        sources.extend(accepted.iter().map(|gold| Source::of(gold)));
+        sources.extend(accepted.iter().map(|gold| Source::of_lines(gold)));
         let steps = |gold: &String| Some(steps_of(gold)).filter(|steps| !steps.is_empty()).map(|steps| in_order(&said, &steps));
         let holds = |words: &String| {
             let any: Vec<String> = words.split('|').map(str::to_owned).collect();
@@ -76,6 +79,7 @@ impl Scores {
             contradicts_number: contradicts_number(claimed, &sources),
             steps_in_order: accepted.iter().filter_map(steps).reduce(f64::max),
             verdict: query.verdict.map(|verdict| if answer.found { judge(&said, verdict, accepted) } else { Judgement::Unclear }),
+            verdict_outright: query.verdict.map(|_| answer.found && is_outright(&said)),
             words_held: (words > 0).then(|| query.words.iter().map(holds).sum::<f64>() / words as f64),
         }
     }
@@ -110,6 +114,8 @@ pub struct Figures {
     pub verdict_right: Option<f64>,
     /// Answers that say the opposite, or leave the condition out, over the same.
     pub verdict_opposite: Option<f64>,
+    /// Answers that begin with yes, no or the condition, over the same: a quote may be right without.
+    pub verdict_outright: Option<f64>,
     /// Mean share of the wanted words held, over the questions with some.
     pub words_held: Option<f64>,
     /// Answerable questions refused.
@@ -173,6 +179,7 @@ impl Figures {
                 judged(scores, &|judgement| judgement == Judgement::Right && words)
             }),
             verdict_opposite: over_some(&|scores| judged(scores, &|judgement| judgement == Judgement::Opposite)),
+            verdict_outright: over_some(&|scores| scores.verdict_outright.map(|outright| f64::from(u8::from(outright)))),
             words_held: over_some(&|scores| scores.words_held),
             abstained: refused as f64 / scored.len().max(1) as f64,
         }
@@ -305,6 +312,7 @@ mod tests {
         let figures = &report.figures;
         assert_eq!((figures.asked, report.unanswerable, report.abstained_right), (4, 2, Some(0.5)));
         assert_eq!((figures.verdict_right, figures.verdict_opposite, figures.words_held), (Some(0.25), Some(0.25), Some(0.5)));
+        assert_eq!(figures.verdict_outright, Some(0.75), "all but the refusal");
         assert!((figures.abstained - 0.25).abs() < 1e-9 && (figures.contradicts_negation - 0.25).abs() < 1e-9, "{figures:?}");
         assert!((report.evidence_ms_p50 - 2.0).abs() < 1e-9 && figures.steps_in_order.is_none());
         assert_eq!(report.kinds.keys().collect::<Vec<_>>(), ["yes-no"]);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::words::{Words, clauses, held};
+use super::words::{Words, clauses, held, sentences_of_lines};
 use library::retrieve::sentences;
 
 /// Share of a sentence's words that a place in a source must hold to support it.
@@ -21,14 +21,24 @@ struct Sentence {
     clauses: Vec<Words>,
 }
 
+impl Sentence {
+    fn of(text: &str) -> Sentence {
+        Sentence { words: Words::of(text), clauses: clauses(text).into_iter().map(Words::of).collect() }
+    }
+}
+
 /// A text that answers are compared with: its sentences, list items and table rows in order.
 pub(super) struct Source(Vec<Sentence>);
 
 impl Source {
+    /// A document, whose lines may run on.
     pub(super) fn of(text: &str) -> Source {
-        let sentence =
-            |text: &str| Sentence { words: Words::of(text), clauses: clauses(text).into_iter().map(Words::of).collect() };
-        Source(sentences(text).into_iter().map(|at| sentence(&text[at])).collect())
+        Source(sentences(text).into_iter().map(|at| Sentence::of(&text[at])).collect())
+    }
+
+    /// A quote or a gold answer: a sentence ends with its line.
+    pub(super) fn of_lines(text: &str) -> Source {
+        Source(sentences_of_lines(text).map(Sentence::of).collect())
     }
 
     /// A sentence together with its neighbours: an answer may join what stands in two.
@@ -45,7 +55,7 @@ impl Source {
 /// and all of its numbers in neighbouring sentences of one source.
 pub(super) fn supported(answer: &str, sources: &[Source]) -> (usize, usize) {
     let windows: Vec<_> = sources.iter().flat_map(Source::windows).collect();
-    let said = sentences(answer).into_iter().map(|at| Words::of(without_number(&answer[at]))).filter(|words| !words.is_empty());
+    let said = sentences_of_lines(answer).map(|said| Words::of(without_number(said))).filter(|words| !words.is_empty());
     let supports = |said: &Words| {
         windows.iter().any(|(content, numbers)| held(&said.content, content) >= SUPPORTS && said.numbers.is_subset(numbers))
     };
@@ -77,8 +87,7 @@ pub(super) fn contradicts_number(answer: &str, sources: &[Source]) -> bool {
 
 /// The clauses of an answer that have enough words to be compared.
 fn clauses_of(answer: &str) -> impl Iterator<Item = Words> + '_ {
-    let sentences = sentences(answer).into_iter().map(move |at| without_number(&answer[at]));
-    let words = sentences.flat_map(clauses).map(Words::of);
+    let words = sentences_of_lines(answer).map(without_number).flat_map(clauses).map(Words::of);
     words.filter(|words| words.content.len() >= LEAST_WORDS)
 }
 
@@ -118,6 +127,7 @@ mod tests {
             ("Wipe the housing with a damp cloth, never use sprays.", (1, 1)),
             ("Fill until the display shows 2.5 bar.", (0, 1)),
             ("1. Wipe the housing.\n2. Fill slowly to 1,5 bar.", (2, 2)),
+            ("Fuse: F1; Value: 2 A\nCall the service of the maker", (1, 2)),
             ("Yes.", (0, 0)),
             ("", (0, 0)),
         ] {

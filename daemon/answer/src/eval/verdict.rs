@@ -5,36 +5,9 @@ use super::claims::{Source, contradicts_negation};
 use super::words::{Words, held};
 use serde::Serialize;
 
-/// Words that name a condition.
-const CONDITIONAL: [&str; 27] = [
-    "only",
-    "if",
-    "unless",
-    "when",
-    "except",
-    "provided",
-    "until",
-    "after",
-    "before",
-    "while",
-    "during",
-    "without",
-    "as long as",
-    "up to",
-    "at most",
-    "nur",
-    "wenn",
-    "falls",
-    "sofern",
-    "außer",
-    "solange",
-    "bis",
-    "nachdem",
-    "erst",
-    "während",
-    "ohne",
-    "sobald",
-];
+/// Words that name a condition, English and German, separated by `|`.
+const CONDITIONAL: &str = "only|if|unless|when|except|provided|until|after|before|while|during|without|as long as|up to|at most|at least|nur|\
+    wenn|falls|sofern|außer|solange|bis|nachdem|erst|während|ohne|sobald|mindestens|höchstens";
 /// Share of the gold answer's words that make an answer without "yes" or "no" about the same.
 const SAME: f64 = 0.5;
 
@@ -53,7 +26,7 @@ pub(super) enum Judgement {
 /// Compares an answer with the right verdict. The first word tells; without "yes" or "no" the gold answers do: an answer with
 /// most of their words agrees, unless it negates what they do not.
 pub(super) fn judge(answer: &str, verdict: Verdict, gold: &[String]) -> Judgement {
-    let says = first_word(answer);
+    let says = says(answer);
     match (verdict, says) {
         (Verdict::NoAnswer, _) => Judgement::Unclear,
         (Verdict::OnlyIf, _) if names_condition(answer) => Judgement::Right,
@@ -62,7 +35,7 @@ pub(super) fn judge(answer: &str, verdict: Verdict, gold: &[String]) -> Judgemen
         (Verdict::Yes | Verdict::No, Some(yes)) if yes == (verdict == Verdict::Yes) => Judgement::Right,
         (Verdict::Yes | Verdict::No, Some(_)) => Judgement::Opposite,
         (Verdict::Yes | Verdict::No, None) => {
-            let sources: Vec<Source> = gold.iter().map(|gold| Source::of(gold)).collect();
+            let sources: Vec<Source> = gold.iter().map(|gold| Source::of_lines(gold)).collect();
             let said = Words::of(answer);
             if contradicts_negation(answer, &sources) {
                 Judgement::Opposite
@@ -75,20 +48,28 @@ pub(super) fn judge(answer: &str, verdict: Verdict, gold: &[String]) -> Judgemen
     }
 }
 
+/// Whether the answer begins with "yes", "no" or "only".
+pub(super) fn is_outright(answer: &str) -> bool {
+    says(answer).is_some() || matches!(first_word(answer).as_deref(), Some("only" | "nur"))
+}
+
 /// Whether the answer begins with "yes" or with "no".
-fn first_word(answer: &str) -> Option<bool> {
-    let first = answer.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty())?.to_lowercase();
-    match first.as_str() {
+fn says(answer: &str) -> Option<bool> {
+    match first_word(answer)?.as_str() {
         "yes" | "ja" => Some(true),
         "no" | "nein" => Some(false),
         _ => None,
     }
 }
 
+fn first_word(answer: &str) -> Option<String> {
+    answer.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty()).map(str::to_lowercase)
+}
+
 fn names_condition(answer: &str) -> bool {
     let words: Vec<String> = answer.to_lowercase().split(|c: char| !c.is_alphanumeric()).map(str::to_owned).collect();
     let text = format!(" {} ", words.join(" "));
-    CONDITIONAL.iter().any(|word| text.contains(&format!(" {word} ")))
+    CONDITIONAL.split('|').any(|word| text.contains(&format!(" {word} ")))
 }
 
 #[cfg(test)]
@@ -124,5 +105,8 @@ mod tests {
         assert_eq!(judged("Yes, it accepts commands.", Verdict::OnlyIf, gold), Judgement::Opposite);
         assert_eq!(judged("It sends values.", Verdict::OnlyIf, gold), Judgement::Unclear);
         assert_eq!(judged("Yes.", Verdict::NoAnswer, gold), Judgement::Unclear);
+        assert!(
+            is_outright("Only if it is on.") && is_outright("Nein, nie.") && !is_outright("Commands are accepted only if on.")
+        );
     }
 }

@@ -5,169 +5,23 @@
 
 use std::collections::BTreeSet;
 
+use library::retrieve::sentences;
+
 /// Letters of a word that count: a stemmer that needs no language (Can et al. 2008 found five letters best).
 const STEM: usize = 5;
 
-/// Words without content, English and German.
-const STOP_WORDS: [&str; 151] = [
-    "a",
-    "about",
-    "after",
-    "all",
-    "also",
-    "am",
-    "an",
-    "and",
-    "any",
-    "are",
-    "as",
-    "at",
-    "auch",
-    "auf",
-    "aus",
-    "be",
-    "been",
-    "before",
-    "bei",
-    "being",
-    "beim",
-    "bin",
-    "but",
-    "by",
-    "can",
-    "could",
-    "da",
-    "damit",
-    "dann",
-    "das",
-    "dass",
-    "dem",
-    "den",
-    "der",
-    "des",
-    "did",
-    "die",
-    "dies",
-    "diese",
-    "diesem",
-    "diesen",
-    "dieser",
-    "do",
-    "does",
-    "durch",
-    "du",
-    "each",
-    "ein",
-    "eine",
-    "einem",
-    "einen",
-    "einer",
-    "eines",
-    "er",
-    "es",
-    "for",
-    "from",
-    "für",
-    "had",
-    "has",
-    "have",
-    "he",
-    "her",
-    "hier",
-    "his",
-    "how",
-    "i",
-    "ich",
-    "if",
-    "ihr",
-    "ihre",
-    "im",
-    "in",
-    "into",
-    "is",
-    "ist",
-    "it",
-    "its",
-    "ja",
-    "kann",
-    "können",
-    "man",
-    "may",
-    "me",
-    "mit",
-    "muss",
-    "must",
-    "my",
-    "müssen",
-    "nach",
-    "nur",
-    "of",
-    "oder",
-    "on",
-    "one",
-    "only",
-    "or",
-    "our",
-    "sein",
-    "she",
-    "should",
-    "sich",
-    "sie",
-    "sind",
-    "so",
-    "some",
-    "than",
-    "that",
-    "the",
-    "their",
-    "them",
-    "then",
-    "there",
-    "these",
-    "they",
-    "this",
-    "those",
-    "to",
-    "um",
-    "und",
-    "unter",
-    "us",
-    "von",
-    "vor",
-    "was",
-    "we",
-    "welche",
-    "wenn",
-    "werden",
-    "were",
-    "what",
-    "when",
-    "where",
-    "which",
-    "while",
-    "who",
-    "wie",
-    "will",
-    "wird",
-    "with",
-    "would",
-    "yes",
-    "you",
-    "your",
-    "zu",
-    "zum",
-    "zur",
-    "über",
-    "according",
-    "manual",
-    "document",
-];
+/// Words without content, English and German, separated by blanks.
+const STOP_WORDS: &str = "\
+    a about after all also am an and any are as at auch auf aus be been before bei being beim bin but by can could da \
+    damit dann das dass dem den der des did die dies diese diesem diesen dieser do does durch du each ein eine einem einen \
+    einer eines er es for from für had has have he her hier his how i ich if ihr ihre im in into is ist it its ja kann \
+    können man may me mit muss must my müssen nach nur of oder on one only or our sein she should sich sie sind so some \
+    than that the their them then there these they this those to um und unter us von vor was we welche wenn werden were \
+    what when where which while who wie will wird with would yes you your zu zum zur über according manual document";
 
-/// Words that negate; those with `n't` and `kein` in any form negate, too.
-const NEGATIONS: [&str; 15] = [
-    "no", "not", "never", "none", "neither", "cannot", "without", "nothing", "nobody", "nicht", "nie", "niemals", "ohne",
-    "weder", "nichts",
-];
+/// Words that negate, separated by blanks; those with `n't` and `kein` in any form negate, too.
+const NEGATIONS: &str = "\
+    no not never none neither cannot without nothing nobody nicht nie niemals ohne weder nichts";
 
 /// Numbers as words, from 2 on: "one" and "ein" are articles as well.
 const NUMBER_WORDS: [(&str, &str); 11] = [
@@ -204,7 +58,7 @@ impl Words {
                 words.numbers.insert(number);
             } else if is_negation(&token) {
                 words.negated = !words.negated;
-            } else if !STOP_WORDS.contains(&token.as_str()) {
+            } else if !is_one_of(STOP_WORDS, &token) {
                 words.content.insert(stem(&token));
             }
         }
@@ -220,6 +74,11 @@ impl Words {
 /// Share of `part` that `whole` holds; 1 if `part` is empty.
 pub(super) fn held(part: &BTreeSet<String>, whole: &BTreeSet<String>) -> f64 {
     if part.is_empty() { 1.0 } else { part.intersection(whole).count() as f64 / part.len() as f64 }
+}
+
+/// The sentences of an answer or of a quote, whose lines never run on into the next one.
+pub(super) fn sentences_of_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| sentences(line).into_iter().map(move |at| &line[at]))
 }
 
 /// The clauses of a sentence: pieces between commas, colons, brackets, cells of a table, and before "but".
@@ -331,8 +190,12 @@ fn is_unspaced(c: char) -> bool {
     matches!(c, '\u{0E00}'..='\u{0EFF}' | '\u{3040}'..='\u{30FF}' | '\u{3400}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}')
 }
 
+fn is_one_of(words: &str, token: &str) -> bool {
+    words.split(' ').any(|word| word == token)
+}
+
 fn is_negation(token: &str) -> bool {
-    NEGATIONS.contains(&token) || token.ends_with("n't") || token.starts_with("kein")
+    is_one_of(NEGATIONS, token) || token.ends_with("n't") || token.starts_with("kein")
 }
 
 /// A number in one spelling; `None` for other tokens.

@@ -251,6 +251,7 @@ fn figures(name: &str, f: &Figures) -> String {
         ("steps in order", f.steps_in_order),
         ("verdict right", f.verdict_right),
         ("verdict opposite", f.verdict_opposite),
+        ("verdict outright", f.verdict_outright),
         ("wanted words", f.words_held),
         ("abstained", Some(f.abstained)),
     ];
