@@ -37,7 +37,8 @@ impl Cache {
         if self.limit == 0 || question.sampling.temperature > 0.0 {
             return None;
         }
-        let parts = (&question.collection, &question.filter, question.top_k, question.max_tokens, question.mode);
+        let Question { collection, filter, without, top_k, max_tokens, mode, .. } = question;
+        let parts = (collection, filter, without, top_k, max_tokens, mode);
         // Questions are equal if they differ only in spacing, final punctuation, and initial capitals of words. `-a` and `-A`
         // are different, as are `IT` and `it`.
         let words = question.text.split_whitespace().map(plain).collect::<Vec<_>>().join(" ");
@@ -93,6 +94,7 @@ mod tests {
             text: text.into(),
             collection: "default".into(),
             filter: std::collections::BTreeMap::default(),
+            without: std::collections::BTreeSet::default(),
             top_k: 3,
             max_tokens: 64,
             mode: Mode::Answer,

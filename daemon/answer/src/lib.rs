@@ -318,6 +318,7 @@ impl Answerer {
             text: question.text.clone(),
             collection: question.collection.clone(),
             filter: question.filter.clone(),
+            without: question.without.clone(),
             top_k: question.top_k,
         };
         let (retriever, selector) = (self.retriever.clone(), self.selector.clone());

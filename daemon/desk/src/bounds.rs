@@ -1,6 +1,6 @@
 //! The bounds of requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use wire::names::{COLLECTION_RULE, is_collection};
 use wire::{Ask, ErrorCode, Fault, MAX_TOP_K, Mode, Question, Sampling};
@@ -74,6 +74,7 @@ impl Limits {
             text: text.to_owned(),
             collection: self.collection(ask.collection.as_deref())?,
             filter: ask.filter.clone(),
+            without: BTreeSet::new(),
             top_k,
             max_tokens,
             mode: ask.mode.unwrap_or(Mode::Answer),

@@ -2,7 +2,7 @@
 
 use crate::Citation;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ pub struct Question {
     pub collection: String,
     /// Tags that passages must have: keys are AND-ed, values OR-ed.
     pub filter: BTreeMap<String, Vec<String>>,
+    /// Ids of documents that are hidden from this question. No request can set it; `vademecum eval` measures with it.
+    pub without: BTreeSet<String>,
     /// Passages to retrieve.
     pub top_k: usize,
     /// Longest answer in tokens.

@@ -1,12 +1,14 @@
 //! Reads a labelled set in the BEIR form: `corpus.jsonl`, `queries.jsonl`, `qrels/test.tsv`.
+//!
+//! Queries may have more fields than BEIR's: `answers`, `kind`, `verdict`, `words` and `previous` (`tests/answers/README.md`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::EvalError;
 
@@ -17,12 +19,12 @@ pub struct Dataset {
     pub name: String,
     /// The corpus.
     pub documents: Vec<LabelledDocument>,
-    /// The queries with at least one judgement.
+    /// The queries with at least one judgement, and those that the corpus cannot answer ([`Verdict::NoAnswer`]).
     pub queries: Vec<LabelledQuery>,
 }
 
 /// A document of the corpus.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelledDocument {
     /// Its id.
     pub id: String,
@@ -30,17 +32,41 @@ pub struct LabelledDocument {
     pub title: String,
     /// Its text.
     pub text: String,
+    /// Media type of the text (`metadata.media_type`); `None`: plain text.
+    pub media_type: Option<String>,
+}
+
+/// The right reply to a question that can be answered with a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+    /// It depends on a condition, which a right answer names.
+    OnlyIf,
+    /// The corpus holds no answer, and a right reply says so.
+    NoAnswer,
 }
 
 /// A query with its judgements.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LabelledQuery {
     /// Its id.
     pub id: String,
     /// The question.
     pub text: String,
+    /// The kind of question, if the set has kinds.
+    pub kind: Option<String>,
     /// Accepted answers, if the set has them.
     pub answers: Vec<String>,
+    /// The right verdict, for questions that have one.
+    pub verdict: Option<Verdict>,
+    /// Words that a right answer holds; `a|b` is one or the other.
+    pub words: Vec<String>,
+    /// Questions of the same conversation before this one, oldest first.
+    pub previous: Vec<String>,
     /// Grade of each judged document; above 0 means relevant.
     pub relevance: BTreeMap<String, i32>,
 }
@@ -59,6 +85,13 @@ struct CorpusLine {
     id: Id,
     title: Option<String>,
     text: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    media_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +99,25 @@ struct QueryLine {
     #[serde(rename = "_id")]
     id: Id,
     text: String,
+    kind: Option<String>,
     answers: Option<Vec<String>>,
+    verdict: Option<Verdict>,
+    #[serde(default)]
+    words: Vec<String>,
+    #[serde(default)]
+    previous: Vec<String>,
+}
+
+impl LabelledQuery {
+    /// Ids of the documents that answer.
+    pub fn relevant(&self) -> BTreeSet<String> {
+        self.relevance.iter().filter(|(_, grade)| **grade > 0).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether the corpus holds an answer.
+    pub fn is_answerable(&self) -> bool {
+        self.verdict != Some(Verdict::NoAnswer)
+    }
 }
 
 impl Id {
@@ -79,7 +130,12 @@ impl Id {
 }
 
 impl Dataset {
-    /// Reads the set in `folder`. Skips blank lines, a header of the judgements, and queries without judgements.
+    /// The queries with at least one judgement.
+    pub fn judged(&self) -> impl Iterator<Item = &LabelledQuery> {
+        self.queries.iter().filter(|query| !query.relevance.is_empty())
+    }
+
+    /// Reads the set in `folder`. Skips blank lines, a header of the judgements, and answerable queries without judgements.
     pub fn read(folder: &Path) -> Result<Dataset, EvalError> {
         let name = folder.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         let name = name.unwrap_or_else(|| folder.display().to_string());
@@ -87,18 +143,29 @@ impl Dataset {
             id: line.id.into_string(),
             title: line.title.unwrap_or_default(),
             text: line.text.unwrap_or_default(),
+            media_type: line.metadata.media_type,
         })?;
         let mut judgements = read_judgements(&folder.join("qrels").join("test.tsv"))?;
         let mut queries = read_json_lines(&folder.join("queries.jsonl"), |line: QueryLine| {
             let id = line.id.into_string();
             let relevance = judgements.remove(&id).unwrap_or_default();
-            LabelledQuery { id, text: line.text, answers: line.answers.unwrap_or_default(), relevance }
+            LabelledQuery {
+                id,
+                text: line.text,
+                kind: line.kind,
+                answers: line.answers.unwrap_or_default(),
+                verdict: line.verdict,
+                words: line.words,
+                previous: line.previous,
+                relevance,
+            }
         })?;
-        queries.retain(|query| !query.relevance.is_empty());
-        if queries.is_empty() {
-            return Err(EvalError::NoQueries { dataset: name });
+        queries.retain(|query| !query.relevance.is_empty() || !query.is_answerable());
+        let dataset = Dataset { name, documents, queries };
+        if dataset.judged().next().is_none() {
+            return Err(EvalError::NoQueries { dataset: dataset.name });
         }
-        Ok(Dataset { name, documents, queries })
+        Ok(dataset)
     }
 }
 
@@ -179,6 +246,26 @@ mod tests {
             assert_eq!((set.documents[0].id.as_str(), set.documents[1].title.as_str()), ("7", ""));
             assert_eq!(set.queries[0].relevance, BTreeMap::from([("7".to_owned(), 2), ("b".to_owned(), 0)]));
         }
+    }
+
+    #[test]
+    fn questions_have_more_labels_than_in_beir() {
+        let corpus = "{\"_id\": \"a\", \"text\": \"# A\", \"metadata\": {\"media_type\": \"text/markdown\"}}\n";
+        let queries = "{\"_id\": \"1\", \"text\": \"May I?\", \"kind\": \"yes-no\", \"verdict\": \"only-if\", \"words\": [\"dry|cold\"], \
+                       \"previous\": [\"What is it?\"]}\n{\"_id\": \"2\", \"text\": \"Where is it made?\", \"verdict\": \"no-answer\"}\n";
+        let dir = folder(corpus, queries, "1\ta\t1\n");
+        let set = Dataset::read(dir.path()).unwrap();
+        assert_eq!(set.documents[0].media_type.as_deref(), Some("text/markdown"));
+        let first = &set.queries[0];
+        assert_eq!((first.kind.as_deref(), first.verdict), (Some("yes-no"), Some(Verdict::OnlyIf)));
+        assert_eq!(
+            (first.words.as_slice(), first.previous.as_slice()),
+            (&["dry|cold".to_owned()][..], &["What is it?".to_owned()][..])
+        );
+        assert_eq!(first.relevant(), BTreeSet::from(["a".to_owned()]));
+        assert!(!set.queries[1].is_answerable() && set.judged().count() == 1);
+        let dir = folder(corpus, "{\"_id\": \"1\", \"text\": \"\", \"verdict\": \"maybe\"}", "1\ta\t1\n");
+        assert!(Dataset::read(dir.path()).unwrap_err().to_string().contains("queries.jsonl line 1"));
     }
 
     #[test]

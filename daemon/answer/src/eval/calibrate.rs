@@ -89,16 +89,14 @@ pub fn from_sets(
     asked: &mut dyn FnMut(),
 ) -> Result<Examples, EvalError> {
     let mut examples = Examples::default();
-    let nothing = BTreeSet::new();
     for (own, (dataset, _)) in sets.iter().enumerate() {
-        for question in &dataset.queries {
+        for question in dataset.judged() {
             for (library, (_, collection)) in sets.iter().enumerate() {
-                let found = retriever.features(&query(&question.text, collection), &nothing)?;
+                let found = retriever.features(&query(&question.text, collection))?;
                 if own == library {
                     examples.answerable.extend(found);
-                    let relevant: BTreeSet<&str> =
-                        question.relevance.iter().filter(|(_, grade)| **grade > 0).map(|(id, _)| id.as_str()).collect();
-                    examples.near.extend(retriever.features(&query(&question.text, collection), &relevant)?);
+                    let near = Query { without: question.relevant(), ..query(&question.text, collection) };
+                    examples.near.extend(retriever.features(&near)?);
                 } else {
                     examples.foreign.extend(found);
                 }
@@ -108,7 +106,7 @@ pub fn from_sets(
     }
     if let [(_, collection)] = sets {
         for question in foreign {
-            examples.foreign.extend(retriever.features(&query(question, collection), &nothing)?);
+            examples.foreign.extend(retriever.features(&query(question, collection))?);
         }
     }
     Ok(examples)
@@ -130,7 +128,6 @@ pub fn from_library(
     asked: &mut dyn FnMut(),
 ) -> Result<Examples, EvalError> {
     let mut examples = Examples::default();
-    let nothing = BTreeSet::new();
     for (at, chunk) in spread(store, collection)?.into_iter().enumerate() {
         let Some((sentence, rest)) = cloze(&chunk.text) else { continue };
         // By pairs, so that both halves of `judge` contain both kinds.
@@ -141,13 +138,13 @@ pub fn from_library(
             let changed = Chunk { text: rest, ..chunk };
             retriever.features_with(&query(&sentence, collection), &changed, &vector)?
         } else {
-            retriever.features(&query(&every_second_word(&sentence), collection), &nothing)?
+            retriever.features(&query(&every_second_word(&sentence), collection))?
         };
         examples.answerable.extend(found);
         asked();
     }
     for question in foreign {
-        examples.foreign.extend(retriever.features(&query(question, collection), &nothing)?);
+        examples.foreign.extend(retriever.features(&query(question, collection))?);
         asked();
     }
     Ok(examples)

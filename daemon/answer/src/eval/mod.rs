@@ -2,23 +2,31 @@
 
 mod answering;
 mod answers;
+mod asking;
 mod beir;
 mod calibrate;
+mod claims;
 mod measures;
+mod near;
 mod roc;
+mod steps;
+mod verdict;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
 
-pub use answering::{AnswerReport, Asking, answer};
-pub use answers::{contains_answer, exact_match, normalize_answer, token_f1};
-pub use beir::{Dataset, LabelledDocument, LabelledQuery};
+pub use answering::{AnswerReport, Figures, Scores};
+pub use answers::{contains_answer, exact_match, gold_recall, normalize_answer, rouge_l, token_f1};
+pub use asking::{Asked, Asking, Reply, ask, ask_foreign, chosen};
+pub use beir::{Dataset, LabelledDocument, LabelledQuery, Verdict};
 pub use calibrate::{
     Examples, Judged, Measured, fit, foreign_questions, from_library, from_sets, judge, kept_threshold, refused_share, roc_auc,
 };
 pub use measures::{ndcg, recall, reciprocal_rank};
+pub use near::NearReport;
 pub use roc::{roc_curve, roc_svg};
 
 use library::retrieve::{Query, RetrieveError, Retriever};
@@ -130,7 +138,7 @@ pub fn measure(
 
     let mut totals = [0.0f64; 4];
     let mut times = Vec::with_capacity(dataset.queries.len());
-    for labelled in &dataset.queries {
+    for labelled in dataset.judged() {
         let query = Query { text: labelled.text.clone(), collection: collection.to_owned(), ..Query::default() };
         let started = Instant::now();
         let ranked = retriever.rank_documents(&query, RANKED)?;
@@ -147,14 +155,14 @@ pub fn measure(
             *total += value;
         }
     }
-    let [ndcg_at_10, recall_at_5, recall_at_100, mrr] = totals.map(|total| total / dataset.queries.len() as f64);
+    let [ndcg_at_10, recall_at_5, recall_at_100, mrr] = totals.map(|total| total / times.len() as f64);
     times.sort_unstable_by(f64::total_cmp);
     let percentile = |share: f64| times.get(((times.len() - 1) as f64 * share).round() as usize).copied().unwrap_or(0.0);
     Ok(RetrievalReport {
         dataset: dataset.name.clone(),
         documents: dataset.documents.len(),
         chunks,
-        queries: dataset.queries.len(),
+        queries: times.len(),
         ndcg_at_10,
         recall_at_5,
         recall_at_100,
@@ -212,12 +220,13 @@ mod tests {
             let put = store.put(&document, labelled.text.as_bytes(), &[chunk], &[vector]);
             put.map(|_| 1).map_err(|error| error.to_string())
         };
-        let document = |id: &str, text: &str| LabelledDocument { id: id.to_owned(), title: String::new(), text: text.to_owned() };
+        let document =
+            |id: &str, text: &str| LabelledDocument { id: id.to_owned(), text: text.to_owned(), ..LabelledDocument::default() };
         let query = |text: &str, relevant: &str| LabelledQuery {
             id: text.to_owned(),
             text: text.to_owned(),
-            answers: Vec::new(),
             relevance: BTreeMap::from([(relevant.to_owned(), 1)]),
+            ..LabelledQuery::default()
         };
         let dataset = Dataset {
             name: "small".to_owned(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The inputs of the confidence.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Features {
     /// Highest cosine of any chunk with the question.
     pub dense: f32,

@@ -22,6 +22,7 @@ pub use confidence::{Calibration, Features, Fitted, MARGIN_RANK};
 pub use sentences::sentences;
 pub use statements::{ChunkStatement, VERSION as STATEMENTS_VERSION, statements_of_chunk};
 
+use roaring::RoaringBitmap;
 use wire::ErrorCode;
 
 use crate::store::terms::{self, Language};
@@ -45,6 +46,8 @@ pub struct Query {
     pub collection: String,
     /// Tag -> accepted values. A document has to match one value of every tag. `document` stands for the document's id.
     pub filter: BTreeMap<String, Vec<String>>,
+    /// Ids of documents that are hidden from this query. Measurements ask so whether an answer is missed.
+    pub without: BTreeSet<String>,
     /// Passages wanted, 1 to [`MOST_PASSAGES`].
     pub top_k: usize,
 }
@@ -356,19 +359,17 @@ impl Retriever {
         }
     }
 
-    /// The features of a question, as [`Retriever::search`] computes them, without some documents; `None` when nothing is left.
-    pub fn features(&self, query: &Query, without: &BTreeSet<&str>) -> Result<Option<Features>, RetrieveError> {
+    /// The features of a question, as [`Retriever::search`] computes them; `None` when nothing takes part.
+    pub fn features(&self, query: &Query) -> Result<Option<Features>, RetrieveError> {
         let (vector, _) = self.embed(&query.text)?;
-        let accept = |document: &IndexedDocument| accepts(&query.filter, document) && !without.contains(document.id.as_str());
-        Ok(self.rank_among(query, &vector, READ, &accept, None)?.map(|ranking| ranking.features))
+        Ok(self.rank(query, &vector, READ)?.map(|ranking| ranking.features))
     }
 
     /// The features of a question as if one chunk held another text, whose vector is given. Questions made from the text itself
     /// must not find themselves.
     pub fn features_with(&self, query: &Query, changed: &Chunk, vector: &[f32]) -> Result<Option<Features>, RetrieveError> {
         let (asked, _) = self.embed(&query.text)?;
-        let accept = |document: &IndexedDocument| accepts(&query.filter, document);
-        let Some(ranking) = self.rank_among(query, &asked, READ, &accept, Some(changed))? else { return Ok(None) };
+        let Some(ranking) = self.rank_among(query, &asked, READ, Some(changed))? else { return Ok(None) };
         let dense = asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
         let language = ranking.candidates[0].language;
         let terms = terms::analyze(&format!("{}\n{}", head_of("", &changed.heading), changed.text), language).terms;
@@ -401,21 +402,21 @@ impl Retriever {
 
     /// The best chunks: at most `count`, at least the ones that are read; `None` when nothing takes part.
     fn rank(&self, query: &Query, vector: &[f32], count: usize) -> Result<Option<Ranking>, RetrieveError> {
-        self.rank_among(query, vector, count, &|document| accepts(&query.filter, document), None)
+        self.rank_among(query, vector, count, None)
     }
 
-    /// [`Retriever::rank`] of the accepted documents, without one chunk.
+    /// [`Retriever::rank`] without one chunk.
     fn rank_among(
         &self,
         query: &Query,
         vector: &[f32],
         count: usize,
-        accept: &dyn Fn(&IndexedDocument) -> bool,
         without: Option<&Chunk>,
     ) -> Result<Option<Ranking>, RetrieveError> {
         let ranked = self.with_index(&query.collection, vector, |index| {
-            let question = score::weigh(index, &query.text);
-            let selected = index.select(accept);
+            let hidden = hidden(index, &query.without);
+            let question = score::weigh(index, &query.text, &hidden);
+            let selected = index.select(|document| accepts(&query.filter, document)) - hidden;
             let mut hits = score::hits(index, vector, &question, &selected);
             if let Some(chunk) = without {
                 let is_it = |hit: &Hit| {
@@ -560,7 +561,7 @@ impl Retriever {
 /// The `count` chunks that fit the words of `text` best, by BM25F alone: ids and scores, best first. No encoder is needed.
 pub fn rank_lexical(store: &Store, collection: &str, text: &str, count: usize) -> Result<Vec<(String, f32)>, RetrieveError> {
     let ranked = store.search(collection, |index| {
-        let scores = score::lexical(index, &score::weigh(index, text));
+        let scores = score::lexical(index, &score::weigh(index, text, &RoaringBitmap::new()));
         let mut rows = score::highest(&scores, index.live(), count);
         rows.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let named = rows.into_iter().filter_map(|(row, score)| {
@@ -608,6 +609,14 @@ fn dense_features(hits: &[Hit]) -> Features {
     let (top, next) = dense.split_first().map_or((0.0, &[][..]), |(top, next)| (*top, next));
     let mean = if next.is_empty() { top } else { next.iter().sum::<f32>() / next.len() as f32 };
     Features { dense: top, coverage: 0.0, margin: top - mean }
+}
+
+/// The rows of some documents.
+fn hidden(index: &Index, documents: &BTreeSet<String>) -> RoaringBitmap {
+    if documents.is_empty() {
+        return RoaringBitmap::new();
+    }
+    index.select(|document| documents.contains(&document.id))
 }
 
 fn accepts(filter: &BTreeMap<String, Vec<String>>, document: &IndexedDocument) -> bool {

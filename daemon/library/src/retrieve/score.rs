@@ -29,28 +29,30 @@ pub(super) struct Hit {
     pub(super) lexical: f32,
 }
 
-/// The question's terms with their weights in the collection.
-pub(super) fn weigh(index: &Index, question: &str) -> Weighed {
+/// The question's terms with their weights in the collection, as if the `hidden` rows were not there.
+pub(super) fn weigh(index: &Index, question: &str, hidden: &RoaringBitmap) -> Weighed {
+    let frequency = |term: &str| document_frequency(index, term, hidden);
+    let rows = (index.live().len() - index.live().intersection_len(hidden)) as f32;
     let weigh = |term: String| {
-        let weight = inverse_document_frequency(index, &term);
+        let weight = inverse_document_frequency(rows, frequency(&term));
         (term, weight)
     };
     let languages: Vec<Language> = index.languages().into_iter().collect();
     let analyses = terms::analyze_question(question, &languages);
     let weighed = analyses.into_iter().map(|analysis| analysis.terms.into_iter().map(weigh).collect());
     let by_language: Vec<(Language, Terms)> = languages.iter().copied().zip(weighed).collect();
-    let unknown_code = by_language.iter().flat_map(|(_, terms)| terms).any(|(term, _)| is_unknown_code(index, term));
+    let unknown_code = by_language.iter().flat_map(|(_, terms)| terms).any(|(term, _)| is_unknown_code(&frequency, term));
     Weighed { unknown_code, by_language, mean_length: index.mean_lengths().iter().sum::<f32>().max(1.0) }
 }
 
 /// Whether no row holds a code or the numbers in it: then the collection does not know it in any spelling. An address has one
 /// spelling only.
-fn is_unknown_code(index: &Index, term: &str) -> bool {
+fn is_unknown_code(frequency: &dyn Fn(&str) -> u32, term: &str) -> bool {
     if term.parse::<std::net::Ipv4Addr>().is_ok() {
-        return index.document_frequency(term) == 0;
+        return frequency(term) == 0;
     }
     let mut numbers = term.split(|c: char| !c.is_numeric()).filter(|number| !number.is_empty()).peekable();
-    let is_unknown = |term: &str| index.document_frequency(term) == 0;
+    let is_unknown = |term: &str| frequency(term) == 0;
     terms::is_code(term) && is_unknown(term) && numbers.peek().is_some() && numbers.all(is_unknown)
 }
 
@@ -96,9 +98,16 @@ pub(super) fn lexical(index: &Index, question: &Weighed) -> Vec<f32> {
     scores
 }
 
-/// `ln(1 + (N - n + 0.5) / (n + 0.5))`: never negative, highest for a term no row holds.
-fn inverse_document_frequency(index: &Index, term: &str) -> f32 {
-    let rows = index.live().len() as f32;
-    let holding = (index.document_frequency(term) as f32).min(rows);
+/// The number of rows that hold a term, without the `hidden` ones.
+fn document_frequency(index: &Index, term: &str, hidden: &RoaringBitmap) -> u32 {
+    if hidden.is_empty() {
+        return index.document_frequency(term);
+    }
+    index.postings(term).filter(|posting| index.live().contains(posting.row) && !hidden.contains(posting.row)).count() as u32
+}
+
+/// `ln(1 + (N - n + 0.5) / (n + 0.5))` for `n` of `N` rows: never negative, highest for a term no row holds.
+fn inverse_document_frequency(rows: f32, holding: u32) -> f32 {
+    let holding = (holding as f32).min(rows);
     ((rows - holding + 0.5) / (holding + 0.5)).ln_1p()
 }

@@ -53,7 +53,7 @@ fn scores(store: &Store, text: &str, vector: &[f32]) -> Vec<Hit> {
 
 fn ask(store: &Store, text: &str, vector: &[f32], accept: &dyn Fn(&IndexedDocument) -> bool) -> (Vec<Hit>, Fusion) {
     let scored = store.search("c", |index| {
-        let question = score::weigh(index, text);
+        let question = score::weigh(index, text, &RoaringBitmap::new());
         let hits = score::hits(index, vector, &question, &index.select(accept));
         let fusion = Fusion::over(&hits, &question);
         (hits, fusion)
@@ -107,7 +107,8 @@ fn unknown_codes_are_told_from_other_spellings() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path(), DIMENSIONS);
     put(&store, "a", &[], &["error E-42 means low flow, 192.168.1.1 is the address", "fault 17: filter"], &[unit(0), unit(1)]);
-    let unknown = |text: &str| store.search("c", |index| score::weigh(index, text).unknown_code).unwrap().unwrap();
+    let unknown =
+        |text: &str| store.search("c", |index| score::weigh(index, text, &RoaringBitmap::new()).unknown_code).unwrap().unwrap();
     assert!(["What does E-99 mean?", "P0420", "10.0.77.3", "What is at 192.168.1.17?"].iter().all(|text| unknown(text)));
     assert!(!["E42?", "What is E-17?", "192.168.1.1", "How high is the flow?", "2003"].iter().any(|text| unknown(text)));
 }
@@ -194,6 +195,33 @@ fn foreign_questions_are_less_sure() {
     elsewhere.collection = "other".to_owned();
     let error = retriever.search(&elsewhere).unwrap_err();
     assert!(matches!(&error, RetrieveError::UnknownCollection { known, .. } if known == &["c"]), "{error}");
+}
+
+#[test]
+fn a_hidden_document_counts_nowhere() {
+    let embedder = embedder();
+    let other = "The cellar pump runs at night. It is quiet.".to_owned();
+    let encoded = |texts: &[String]| -> Vec<Vec<f32>> {
+        embedder.embed(texts).unwrap().into_iter().map(|embedding| embedding.vector).collect()
+    };
+    let with = |manual: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), embedder.dimensions());
+        if manual {
+            put(&store, "manual", &[], &MANUAL, &encoded(&MANUAL.map(str::to_owned)));
+        }
+        put(&store, "other", &[], &[&other], &encoded(std::slice::from_ref(&other)));
+        (dir, Retriever::new(store, encoder(&embedder)))
+    };
+    let ((_whole, whole), (_part, part)) = (with(true), with(false));
+    for text in ["What does error E42 mean?", "Does the pump run at night?"] {
+        let query = Query { text: text.to_owned(), collection: "c".to_owned(), top_k: 2, ..Query::default() };
+        let hidden = whole.search(&Query { without: BTreeSet::from(["manual".to_owned()]), ..query.clone() }).unwrap();
+        assert!(hidden.passages.iter().all(|passage| passage.document == "other"), "{hidden:?}");
+        assert!(whole.search(&query).unwrap().passages.iter().any(|passage| passage.document == "manual"));
+        // Code and rarity too: the same confidence as in a library that never had the document.
+        assert!((hidden.confidence - part.search(&query).unwrap().confidence).abs() < 1e-4, "{text}");
+    }
 }
 
 /// A library of chunks with the vectors that the encoder gives them.

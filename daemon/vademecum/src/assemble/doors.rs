@@ -44,6 +44,7 @@ impl Library for Documents {
             text: question.text.clone(),
             collection: question.collection.clone(),
             filter: question.filter.clone(),
+            without: question.without.clone(),
             top_k: question.top_k,
         };
         let retrieval = self.retriever.search(&query).map_err(|e: RetrieveError| Fault::new(e.code(), e.to_string()))?;

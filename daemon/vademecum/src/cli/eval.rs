@@ -4,10 +4,12 @@ use super::{Common, Failure, Outcome, positive, print_json, print_line, progress
 use crate::assemble::Rooms;
 use crate::config::Config;
 use answer::Precompute;
-use answer::eval::{self, AnswerReport, Asking, Dataset, LabelledDocument, RetrievalReport};
+use answer::eval::{self, AnswerReport, Asked, Asking, Dataset, Figures, LabelledDocument, NearReport, RetrievalReport};
 use library::ingest::Source;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use wire::new_id;
 
@@ -18,6 +20,13 @@ pub(super) struct Args {
     /// Also answer the questions that have accepted answers, and score them
     #[arg(long)]
     answers: bool,
+    /// Also ask every question with the documents hidden that answer it, and count the refusals; with --answers the generator
+    /// is asked too
+    #[arg(long)]
+    near: bool,
+    /// Write a line of JSON for each question that --answers or --near asks: reply, gold answers, scores, inputs of the confidence
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
     /// Ask at most this many questions, evenly spread over the set (0: all)
     #[arg(long, value_name = "N", default_value_t = 0)]
     limit: usize,
@@ -35,6 +44,8 @@ struct Whole {
     retrieval: RetrievalReport,
     #[serde(skip_serializing_if = "Option::is_none")]
     answers: Option<AnswerReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    near: Option<NearReport>,
 }
 
 /// The directory of a temporary store; dropping it deletes the directory.
@@ -67,7 +78,7 @@ pub(super) fn ingest(rooms: &Rooms, collection: &str, document: &LabelledDocumen
     let source = Source {
         id: document.id.clone(),
         name: document.id.clone(),
-        media_type: Some("text/plain".into()),
+        media_type: Some(document.media_type.clone().unwrap_or_else(|| "text/plain".into())),
         bytes: document.text.clone().into_bytes(),
         title: (!document.title.is_empty()).then(|| document.title.clone()),
         ..Source::default()
@@ -76,6 +87,9 @@ pub(super) fn ingest(rooms: &Rooms, collection: &str, document: &LabelledDocumen
 }
 
 pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
+    if args.dump.is_some() && !args.answers && !args.near {
+        return Err(Failure::Usage("--dump writes the questions that are asked; add --answers or --near".into()));
+    }
     let dataset = Dataset::read(&args.dir).map_err(|e| Failure::Other(e.to_string()))?;
     let scratch = Scratch::new();
     let config = scratch.config(config);
@@ -88,8 +102,8 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     let retrieval =
         eval::measure(&dataset, &rooms.retriever, &config.collection, &mut put).map_err(|e| Failure::Other(e.to_string()))?;
     bar.finish_and_clear();
-    let answers = if args.answers { Some(answers(&config, args, &dataset, &rooms)?) } else { None };
-    let whole = Whole { retrieval, answers };
+    let (answers, near) = if args.answers || args.near { ask(&config, args, &dataset, &rooms)? } else { (None, None) };
+    let whole = Whole { retrieval, answers, near };
     if common.json {
         print_json(&whole)?;
     } else {
@@ -98,10 +112,16 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn answers(config: &Config, args: &Args, dataset: &Dataset, rooms: &Rooms) -> Result<AnswerReport, Failure> {
+fn ask(
+    config: &Config,
+    args: &Args,
+    dataset: &Dataset,
+    rooms: &Rooms,
+) -> Result<(Option<AnswerReport>, Option<NearReport>), Failure> {
+    let other = |e: eval::EvalError| Failure::Other(e.to_string());
     let engine = crate::assemble::open_engine(config)?;
     let answerer = crate::assemble::answerer(config, rooms, engine)?;
-    if config.model.precompute {
+    if args.answers && config.model.precompute {
         let done = Precompute::all(answerer.clone()).map_err(|e| Failure::Other(e.to_string()))?;
         if let Some(why) = done.off {
             return Err(Failure::Other(format!("model.precompute: {why}")));
@@ -113,20 +133,68 @@ fn answers(config: &Config, args: &Args, dataset: &Dataset, rooms: &Rooms) -> Re
         max_tokens: args.max_tokens,
         sampling: crate::assemble::sampling(config),
         limit: args.limit,
+        answers: args.answers,
+        near: args.near,
     };
-    let with_answers = dataset.queries.iter().filter(|query| !query.answers.is_empty()).count();
-    let asked = if args.limit == 0 { with_answers } else { args.limit.min(with_answers) };
-    let bar = progress_bar(asked as u64, "{bar:30} {pos}/{len} questions ({elapsed} gone, {eta} left)");
-    let mut each = |question: &str, answer: &wire::Answer| {
+    let mut dump = args.dump.as_deref().map(Dump::open).transpose()?;
+    let count = eval::chosen(dataset, &asking).len();
+    let bar = progress_bar(count as u64, "{bar:30} {pos}/{len} questions ({elapsed} gone, {eta} left)");
+    let mut each = |asked: &Asked| {
         bar.inc(1);
+        if let Some(dump) = &mut dump {
+            dump.write(asked);
+        }
         if args.show {
-            eprintln!("Q: {question}\nA: {} [found {}, confidence {:.2}]\n", answer.answer, answer.found, answer.confidence);
+            let answer = &asked.reply.answer;
+            let (text, found, sure) = (&answer.answer, answer.found, answer.confidence);
+            eprintln!("Q: {}\nA: {text} [found {found}, confidence {sure:.2}]", asked.question);
+            if let Some(near) = asked.near.as_ref().map(|near| &near.answer) {
+                eprintln!("Hidden: {} [found {}, confidence {:.2}]", near.answer, near.found, near.confidence);
+            }
+            eprintln!();
         }
     };
-    let report =
-        runtime()?.block_on(eval::answer(dataset, &answerer, &asking, &mut each)).map_err(|e| Failure::Other(e.to_string()))?;
+    let runtime = runtime()?;
+    let asked = runtime.block_on(eval::ask(dataset, &answerer, &asking, &mut each)).map_err(other)?;
     bar.finish_and_clear();
-    Ok(report)
+    dump.map_or(Ok(()), Dump::close)?;
+    let near = if args.near {
+        let foreign = runtime.block_on(eval::ask_foreign(&answerer, &asking)).map_err(other)?;
+        Some(NearReport::of(&asked, &foreign, answerer.threshold()))
+    } else {
+        None
+    };
+    Ok((args.answers.then(|| AnswerReport::of(&asked)), near))
+}
+
+/// A file of JSON lines. The first failure is kept, so that the questions go on and the figures are not lost.
+struct Dump {
+    path: PathBuf,
+    written: std::io::Result<BufWriter<File>>,
+}
+
+impl Dump {
+    fn open(path: &Path) -> Result<Dump, Failure> {
+        let file = File::create(path).map_err(|e| Self::failed(path, &e))?;
+        Ok(Dump { path: path.to_owned(), written: Ok(BufWriter::new(file)) })
+    }
+
+    fn write(&mut self, asked: &Asked) {
+        if let Ok(file) = &mut self.written {
+            let line = serde_json::to_string(asked).map_err(std::io::Error::from);
+            if let Err(error) = line.and_then(|line| writeln!(file, "{line}")) {
+                self.written = Err(error);
+            }
+        }
+    }
+
+    fn close(self) -> Result<(), Failure> {
+        self.written.and_then(|mut file| file.flush()).map_err(|e| Self::failed(&self.path, &e))
+    }
+
+    fn failed(path: &Path, error: &std::io::Error) -> Failure {
+        Failure::Other(format!("cannot write {}: {error}; name a file in a folder that you may write", path.display()))
+    }
 }
 
 fn show(whole: &Whole) {
@@ -141,13 +209,53 @@ fn show(whole: &Whole) {
         r.ingest_chunks_per_s, r.query_ms_p50, r.query_ms_p95
     ));
     if let Some(a) = &whole.answers {
-        print_line(&format!(
-            "  {} answers: exact {:.3}   F1 {:.3}   contains {:.3}   contained or quoted {:.3}   abstained {:.3}",
-            a.asked, a.exact_match, a.token_f1, a.contains, a.contains_or_quoted, a.abstained
-        ));
+        print_line(&figures(&format!("{} answers", a.figures.asked), &a.figures));
+        for (kind, figures_of_kind) in &a.kinds {
+            print_line(&figures(&format!("  {} {kind}", figures_of_kind.asked), figures_of_kind));
+        }
+        if let Some(right) = a.abstained_right {
+            print_line(&format!("  {} unanswerable questions: refused {right:.3}", a.unanswerable));
+        }
         print_line(&format!(
             "  evidence p50 {:.0} ms   first token p50 {:.0} ms   total p50 {:.0} ms   prompt p50 {:.0} tokens",
             a.evidence_ms_p50, a.ttft_ms_p50, a.total_ms_p50, a.prompt_tokens_p50
         ));
     }
+    if let Some(n) = &whole.near {
+        print_line(&format!(
+            "  {} questions with their documents hidden: at {:.2} kept {:.3}, refused {:.3}   95 % kept at {:.2}: refused {:.3}   \
+             area under ROC {:.3}",
+            n.asked, n.threshold, n.kept, n.refused, n.threshold_at_95, n.refused_at_95, n.roc_auc
+        ));
+        print_line(&format!(
+            "  {} questions on other subjects: refused {:.3}, at the second threshold {:.3}",
+            n.foreign, n.foreign_refused, n.foreign_refused_at_95
+        ));
+    }
+}
+
+/// The figures of answers on one line; those that a set does not have are left out.
+fn figures(name: &str, f: &Figures) -> String {
+    let always = [
+        ("F1", f.token_f1),
+        ("ROUGE-L", f.rouge_l),
+        ("recall", f.gold_recall),
+        ("exact", f.exact_match),
+        ("contains", f.contains),
+        ("or quoted", f.contains_or_quoted),
+    ];
+    let some = [
+        ("supported", f.supported),
+        ("turned negations", Some(f.contradicts_negation)),
+        ("exchanged numbers", Some(f.contradicts_number)),
+        ("steps in order", f.steps_in_order),
+        ("verdict right", f.verdict_right),
+        ("verdict opposite", f.verdict_opposite),
+        ("verdict outright", f.verdict_outright),
+        ("wanted words", f.words_held),
+        ("abstained", Some(f.abstained)),
+    ];
+    let all = always.into_iter().chain(some.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let all: Vec<String> = all.map(|(name, value)| format!("{name} {value:.3}")).collect();
+    format!("  {name}: {}", all.join("   "))
 }

@@ -39,7 +39,8 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
         None => {
             super::need_library(config)?;
             let rooms = super::rooms(config)?;
-            let query = Query { text: args.query.clone(), collection: config.collection.clone(), filter, top_k: args.top_k };
+            let (text, collection) = (args.query.clone(), config.collection.clone());
+            let query = Query { text, collection, filter, top_k: args.top_k, ..Query::default() };
             let retrieval = rooms.retriever.search(&query).map_err(|e| Failure::Other(e.to_string()))?;
             crate::assemble::found(String::new(), retrieval, config.answer.threshold)
         }
