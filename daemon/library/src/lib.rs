@@ -6,6 +6,7 @@
 //! | [`ingest`] | walk, chunk, embed, put; watched folders; the rebuild after damage |
 //! | [`Encoder`] | the border to the model that makes vectors |
 //! | [`retrieve`] | which passages answer a question, and how sure that is |
+//! | [`Wholeness`] | which documents are still lacking |
 #![deny(unsafe_code)]
 
 mod encoder;
@@ -13,5 +14,7 @@ mod heap;
 pub mod ingest;
 pub mod retrieve;
 pub mod store;
+mod wholeness;
 
 pub use encoder::{EncodeError, Encoded, Encoder, Parted};
+pub use wholeness::{Putting, Waiting, Wholeness};

@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use wire::names;
+use wire::{LibraryState, LibraryWork, names};
 
 pub use error::StoreError;
 pub use failed::FailedDocument;
@@ -62,6 +62,8 @@ use row::Row;
 use sections::Unusable;
 use sources::Sources;
 use terms::Language;
+
+use crate::wholeness::Wholeness;
 
 /// Steps that turn a database of each older schema, from 1 on, into one of the next. To change the layout in [`keys`], append a
 /// step here; a power cut may make it run twice. Keep a database of the old schema in `tests/data`, with a test that opens it,
@@ -289,6 +291,7 @@ struct Inner {
     /// chunks.
     epoch: AtomicU64,
     ledger: Ledger,
+    wholeness: Wholeness,
     closed: AtomicBool,
     sources: Sources,
     /// See [`keys::IDENTITY`].
@@ -326,6 +329,7 @@ impl Store {
             database: RwLock::default(),
             epoch: AtomicU64::default(),
             ledger: Ledger::default(),
+            wholeness: Wholeness::default(),
             closed: AtomicBool::default(),
             sources: Sources::open(dir.join("sources"))?,
             identity: AtomicU64::default(),
@@ -381,6 +385,28 @@ impl Store {
         &self.inner.dir
     }
 
+    /// The documents that are still lacking.
+    pub fn wholeness(&self) -> &Wholeness {
+        &self.inner.wholeness
+    }
+
+    /// The state of a collection, or of all together.
+    ///
+    /// # Errors
+    /// The store's trouble.
+    pub fn library_state(&self, collection: Option<&str>) -> Result<LibraryState, StoreError> {
+        let lacking = self.inner.wholeness.lacking(collection);
+        let documents = match collection {
+            Some(name) => self.get::<CollectionRecord>(&keys::collection(name))?.unwrap_or_default().documents,
+            None => self.collections()?.iter().map(|collection| collection.documents).sum(),
+        };
+        let Some(lacking) = lacking else {
+            return Ok(LibraryState { state: LibraryWork::Whole, have: documents, of: documents });
+        };
+        let have = documents.saturating_sub(lacking.outdated as u64);
+        Ok(LibraryState { state: lacking.work, have, of: have + (lacking.outdated + lacking.absent) as u64 })
+    }
+
     /// The embedder whose vectors the store holds; `None` before the first document.
     pub fn embedder(&self) -> Result<Option<EmbedderId>, StoreError> {
         self.get(keys::EMBEDDER)
@@ -420,6 +446,7 @@ impl Store {
         self.indexes().clear();
         let mut batch = Batch::default();
         batch.insert(keys::EMBEDDER, self.encode(id)?);
+        batch.insert(keys::REBOUND, &[]);
         self.commit(batch)
     }
 
