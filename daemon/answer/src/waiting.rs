@@ -2,7 +2,7 @@
 //!
 //! It waits for the documents that are lacking when it comes, at most three quarters of the time that its deadline leaves. It
 //! holds no worker of the desk meanwhile, because the desk has few of them and other questions find their answer at once. The
-//! waiting questions search one after the other, and three quarters of that time belong to whatever reads the documents.
+//! waiting questions search one after the other, and rest three times as long: the reading of the documents goes on.
 
 use super::{AnswerError, Answerer, Evidence};
 use library::Waiting;

@@ -93,7 +93,7 @@ async fn a_waiting_question_is_woken() {
 }
 
 #[test]
-fn what_the_disk_refuses_is_not_waited_for() {
+fn a_document_that_the_disk_refuses_is_not_waited_for() {
     let whole = Wholeness::default();
     lost(&whole, &["a"]);
     let path = Path::new("/srv/b");
