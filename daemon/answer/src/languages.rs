@@ -189,6 +189,7 @@ mod tests {
             for text in [&words.name, &words.not_found, &words.not_yet, &words.source, &words.page] {
                 assert!(!text.is_empty(), "{language:?}");
             }
+            assert!(words.not_yet.contains("{have}") && words.not_yet.contains("{of}"), "{language:?}");
             assert!(words.source.contains("{title}") && words.source.contains("{place}") && words.page.contains("{page}"), "{language:?}");
             assert!(!words.negations.is_empty() && !words.conditions.is_empty() && !words.yes.is_empty() && !words.no.is_empty());
         }

@@ -152,7 +152,7 @@ mod tests {
             let (whole, waiting_room) = (Wholeness::default(), WaitingRoom::new(places));
             Self {
                 whole,
-                patience,
+                waiting_room,
                 holds: Cell::new(0),
                 searches: Cell::new(0),
                 begun: Cell::new(false),

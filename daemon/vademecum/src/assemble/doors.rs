@@ -46,7 +46,7 @@ impl Library for Documents {
             filter: question.filter.clone(),
             top_k: question.top_k,
         };
-        // Read before the search: see `answer::patience`.
+        // Read before the search: see `answer::waiting`.
         let state = self.pipeline.store().library_state(Some(&question.collection));
         let retrieval = self.retriever.search(&query).map_err(|e: RetrieveError| Fault::new(e.code(), e.to_string()))?;
         let state = state.map_err(storage)?;
