@@ -123,7 +123,20 @@ fn answer() -> impl Strategy<Value = Answer> {
         |(texts, found, confidence, citations, support, library, timings, usage)| {
             let [answer, model, finish] = texts.try_into().expect("three");
             let library = library.map(|(have, of)| LibraryState { state: LibraryWork::Rebuilding, have, of });
-            Answer { answer, found, confidence, citations, support, by: wire::AnsweredBy::Model, model, finish, cached: false, library, timings, usage }
+            Answer {
+                answer,
+                found,
+                confidence,
+                citations,
+                support,
+                by: wire::AnsweredBy::Model,
+                model,
+                finish,
+                cached: false,
+                library,
+                timings,
+                usage,
+            }
         },
     )
 }
