@@ -140,7 +140,7 @@ mod tests {
     /// A library of one number; a question is answered by the number it looks for.
     struct Room {
         whole: Wholeness,
-        waiting_room: WaitingRoom,
+        chairs: WaitingRoom,
         holds: Cell<u32>,
         searches: Cell<u32>,
         begun: Cell<bool>,
@@ -149,10 +149,10 @@ mod tests {
 
     impl Room {
         fn new(places: usize) -> Self {
-            let (whole, waiting_room) = (Wholeness::default(), WaitingRoom::new(places));
+            let (whole, chairs) = (Wholeness::default(), WaitingRoom::new(places));
             Self {
                 whole,
-                waiting_room,
+                chairs,
                 holds: Cell::new(0),
                 searches: Cell::new(0),
                 begun: Cell::new(false),
@@ -172,7 +172,7 @@ mod tests {
                 Ok(Searched { found: self.holds.get() == wanted, library, evidence: self.holds.get() })
             };
             let begins = |_: &mut Waiting| self.begun.set(true);
-            self.waiting_room.search(&mut waiting, &self.cancel, too_late, begins, search).await
+            self.chairs.search(&mut waiting, &self.cancel, too_late, begins, search).await
         }
 
         /// Lets the question get as far as it can.
