@@ -2,11 +2,10 @@
 //!
 //! | module | one job |
 //! |---|---|
-//! | [`store`] | documents, chunks, vectors and terms in sled; the sources; the index file that searches read |
+//! | [`store`] | documents, chunks, vectors and terms in sled; the sources; the index file; the documents that are still lacking |
 //! | [`ingest`] | walk, chunk, embed, put; watched folders; the rebuild after damage |
 //! | [`Encoder`] | the border to the model that makes vectors |
 //! | [`retrieve`] | which passages answer a question, and how sure that is |
-//! | [`Wholeness`] | which documents are still lacking |
 #![deny(unsafe_code)]
 
 mod encoder;
@@ -14,7 +13,6 @@ mod heap;
 pub mod ingest;
 pub mod retrieve;
 pub mod store;
-mod wholeness;
 
 pub use encoder::{EncodeError, Encoded, Encoder, Parted};
-pub use wholeness::{Putting, Waiting, Wholeness};
+pub use store::wholeness::{Putting, Waiting, Wholeness};

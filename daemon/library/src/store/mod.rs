@@ -35,6 +35,7 @@ pub mod sections;
 mod sources;
 mod statements;
 pub mod terms;
+pub mod wholeness;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -46,7 +47,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use wire::{LibraryState, LibraryWork, names};
+use wire::names;
 
 pub use error::StoreError;
 pub use failed::FailedDocument;
@@ -62,8 +63,6 @@ use row::Row;
 use sections::Unusable;
 use sources::Sources;
 use terms::Language;
-
-use crate::wholeness::Wholeness;
 
 /// Steps that turn a database of each older schema, from 1 on, into one of the next. To change the layout in [`keys`], append a
 /// step here; a power cut may make it run twice. Keep a database of the old schema in `tests/data`, with a test that opens it,
@@ -291,7 +290,6 @@ struct Inner {
     /// chunks.
     epoch: AtomicU64,
     ledger: Ledger,
-    wholeness: Wholeness,
     closed: AtomicBool,
     sources: Sources,
     /// See [`keys::IDENTITY`].
@@ -329,7 +327,6 @@ impl Store {
             database: RwLock::default(),
             epoch: AtomicU64::default(),
             ledger: Ledger::default(),
-            wholeness: Wholeness::default(),
             closed: AtomicBool::default(),
             sources: Sources::open(dir.join("sources"))?,
             identity: AtomicU64::default(),
@@ -383,28 +380,6 @@ impl Store {
     /// The directory the store was opened in.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
-    }
-
-    /// The documents that are still lacking.
-    pub fn wholeness(&self) -> &Wholeness {
-        &self.inner.wholeness
-    }
-
-    /// The state of a collection, or of all together.
-    ///
-    /// # Errors
-    /// The store's trouble.
-    pub fn library_state(&self, collection: Option<&str>) -> Result<LibraryState, StoreError> {
-        let lacking = self.inner.wholeness.lacking(collection);
-        let documents = match collection {
-            Some(name) => self.get::<CollectionRecord>(&keys::collection(name))?.unwrap_or_default().documents,
-            None => self.collections()?.iter().map(|collection| collection.documents).sum(),
-        };
-        let Some(lacking) = lacking else {
-            return Ok(LibraryState { state: LibraryWork::Whole, have: documents, of: documents });
-        };
-        let have = documents.saturating_sub(lacking.outdated as u64);
-        Ok(LibraryState { state: lacking.work, have, of: have + (lacking.outdated + lacking.absent) as u64 })
     }
 
     /// The embedder whose vectors the store holds; `None` before the first document.

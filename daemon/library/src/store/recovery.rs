@@ -18,7 +18,7 @@ use wire::{LibraryWork, Recovery, SetAside};
 
 use super::database::{self, Database};
 use super::{Batch, CollectionRecord, Document, DocumentRecord, Store, StoreError, keys};
-use crate::wholeness::{Unread, beginning};
+use super::wholeness::{Unread, Wholeness, beginning};
 
 /// Least time between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -58,6 +58,8 @@ pub(super) struct Ledger {
     state: Mutex<State>,
     /// Signalled when there is something to rebuild or to mend.
     work: Condvar,
+    /// The documents that questions may wait for.
+    pub(super) wholeness: Wholeness,
 }
 
 impl Ledger {
@@ -110,7 +112,7 @@ impl Store {
     }
 
     fn likeliest_missing(&self) -> Option<Document> {
-        let whole = &self.inner.wholeness;
+        let whole = self.wholeness();
         if !whole.is_asked() {
             return Some(self.inner.ledger.state().missing.values().min_by_key(|record| record.number)?.document.clone());
         }
@@ -132,7 +134,7 @@ impl Store {
             }
         }
         drop(state);
-        self.inner.wholeness.is_settled(&document.collection, &document.id);
+        self.wholeness().is_settled(&document.collection, &document.id);
     }
 
     /// Waits until a document is missing or the database has to be opened again; opens it.
@@ -162,8 +164,8 @@ impl Store {
             state.report.rebuilt += usize::from(rebuilt);
             record
         };
-        self.inner.wholeness.stalls(false);
-        self.inner.wholeness.is_settled(&document.collection, &document.id);
+        self.wholeness().stalls(false);
+        self.wholeness().is_settled(&document.collection, &document.id);
         Some(record)
     }
 
@@ -262,7 +264,7 @@ impl Store {
             if let Trouble::Damage(words) = &trouble {
                 // Some damage shows only in use: the next start might not find it.
                 database::leave_verdict(&self.inner.dir, words);
-                self.inner.wholeness.opens();
+                self.wholeness().opens();
             }
             state.trouble = Some(trouble);
         }
@@ -287,7 +289,7 @@ impl Store {
         // Reads go on with the open database. It is closed only if it can surely be opened again.
         let has_room = database::has_room(&self.inner.dir);
         self.inner.ledger.state().without_room = !has_room;
-        self.inner.wholeness.stalls(!has_room);
+        self.wholeness().stalls(!has_room);
         if !has_room {
             return;
         }
@@ -318,7 +320,7 @@ impl Store {
 
     /// Closes the database. Its trouble shows when it is opened again.
     fn disconnect(&self) {
-        self.inner.wholeness.opens();
+        self.wholeness().opens();
         self.inner.epoch.fetch_add(1, Ordering::Relaxed);
         self.indexes().clear();
         let database = self.inner.database.write().unwrap_or_else(PoisonError::into_inner).take();
@@ -414,7 +416,7 @@ impl Store {
         }
         let work = self.work_to_do(missing.is_empty())?;
         let lost = missing.keys().map(|key| (key.0.as_str(), key.1.as_str(), whole.contains_key(key)));
-        self.inner.wholeness.has_lost(lost, work);
+        self.wholeness().has_lost(lost, work);
         let mut state = self.inner.ledger.state();
         state.missing = missing;
         self.inner.ledger.work.notify_all();

@@ -1,4 +1,5 @@
 use super::*;
+use wire::{LibraryState, LibraryWork};
 
 const DIMENSIONS: usize = 4;
 

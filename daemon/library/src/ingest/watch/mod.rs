@@ -37,7 +37,7 @@ use super::{
     walk::{Wanted, load},
 };
 use crate::store::sha256_hex;
-use crate::wholeness::{Unread, beginning};
+use crate::store::wholeness::{Unread, beginning};
 use inotify::{Touched, Watches};
 use rules::{Follower, RESCAN, Trouble, Watching, follows, may_replace, quiet_stamp, taken, trouble};
 

@@ -4,7 +4,7 @@
 //!
 //! | room | lacking |
 //! |---|---|
-//! | `store::recovery` | documents that the database has lost, and all of them while it is opened anew |
+//! | `recovery` | documents that the database has lost, and all of them while it is opened anew |
 //! | `ingest::watch` | files that wait to be read, and folders that nobody has looked through yet |
 //! | a door's put | the document on its way, and those that its sender has announced |
 //!
@@ -19,7 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use wire::LibraryWork;
+use wire::{LibraryState, LibraryWork};
+
+use super::{CollectionRecord, Store, StoreError, keys};
 
 use likely::{Asked, Readers};
 pub(crate) use likely::{Unread, beginning};
@@ -112,6 +114,30 @@ struct Inner {
 impl Default for Wholeness {
     fn default() -> Self {
         Self(Arc::new(Inner { lacks: Mutex::default(), readers: Mutex::default(), turns: watch::Sender::new(()) }))
+    }
+}
+
+impl Store {
+    /// The documents that are still lacking.
+    pub fn wholeness(&self) -> &Wholeness {
+        &self.inner.ledger.wholeness
+    }
+
+    /// The state of a collection, or of all together.
+    ///
+    /// # Errors
+    /// The store's trouble.
+    pub fn library_state(&self, collection: Option<&str>) -> Result<LibraryState, StoreError> {
+        let lacking = self.wholeness().lacking(collection);
+        let documents = match collection {
+            Some(name) => self.get::<CollectionRecord>(&keys::collection(name))?.unwrap_or_default().documents,
+            None => self.collections()?.iter().map(|collection| collection.documents).sum(),
+        };
+        let Some(lacking) = lacking else {
+            return Ok(LibraryState { state: LibraryWork::Whole, have: documents, of: documents });
+        };
+        let have = documents.saturating_sub(lacking.outdated as u64);
+        Ok(LibraryState { state: lacking.work, have, of: have + (lacking.outdated + lacking.absent) as u64 })
     }
 }
 
