@@ -9,8 +9,8 @@ use std::fmt::Debug;
 use vademecum_tests::{python, run_with_input};
 use wire::{
     Answer, AnswerReply, Ask, CancelRequest, Change, Citation, Delete, DeleteReply, DeltaReply, Encoding, ErrorBody, ErrorCode,
-    ErrorReply, EvidenceReply, FileState, List, ListReply, Listed, Mode, Origin, PassageReply, Priority, Put, PutReply,
-    SearchReply, Timings, Usage,
+    ErrorReply, EvidenceReply, FileState, LibraryState, LibraryWork, List, ListReply, Listed, Mode, Origin, PassageReply,
+    Priority, Put, PutReply, SearchReply, Timings, Usage,
 };
 
 /// Another implementation reads our CBOR, and we read its CBOR, also with the tag of self-described CBOR.
@@ -71,7 +71,7 @@ fn put() -> impl Strategy<Value = Put> {
     let (tags, texts) = (btree_map(text(), text(), 0..3), vec(option::of(text()), 5));
     (option::of(id()), text(), data, tags, texts).prop_map(|(id, document, data, tags, texts)| {
         let [text, media_type, title, collection, reply_to] = texts.try_into().expect("five");
-        Put { id, document, text, data, media_type, title, collection, tags, reply_to }
+        Put { id, document, text, data, media_type, title, collection, tags, more: None, reply_to }
     })
 }
 
@@ -118,9 +118,11 @@ fn answer() -> impl Strategy<Value = Answer> {
         reading_tokens_per_s: (u[1] % 2 == 0).then_some(u[2] as f64),
         withheld: u[3],
     });
-    (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), vec(number(), 0..3), timings, usage).prop_map(
-        |(texts, found, confidence, citations, support, timings, usage)| {
+    let library = option::of((any::<u64>(), any::<u64>()));
+    (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), vec(number(), 0..3), library, timings, usage).prop_map(
+        |(texts, found, confidence, citations, support, library, timings, usage)| {
             let [answer, model, finish] = texts.try_into().expect("three");
+            let library = library.map(|(have, of)| LibraryState { state: LibraryWork::Rebuilding, have, of });
             Answer {
                 answer,
                 found,
@@ -131,6 +133,7 @@ fn answer() -> impl Strategy<Value = Answer> {
                 model,
                 finish,
                 cached: false,
+                library,
                 timings,
                 usage,
             }
@@ -193,7 +196,7 @@ proptest! {
 
     #[test]
     fn passages_cross(id in id(), passages in vec(passage(), 0..4), found in any::<bool>(), confidence in number(), ms in millis()) {
-        crosses(&SearchReply { id, passages, found, confidence, embed_ms: ms, search_ms: ms });
+        crosses(&SearchReply { id, passages, found, confidence, library: None, embed_ms: ms, search_ms: ms });
     }
 
     #[test]

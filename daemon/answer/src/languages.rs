@@ -30,6 +30,8 @@ pub struct Words {
     pub name: String,
     /// The answer when the library holds none.
     pub not_found: String,
+    /// The answer while the library is not whole, with `{have}` and `{of}`.
+    pub not_yet: String,
     /// The source for the ear, with `{title}` and `{place}`.
     pub source: String,
     /// The place in a source with pages, with `{page}`.
@@ -214,15 +216,19 @@ mod tests {
         let languages = Languages::parse(LANGUAGES).expect("parses");
         assert_eq!(languages.0.len(), 18, "every language with a stemmer");
         for (language, words) in &languages.0 {
-            for text in [&words.name, &words.not_found, &words.source, &words.page] {
+            for text in [&words.name, &words.not_found, &words.not_yet, &words.source, &words.page] {
                 assert!(!text.is_empty(), "{language:?}");
             }
             assert!(
                 words.source.contains("{title}") && words.source.contains("{place}") && words.page.contains("{page}"),
                 "{language:?}"
             );
+            assert!(words.not_yet.contains("{have}") && words.not_yet.contains("{of}"), "{language:?}");
             assert!(!words.negations.is_empty() && !words.conditions.is_empty() && !words.yes.is_empty() && !words.no.is_empty());
         }
-        assert!(Languages::parse("[de]\nname = \"x\"\nnot_found = \"\"\nsource = \"\"\npage = \"\"").is_err(), "no English");
+        assert!(
+            Languages::parse("[de]\nname = \"x\"\nnot_found = \"\"\nnot_yet = \"\"\nsource = \"\"\npage = \"\"").is_err(),
+            "no English"
+        );
     }
 }

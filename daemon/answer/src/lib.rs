@@ -14,6 +14,7 @@ mod prompts;
 mod reading;
 mod sentences;
 mod support;
+mod waiting;
 mod written;
 
 use cache::Cache;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use support::Support;
+use waiting::{Searched, WaitingRoom};
 use wire::{Answer, AnsweredBy, Cancel, Citation, ErrorCode, Mode, Progress, Question, Timings, Usage};
 use written::Written;
 
@@ -111,6 +113,8 @@ pub struct AnswerOptions {
     pub threshold: f32,
     /// The reply if the library holds no answer; empty: fixed words in the question's language.
     pub not_found: String,
+    /// Questions that may wait at the same time for documents that the library lacks.
+    pub waiting: usize,
     /// Strings that end an answer.
     pub stop: Vec<String>,
     /// How an answer is made.
@@ -139,6 +143,7 @@ pub struct Answerer {
     options: Arc<AnswerOptions>,
     cache: Arc<Cache>,
     wishes: Wishes,
+    waiting_room: WaitingRoom,
 }
 
 impl Answerer {
@@ -152,6 +157,7 @@ impl Answerer {
             selector: Selector::new(embedder),
             engine,
             cache: Arc::new(Cache::new(options.cache)),
+            waiting_room: WaitingRoom::new(options.waiting),
             options: Arc::new(options),
             wishes: Wishes::default(),
         }
@@ -206,7 +212,7 @@ impl Answerer {
         }
         let language = self.options.prompts.languages.language_of(&question.text);
         let kind = self.options.prompts.languages.of(language).kind(&question.text);
-        let (found, evidence) = self.evidence(question, kind).await?;
+        let Searched { found, library, evidence } = self.patient_evidence(question, kind, cancel, progress).await?;
         let mut answer = Answer {
             answer: String::new(),
             found,
@@ -217,6 +223,7 @@ impl Answerer {
             model: self.engine.info().model.clone(),
             finish: "stop".into(),
             cached: false,
+            library,
             timings: Timings {
                 evidence_ms: millis(question.asked.elapsed()),
                 embed_ms: rounded(evidence.embed_ms),
@@ -245,13 +252,20 @@ impl Answerer {
             answer.support.clear();
             let words = self.options.prompts.languages.of(language);
             let own = &self.options.not_found;
-            answer.answer.clone_from(if own.is_empty() { &words.not_found } else { own });
+            answer.answer = match &answer.library {
+                Some(state) => waiting::not_yet(&words.not_yet, state),
+                None if own.is_empty() => words.not_found.clone(),
+                None => own.clone(),
+            };
         }
         answer.timings.total_ms = millis(question.asked.elapsed());
         if answer.timings.ttft_ms == 0.0 && answer.usage.answer_tokens > 0 {
             answer.timings.ttft_ms = answer.timings.total_ms;
         }
-        if let Some(key) = key {
+        // Another document may answer better in a moment.
+        if let Some(key) = key
+            && answer.library.is_none()
+        {
             self.cache.keep(key, version, &answer);
         }
         Ok(answer)

@@ -303,11 +303,7 @@ mod tests {
             include_str!("../../../config/prompts/chat.toml").replace("least_parameters = 400_000_000", "least_parameters = 0");
         std::fs::write(dir.path().join("mine.toml"), own.replace("Question: {question}", "Q {question} {text}"))
             .expect("written");
-        std::fs::write(
-            dir.path().join("languages.toml"),
-            "[en]\nname = \"English\"\nnot_found = \"No idea.\"\nsource = \"{title}{place}\"\npage = \"{page}\"\n",
-        )
-        .expect("written");
+        std::fs::write(dir.path().join("languages.toml"), "[en]\nname = \"English\"\nnot_found = \"No idea.\"\nnot_yet = \"Wait.\"\nsource = \"{title}{place}\"\npage = \"{page}\"\n").expect("written");
         let prompts = Prompts::load(Some(dir.path()), facts(135_000_000, true)).expect("loads");
         assert_eq!(prompts.name, "mine");
         assert_eq!(prompts.question("Why {question}?").trim(), "Q Why {question}? {text}", "places in a question stay");

@@ -26,6 +26,8 @@ pub struct Put {
     pub title: Option<String>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
+    /// Documents that its sender puts right after it, if the sender tells.
+    pub more: Option<u32>,
     /// Its bytes.
     pub bytes: Vec<u8>,
 }
@@ -120,6 +122,7 @@ impl Desk {
                 media_type: put.media_type,
                 title: put.title,
                 tags: put.tags,
+                more: put.more,
                 bytes,
             };
             let lock = self.ingest_lock().lock_owned().await;

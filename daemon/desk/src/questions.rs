@@ -325,7 +325,7 @@ impl Desk {
     async fn work(self, slot: Slot, job: Arc<Job>) {
         let busy = Busy { desk: self.clone(), slot, begun: now() };
         job.asker.begun();
-        let result = self.answer(&job).await;
+        let result = self.answer(slot, &job).await;
         let (end, worked) = match result {
             Ok(answer) => (End::Answer(Box::new(answer)), Worked::Answered),
             Err(fault) if fault.code == ErrorCode::Cancelled => (End::Fault(fault), Worked::Cancelled),
@@ -341,7 +341,7 @@ impl Desk {
     }
 
     /// Answers, and passes evidence and deltas to the asker on the way.
-    async fn answer(&self, job: &Job) -> Result<Answer, Fault> {
+    async fn answer(&self, slot: Slot, job: &Job) -> Result<Answer, Fault> {
         let (pieces, mut handed_on) = tokio::sync::mpsc::unbounded_channel();
         let streams = job.asker.streams();
         // A separate future, so that a slow asker never holds up the answer.
@@ -351,10 +351,10 @@ impl Desk {
             }
         };
         let answering = async move {
-            let mut progress = |progress: Progress| {
-                if streams {
-                    let _ = pieces.send(progress);
-                }
+            let mut progress = |progress: Progress| match progress {
+                Progress::Waiting => self.handle(Input::Waits(slot)),
+                progress if streams => drop(pieces.send(progress)),
+                _ => {}
             };
             // `pieces` is dropped at the end of this block, which ends the other future.
             self.0.answers.answer(&job.question, &job.cancel, &mut progress).await

@@ -31,6 +31,9 @@ impl Answers for Echo {
             self.at_work.fetch_add(1, Ordering::SeqCst);
             progress(Progress::Evidence(vec![]));
             assert_ne!(question.text, "panic", "as asked");
+            if question.text == "patient" {
+                progress(Progress::Waiting);
+            }
             let go = async { self.permits.acquire().await.expect("open").forget() };
             let done = tokio::select! {
                 () = go => Ok(answer(&question.text)),
@@ -50,7 +53,7 @@ pub(crate) struct Shelf(Mutex<BTreeMap<(String, String), Vec<u8>>>);
 impl Library for Shelf {
     fn search(&self, id: String, question: &Question) -> Result<SearchReply, Fault> {
         if question.collection == "default" {
-            Ok(SearchReply { id, passages: vec![], found: true, confidence: 1.0, embed_ms: 0.0, search_ms: 0.0 })
+            Ok(SearchReply { id, passages: vec![], found: true, confidence: 1.0, library: None, embed_ms: 0.0, search_ms: 0.0 })
         } else {
             Err(Fault::new(ErrorCode::UnknownCollection, "there is no such collection"))
         }
@@ -128,6 +131,7 @@ impl Asker for Ear {
 
     fn progress(&self, progress: Progress) -> Pending<'_, ()> {
         let _ = self.0.send(match progress {
+            Progress::Waiting => panic!("for the desk alone"),
             Progress::Evidence(_) => Heard::Evidence,
             Progress::Delta(delta) => Heard::Delta(delta),
         });

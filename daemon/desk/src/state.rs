@@ -73,11 +73,13 @@ pub enum Input {
     Cancel(String),
     /// A client has gone away; nobody waits for this answer.
     Gone(Slot),
+    /// A question at work waits for the library. It goes on without a worker, which costs nothing until it has found something.
+    Waits(Slot),
     /// The work on a question has ended.
     Worked(Slot, Worked),
     /// The door has stored the final reply of a question.
     Done(Slot),
-    /// A worker is free again, after this time.
+    /// The worker of a question is free again, after this time.
     Freed(Slot, Duration),
     /// Time has passed.
     Tick,
@@ -220,6 +222,8 @@ impl Lifecycle {
                 }
             }
             Input::Gone(slot) => self.cancel(slot, &mut effects),
+            // Suspects run one at a time, so a suspect keeps its worker.
+            Input::Waits(slot) => drop(self.busy.extract_if(slot..=slot, |_, suspect| !*suspect).next()),
             Input::Worked(slot, worked) => self.worked(slot, worked, &mut effects),
             Input::Freed(slot, took) => {
                 if self.busy.remove(&slot).is_some() {

@@ -89,6 +89,7 @@ fn stream(id: String, presence: Presence, mut events: mpsc::UnboundedReceiver<Cl
                 () = pieces.closed() => return,
             };
             let (event, last) = match next {
+                Some(ClientEvent::Progress(Progress::Waiting)) => continue,
                 Some(ClientEvent::Progress(Progress::Evidence(evidence))) => {
                     (event("evidence", &EvidenceReply { id: id.clone(), seq, evidence }), false)
                 }

@@ -92,6 +92,7 @@ impl Asker for Client {
         Box::pin(async {
             let mut pieces = self.pieces.lock().await;
             match progress {
+                Progress::Waiting => {}
                 Progress::Evidence(evidence) => pieces.evidence(&self.reply, &self.delivery.sender, evidence).await,
                 Progress::Delta(delta) => pieces.delta(&self.reply, &self.delivery.sender, delta).await,
             }

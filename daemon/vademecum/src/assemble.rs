@@ -251,6 +251,8 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Result<Answer
         system: config.answer.system.clone(),
         threshold: config.answer.threshold,
         not_found: config.answer.not_found.clone(),
+        // As many as wait for a worker. So the generator's queue has room for all that are at work.
+        waiting: config.answer.queue,
         stop: config.answer.stop.clone(),
         strategy: config.answer.strategy,
         patience: Duration::from_millis(config.answer.patience_ms),

@@ -1,5 +1,6 @@
 //! An answer with its citations.
 
+use crate::LibraryState;
 use serde::{Deserialize, Serialize};
 
 /// A cited answer.
@@ -26,6 +27,9 @@ pub struct Answer {
     /// Whether the answer comes from the answer cache: same question, same library. The timings are those of this request.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cached: bool,
+    /// The state of the library while it is not whole; absent if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<LibraryState>,
     /// Time spent on each step.
     pub timings: Timings,
     /// Tokens computed and reused.

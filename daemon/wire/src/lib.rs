@@ -6,6 +6,7 @@
 //! | `request`, `reply` | messages from and to clients |
 //! | `answer` | an answer and its citations |
 //! | `question` | a checked question, its cancel handle and its progress |
+//! | `library` | the state of a library that is not whole |
 //! | `fault` | error codes and their messages |
 //! | `report` | `info`, `metrics`, `status` |
 //! | `disk` | free bytes, remedies for disk errors |
@@ -16,6 +17,7 @@ mod answer;
 mod codec;
 mod disk;
 mod fault;
+mod library;
 pub mod names;
 mod question;
 mod reply;
@@ -26,6 +28,7 @@ pub use answer::{Answer, AnsweredBy, Citation, Timings, Usage};
 pub use codec::{Encoding, MAX_DEPTH, MAX_WORDS};
 pub use disk::{free_bytes, storage_remedy};
 pub use fault::{ErrorCode, Fault};
+pub use library::{LibraryState, LibraryWork};
 pub use names::{MAX_REQUEST_ID_BYTES, MAX_TOP_K, new_id};
 pub use question::{Cancel, Mode, Progress, Question, Sampling};
 pub use reply::{

@@ -60,6 +60,8 @@ pub struct Sampling {
 /// An event on the way to an answer.
 #[derive(Debug)]
 pub enum Progress {
+    /// The question waits for documents that the library still lacks, and needs no worker meanwhile. For the desk alone.
+    Waiting,
     /// The evidence, before any token is generated; empty if the library holds no answer.
     Evidence(Vec<Citation>),
     /// A piece of the answer's text.

@@ -1,6 +1,6 @@
 //! Replies, as clients get them.
 
-use crate::{Answer, Citation, ErrorCode};
+use crate::{Answer, Citation, ErrorCode, LibraryState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -47,6 +47,9 @@ pub struct SearchReply {
     pub found: bool,
     /// How sure retrieval is, 0 to 1.
     pub confidence: f32,
+    /// The state of the library while it is not whole; absent if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<LibraryState>,
     /// Encoding the query, in milliseconds.
     pub embed_ms: f64,
     /// Searching, in milliseconds.

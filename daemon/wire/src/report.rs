@@ -1,5 +1,6 @@
 //! The daemon's reports on itself: `info`, `metrics`, and both together as `status`.
 
+use crate::LibraryState;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ pub struct Info {
     pub embedder: String,
     /// The collections.
     pub collections: Vec<CollectionInfo>,
+    /// The state of all collections together.
+    pub library: LibraryState,
     /// The bounds of requests.
     pub limits: LimitsInfo,
     /// The state of a store after damage.

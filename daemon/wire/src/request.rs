@@ -94,6 +94,9 @@ pub struct Put {
     /// Tags to filter by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
+    /// Documents that the sender puts into this collection right after this one; 0 with the last of a series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<u32>,
     /// The topic for the reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,

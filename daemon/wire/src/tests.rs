@@ -110,6 +110,7 @@ fn full_info() -> Info {
         precompute: Some(PrecomputeReport { off: text(), ..PrecomputeReport::default() }),
         embedder: "e".into(),
         collections: vec![CollectionInfo { name: "default".into(), documents: 1, chunks: 2 }],
+        library: LibraryState::default(),
         limits: LimitsInfo {
             question_bytes: 1,
             payload_bytes: 1,
@@ -127,7 +128,7 @@ fn full_info() -> Info {
 
 const INFO: &str = "\
     collections collections[].chunks collections[].documents collections[].name embedder kv_cache kv_cache.bytes \
-    kv_cache.damaged kv_cache.hits kv_cache.max_bytes kv_cache.misses kv_cache.problem kv_cache.states limits limits.deadline_ms \
+    kv_cache.damaged kv_cache.hits kv_cache.max_bytes kv_cache.misses kv_cache.problem kv_cache.states library library.have library.of library.state limits limits.deadline_ms \
     limits.documents limits.max_tokens limits.payload_bytes limits.question_bytes limits.questions limits.top_k lookup model \
     model.architecture model.context model.fingerprint model.gpu model.kv_cache_off model.kv_cache_up_to model.mlock model.model \
     model.own_template model.parameters model.repack model.slots node precompute precompute.done precompute.full precompute.off \

@@ -60,6 +60,23 @@ async fn a_client_that_goes_away_frees_the_worker() {
 }
 
 #[tokio::test]
+async fn a_question_that_waits_for_the_library_holds_no_worker() {
+    let (desk, echo, _) = desk();
+    let (ear, mut patient) = Ear::new();
+    let _patient = desk.ask(ticket("1"), &ask("patient"), ear).expect("taken");
+    assert_eq!(patient.recv().await, Some(Heard::Begun));
+    let (ear, mut heard) = Ear::new();
+    let _presence = desk.ask(ticket("2"), &ask("r"), ear).expect("taken");
+    // The only worker has turned to the second question, while the first one is not answered.
+    assert_eq!(heard.recv().await, Some(Heard::Begun));
+    assert_eq!((echo.at_work.load(Ordering::SeqCst), desk.figures().depth), (2, 2));
+    echo.permits.add_permits(2);
+    while heard.recv().await != Some(Heard::Answer("r".into())) {}
+    while patient.recv().await != Some(Heard::Answer("patient".into())) {}
+    assert_eq!(desk.figures().depth, 0);
+}
+
+#[tokio::test]
 async fn a_panic_costs_one_question() {
     let (desk, echo, _) = desk();
     let (ear, mut heard) = Ear::new();

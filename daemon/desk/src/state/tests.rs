@@ -220,6 +220,32 @@ fn a_hang_up_cancels_the_question() {
 }
 
 #[test]
+fn a_question_that_waits_for_the_library_frees_its_worker() {
+    let mut desk = Desk::new(1, 8);
+    let (patient, _) = desk.ask("a", "1");
+    let (next, effects) = desk.ask("a", "2");
+    assert_eq!(effects, []);
+    assert_eq!(desk.put(Input::Waits(patient)), [Effect::Start(next)]);
+    // It is still at work: it can be cancelled, and it is answered whenever it has found something.
+    assert_eq!(desk.put(Input::Cancel("1".into())), [Effect::Stop(patient)]);
+    let mean = desk.state.mean();
+    assert_eq!(desk.finish(patient), [], "the one worker has the second question");
+    assert_eq!(desk.state.mean(), mean, "the wait is no work");
+    let (third, effects) = desk.ask("a", "3");
+    assert_eq!(effects, []);
+    assert_eq!(desk.finish(next), [Effect::Start(third)]);
+}
+
+#[test]
+fn a_suspect_keeps_its_worker_while_it_waits() {
+    let mut desk = Desk::new(1, 8);
+    let (patient, _) = desk.take(Asked { suspect: true, ..desk.asked("a", "1") }, false);
+    let (_, effects) = desk.ask("a", "2");
+    assert_eq!(effects, []);
+    assert_eq!(desk.put(Input::Waits(patient)), []);
+}
+
+#[test]
 fn suspects_are_tried_one_by_one() {
     let mut desk = Desk::new(2, 8);
     let suspects = ["1", "2"].map(|id| Asked { suspect: true, ..desk.asked("a", id) });

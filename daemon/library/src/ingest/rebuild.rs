@@ -69,6 +69,7 @@ impl Source {
 /// No thread could be started.
 pub fn start(pipeline: Pipeline, turn: Arc<Mutex<()>>, changed: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let work = move || {
+        let mut refused = 0;
         loop {
             pipeline.store().wait_for_repair();
             let done = {
@@ -77,6 +78,7 @@ pub fn start(pipeline: Pipeline, turn: Arc<Mutex<()>>, changed: impl Fn() + Send
             };
             match done {
                 Some(Ok(_)) => {
+                    refused = 0;
                     let left = pipeline.store().recovery();
                     if left.missing == 0 {
                         log::info!("rebuilt: {} documents are back, {} failed", left.rebuilt, left.failed.len());
@@ -84,6 +86,9 @@ pub fn start(pipeline: Pipeline, turn: Arc<Mutex<()>>, changed: impl Fn() + Send
                     changed();
                 }
                 Some(Err(error)) => {
+                    refused += 1;
+                    // The first error may only mean that the database was opened anew. After more, no question waits.
+                    pipeline.store().wholeness().stalls(refused > 1);
                     log::warn!("rebuilding waits: {error}");
                     std::thread::sleep(RETRY);
                 }

@@ -237,6 +237,11 @@ impl Retriever {
         Ok(self.store.version(collection)? + self.fits.load(Ordering::Acquire))
     }
 
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Title and number of chunks of each document, by the number of its version.
     ///
     /// # Errors

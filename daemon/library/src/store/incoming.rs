@@ -267,8 +267,8 @@ impl Incoming<'_> {
         // After a failure nobody knows whether the document is there. The next start removes chunks that belong to none.
         self.number = None;
         store.commit(batch)?;
-        let missing = store.no_longer_missing(&record.document, true);
         store.index_put(old.as_ref(), &record);
+        let missing = store.no_longer_missing(&record.document, true);
         for old in old.iter().chain(&missing) {
             store.forget_source(old, old.document.hash != record.document.hash);
         }

@@ -2,7 +2,7 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `m` name | meta: `schema` (u32), `embedder` (CBOR), `sequence` (u64), `identity` (CBOR u64) |
+//! | `m` name | meta: `schema` (u32), `embedder` (CBOR), `sequence` (u64), `identity` (CBOR u64), `rebound` (nothing) |
 //! | `c` collection | [`super::CollectionRecord`] (CBOR) |
 //! | `d` collection NUL id | [`super::DocumentRecord`] (CBOR) |
 //! | `k` number ordinal | [`super::Chunk`] (CBOR) |
@@ -20,6 +20,8 @@ pub(super) const EMBEDDER: &[u8] = b"membedder";
 /// A random number given to the database when it is made; an index file names the one it was derived from.
 pub(super) const IDENTITY: &[u8] = b"midentity";
 pub(super) const SEQUENCE: &[u8] = b"msequence";
+/// Present from the change of the encoder to the first opening that finds every document.
+pub(super) const REBOUND: &[u8] = b"mrebound";
 pub(super) const COLLECTIONS: &[u8] = b"c";
 pub(super) const DOCUMENTS: &[u8] = b"d";
 pub(super) const FAILED: &[u8] = b"f";

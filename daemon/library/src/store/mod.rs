@@ -35,6 +35,7 @@ pub mod sections;
 mod sources;
 mod statements;
 pub mod terms;
+pub mod wholeness;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -420,6 +421,7 @@ impl Store {
         self.indexes().clear();
         let mut batch = Batch::default();
         batch.insert(keys::EMBEDDER, self.encode(id)?);
+        batch.insert(keys::REBOUND, &[]);
         self.commit(batch)
     }
 

@@ -14,9 +14,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use wire::{Recovery, SetAside};
+use wire::{LibraryWork, Recovery, SetAside};
 
 use super::database::{self, Database};
+use super::wholeness::{Unread, Wholeness, beginning};
 use super::{Batch, CollectionRecord, Document, DocumentRecord, Store, StoreError, keys};
 
 /// Least time between two attempts.
@@ -57,6 +58,8 @@ pub(super) struct Ledger {
     state: Mutex<State>,
     /// Signalled when there is something to rebuild or to mend.
     work: Condvar,
+    /// The documents that questions may wait for.
+    pub(super) wholeness: Wholeness,
 }
 
 impl Ledger {
@@ -95,17 +98,30 @@ impl Store {
         Recovery { missing: state.missing.len(), kept_aside, refusing, ..state.report.clone() }
     }
 
-    /// The next document to put again, with its source, oldest first; `None` when there is none. A document whose source has
-    /// changed counts as failed and is skipped.
+    /// The next document to put again, with its source: the likeliest to answer a waiting question, else the oldest; `None`
+    /// when there is none. A document whose source has changed counts as failed and is skipped.
     pub fn next_missing(&self) -> Option<(Document, Vec<u8>)> {
         loop {
-            let next = self.inner.ledger.state().missing.values().min_by_key(|record| record.number)?.document.clone();
+            let next = self.likeliest_missing()?;
             match self.source(&next.hash) {
                 Ok(bytes) if super::sha256_hex(&bytes) == next.hash => return Some((next, bytes)),
                 Ok(_) => self.give_up(&next, "its source is damaged; ingest it again"),
                 Err(error) => self.give_up(&next, &error.to_string()),
             }
         }
+    }
+
+    fn likeliest_missing(&self) -> Option<Document> {
+        let whole = self.wholeness();
+        if !whole.is_asked() {
+            return Some(self.inner.ledger.state().missing.values().min_by_key(|record| record.number)?.document.clone());
+        }
+        let mut missing: Vec<DocumentRecord> = self.inner.ledger.state().missing.values().cloned().collect();
+        missing.sort_unstable_by_key(|record| record.number);
+        let unread: Vec<Unread<'_>> = missing.iter().map(|DocumentRecord { document, .. }| Unread::from(document)).collect();
+        let begins = |at: usize| beginning(self.inner.sources.open_source(&missing[at].document.hash));
+        let next = whole.likeliest(&unread, begins);
+        missing.into_iter().nth(next).map(|record| record.document)
     }
 
     /// Counts a missing document as failed. Its source stays, and the next start tries again.
@@ -117,6 +133,8 @@ impl Store {
                 state.report.failed.push((document.id.clone(), reason.to_owned()));
             }
         }
+        drop(state);
+        self.wholeness().is_settled(&document.collection, &document.id);
     }
 
     /// Waits until a document is missing or the database has to be opened again; opens it.
@@ -137,11 +155,17 @@ impl Store {
         self.inner.ledger.state().missing.contains_key(&key(document))
     }
 
-    /// Notes that a document was put or deleted: it needs no rebuilding. Returns its record if it was missing.
+    /// Notes that a document was put or deleted, and that the index knows of it: it needs no rebuilding. Returns its record if
+    /// it was missing.
     pub(super) fn no_longer_missing(&self, document: &Document, rebuilt: bool) -> Option<DocumentRecord> {
-        let mut state = self.inner.ledger.state();
-        let record = state.missing.remove(&key(document))?;
-        state.report.rebuilt += usize::from(rebuilt);
+        let record = {
+            let mut state = self.inner.ledger.state();
+            let record = state.missing.remove(&key(document))?;
+            state.report.rebuilt += usize::from(rebuilt);
+            record
+        };
+        self.wholeness().stalls(false);
+        self.wholeness().is_settled(&document.collection, &document.id);
         Some(record)
     }
 
@@ -240,6 +264,7 @@ impl Store {
             if let Trouble::Damage(words) = &trouble {
                 // Some damage shows only in use: the next start might not find it.
                 database::leave_verdict(&self.inner.dir, words);
+                self.wholeness().opens();
             }
             state.trouble = Some(trouble);
         }
@@ -264,6 +289,7 @@ impl Store {
         // Reads go on with the open database. It is closed only if it can surely be opened again.
         let has_room = database::has_room(&self.inner.dir);
         self.inner.ledger.state().without_room = !has_room;
+        self.wholeness().stalls(!has_room);
         if !has_room {
             return;
         }
@@ -294,6 +320,7 @@ impl Store {
 
     /// Closes the database. Its trouble shows when it is opened again.
     fn disconnect(&self) {
+        self.wholeness().opens();
         self.inner.epoch.fetch_add(1, Ordering::Relaxed);
         self.indexes().clear();
         let database = self.inner.database.write().unwrap_or_else(PoisonError::into_inner).take();
@@ -387,10 +414,26 @@ impl Store {
         if !missing.is_empty() {
             log::warn!("{} documents are not in the database; they are rebuilt from their sources", missing.len());
         }
+        let work = self.work_to_do(missing.is_empty())?;
+        let lost = missing.keys().map(|key| (key.0.as_str(), key.1.as_str(), whole.contains_key(key)));
+        self.wholeness().has_lost(lost, work);
         let mut state = self.inner.ledger.state();
         state.missing = missing;
         self.inner.ledger.work.notify_all();
         Ok(())
+    }
+
+    /// The work that brings the missing documents: after an interrupted change of the encoder nothing was damaged.
+    fn work_to_do(&self, none_missing: bool) -> Result<LibraryWork, StoreError> {
+        if self.value(keys::REBOUND)?.is_none() {
+            return Ok(LibraryWork::Rebuilding);
+        }
+        if none_missing {
+            let mut batch = Batch::default();
+            batch.remove(keys::REBOUND);
+            self.commit(batch)?;
+        }
+        Ok(LibraryWork::Embedding)
     }
 
     /// Raises the next number beyond any that the database may have lost: records and index files tell versions apart by it.

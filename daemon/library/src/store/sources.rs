@@ -159,6 +159,14 @@ impl Sources {
         }
     }
 
+    /// Opens a source by its hash, which comes from a record.
+    pub(super) fn open_source(&self, hash: &str) -> io::Result<File> {
+        if !super::is_hash(hash) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        File::open(self.path(hash))
+    }
+
     pub(super) fn read(&self, hash: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.path(hash);
         match fs::read(&path) {

@@ -1,4 +1,5 @@
 use super::*;
+use wire::{LibraryState, LibraryWork};
 
 const DIMENSIONS: usize = 4;
 
@@ -335,6 +336,65 @@ fn a_damaged_database_is_set_aside() {
     let store = open(dir.path());
     assert_eq!((store.recovery().missing, store.documents(None).unwrap().len()), (0, 1));
     assert_eq!(files(dir.path()).len(), 2);
+}
+
+/// Work, documents that can be searched, documents in all.
+fn state(store: &Store, collection: Option<&str>) -> (LibraryWork, u64, u64) {
+    let LibraryState { state, have, of } = store.library_state(collection).unwrap();
+    (state, have, of)
+}
+
+#[test]
+fn a_rebuild_tells_its_progress_and_follows_the_questions() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path());
+        for (collection, id, text) in [("c", "a", "pump"), ("c", "b", "valve"), ("d", "e", "gasket")] {
+            put(&store, collection, id, &[text]).unwrap();
+        }
+        assert_eq!(state(&store, Some("c")), (LibraryWork::Whole, 2, 2));
+    }
+    std::fs::write(dir.path().join("db/conf"), b"garbage that is no configuration").unwrap();
+    let store = open(dir.path());
+    assert_eq!(state(&store, Some("c")), (LibraryWork::Rebuilding, 0, 2));
+    assert_eq!(state(&store, None), (LibraryWork::Rebuilding, 0, 3));
+    let next = || store.next_missing().unwrap().0.id;
+    assert_eq!(next(), "a", "the oldest");
+    let mut waiting = store.wholeness().waiting("c");
+    assert!(waiting.comes());
+    waiting.ask("Where is the valve?");
+    assert_eq!(next(), "b", "its source has the word");
+    put(&store, "c", "b", &["valve"]).unwrap();
+    assert_eq!(state(&store, Some("c")), (LibraryWork::Rebuilding, 1, 2));
+    assert!(waiting.comes());
+    store.give_up(&Document { id: "a".to_owned(), collection: "c".to_owned(), ..Document::default() }, "a test");
+    assert_eq!(state(&store, Some("c")), (LibraryWork::Whole, 1, 1));
+    assert!(!waiting.comes(), "the other collection is none of its business");
+    assert_eq!(state(&store, None), (LibraryWork::Rebuilding, 1, 2));
+    store.delete("d", "e").unwrap();
+    assert_eq!(state(&store, None), (LibraryWork::Whole, 1, 1));
+}
+
+#[test]
+fn an_interrupted_change_of_the_encoder_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = EmbedderId { fingerprint: "f2".to_owned(), ..embedder() };
+    let reopened = || {
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        store.bind_embedder(&other).unwrap();
+        store
+    };
+    {
+        let store = open(dir.path());
+        put(&store, "c", "a", &["pump"]).unwrap();
+        store.rebind_embedder(&other).unwrap();
+    }
+    let store = reopened();
+    assert_eq!(state(&store, Some("c")), (LibraryWork::Embedding, 0, 1));
+    put(&store, "c", "a", &["pump"]).unwrap();
+    assert_eq!(state(&store, Some("c")), (LibraryWork::Whole, 1, 1));
+    drop(store);
+    assert!(reopened().value(keys::REBOUND).unwrap().is_none(), "it is over");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use library::ingest::{IngestError, Pipeline, Source};
 use library::retrieve::{Passage, Query, Retrieval, RetrieveError, Retriever};
 use library::store::{Document, StoreError};
 use std::ops::ControlFlow;
-use wire::{Answer, Cancel, Failed, Fault, Listed, PassageReply, Progress, Question, SearchReply};
+use wire::{Answer, Cancel, Failed, Fault, LibraryWork, Listed, PassageReply, Progress, Question, SearchReply};
 
 /// The answering room behind the desk.
 #[derive(Clone)]
@@ -47,11 +47,18 @@ impl Library for Documents {
             without: question.without.clone(),
             top_k: question.top_k,
         };
+        // Read before the search: see `answer::waiting`.
+        let state = self.pipeline.store().library_state(Some(&question.collection));
         let retrieval = self.retriever.search(&query).map_err(|e: RetrieveError| Fault::new(e.code(), e.to_string()))?;
-        Ok(found(id, retrieval, self.threshold))
+        let state = state.map_err(storage)?;
+        Ok(SearchReply { library: (state.state != LibraryWork::Whole).then_some(state), ..found(id, retrieval, self.threshold) })
     }
 
     fn put(&self, put: Put, goes_on: &dyn Fn() -> bool) -> Result<Outcome, Fault> {
+        let store = self.pipeline.store();
+        let present = store.document(&put.collection, &put.document).is_ok_and(|present| present.is_some());
+        let more = put.more.map(|more| more as usize);
+        let _on_its_way = store.wholeness().puts(&put.collection, &put.document, present, more);
         let source = Source {
             id: put.document.clone(),
             name: put.document,
@@ -115,6 +122,7 @@ pub(crate) fn found(id: String, retrieval: Retrieval, threshold: f32) -> SearchR
         id,
         found: !retrieval.passages.is_empty() && retrieval.confidence >= threshold,
         confidence: retrieval.confidence,
+        library: None,
         embed_ms: answer::rounded(retrieval.embed_ms),
         search_ms: answer::rounded(retrieval.search_ms),
         passages: retrieval.passages.into_iter().enumerate().map(passage).collect(),

@@ -84,12 +84,12 @@ fn ingest(config: &Config, args: &Args) -> Result<Summary, Failure> {
     let mut library = open(config)?;
     let total: u64 = walked.entries.iter().map(|entry| entry.bytes).sum();
     let bar = progress_bar(total, "{bar:30} {bytes}/{total_bytes} {msg} ({elapsed} gone, {eta} left)");
-    for entry in &walked.entries {
+    for (entry, more) in walked.entries.iter().zip((0..walked.entries.len() as u32).rev()) {
         let id = args.id.as_ref().unwrap_or(&entry.id);
         bar.set_message(id.clone());
         let result = source(entry, args, &tags, config.ingest.max_document_bytes);
         let result = match result {
-            Ok(source) => library.put(&config.collection, source)?,
+            Ok(source) => library.put(&config.collection, source, more)?,
             Err(error) => {
                 library.note_failed(&config.collection, id, entry.bytes, &error)?;
                 Err(error)
@@ -133,8 +133,8 @@ fn open(config: &Config) -> Result<Library, Failure> {
 }
 
 impl Library {
-    /// Puts one document. The inner error concerns this document only; the outer one ends the run.
-    fn put(&mut self, collection: &str, source: Source) -> Result<Result<Ingested, IngestError>, Failure> {
+    /// Puts one document, which `more` will follow. The inner error concerns this document only; the outer one ends the run.
+    fn put(&mut self, collection: &str, source: Source, more: u32) -> Result<Result<Ingested, IngestError>, Failure> {
         match self {
             Self::Store(pipeline) => match pipeline.put(collection, source) {
                 // Without a writable store, every further document would fail alike.
@@ -150,6 +150,7 @@ impl Library {
                     title: source.title,
                     collection: Some(collection.to_owned()),
                     tags: source.tags,
+                    more: Some(more),
                     ..wire::Put::default()
                 };
                 match runtime.block_on(client.post::<_, PutOutcome>("documents/put", &put)) {

@@ -56,7 +56,11 @@ pub(super) fn run(config: &Config, common: &Common, args: &Args) -> Outcome {
                 print_line(&visible(&format!("    {line}")));
             }
         }
-        let verdict = if reply.found { "holds an answer" } else { "does not hold an answer" };
+        let verdict = match (reply.found, reply.library) {
+            (true, _) => "holds an answer",
+            (false, None) => "does not hold an answer",
+            (false, Some(_)) => "does not hold an answer yet, for it is still being read",
+        };
         print_line(&format!(
             "({:.1} ms; the library probably {verdict}: confidence {:.2})",
             reply.embed_ms + reply.search_ms,

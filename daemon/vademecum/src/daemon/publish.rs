@@ -30,7 +30,7 @@ impl KvStates {
     }
 }
 
-/// Publishes `metrics` at this interval in seconds (0: never), and `info` after every change. Publishing waits for the broker;
+/// Publishes `metrics` at this interval in seconds (0: never), and `info` after every change that it shows. Publishing waits for the broker;
 /// nobody waits for this task.
 pub(super) async fn publish(
     server: Arc<Server>,
@@ -40,6 +40,7 @@ pub(super) async fn publish(
     mut every: watch::Receiver<u64>,
 ) {
     states.library_changed();
+    let mut library = states.store.wholeness().turns();
     let interval = |seconds: u64| {
         let every = Duration::from_secs(seconds);
         (seconds > 0).then(|| tokio::time::interval_at(tokio::time::Instant::now() + every, every))
@@ -55,6 +56,7 @@ pub(super) async fn publish(
                 states.library_changed();
                 server.renew_info().await;
             }
+            Ok(()) = library.changed() => server.renew_info().await,
             Ok(()) = every.changed() => ticks = interval(*every.borrow_and_update()),
         }
     }

@@ -43,6 +43,7 @@ impl Reporter {
             precompute: self.precompute.progress(),
             embedder: self.embedder.clone(),
             collections: collections.into_iter().map(collection).collect(),
+            library: self.store.library_state(None).unwrap_or_default(),
             limits: LimitsInfo {
                 question_bytes: limits.max_question_bytes,
                 payload_bytes: limits.max_payload_bytes,

@@ -20,6 +20,7 @@ mod inotify;
 mod rules;
 
 use std::{
+    fs::File,
     ops::ControlFlow,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -36,6 +37,7 @@ use super::{
     walk::{Wanted, load},
 };
 use crate::store::sha256_hex;
+use crate::store::wholeness::{Unread, beginning};
 use inotify::{Touched, Watches};
 use rules::{Follower, RESCAN, Trouble, Watching, follows, may_replace, quiet_stamp, taken, trouble};
 
@@ -159,6 +161,15 @@ impl Watch {
         };
         self.followers = options.folders.iter().map(follower).collect();
         self.watched.clear();
+        let whole = self.pipeline.store().wholeness();
+        whole.forget_files();
+        for Folder { root, collection, .. } in &options.folders {
+            whole.has_folder(collection, root);
+            // A question to a collection whose documents are still to come finds nothing yet, which is no error.
+            if let Err(error) = self.pipeline.store().create_collection(collection) {
+                log::warn!("the collection {collection} is not made before its first document: {error}");
+            }
+        }
         (self.wanted, self.watches, self.max_document_bytes) = (wanted, watches, options.max_document_bytes);
         Ok(())
     }
@@ -196,7 +207,9 @@ impl Watch {
         let mut watches = self.watches.as_mut();
         let mut watch = |folders: &[PathBuf]| watches.as_mut().map_or(Watching::Already, |all| watch(all, &root, folders));
         let sight = follower.compare(&self.wanted, path, Instant::now(), &mut watch);
+        let whole = self.pipeline.store().wholeness().clone();
         if self.watched.note_folder(&root, sight.away.as_deref()) {
+            whole.is_away(&root, sight.away.is_some());
             match &sight.away {
                 Some(reason) => log::warn!(
                     "watched folder {}: {reason}; its documents are kept, and it is left alone until it is back",
@@ -210,6 +223,9 @@ impl Watch {
         }
         for path in sight.gone {
             self.remove(number, &path);
+        }
+        if path == root {
+            whole.has_seen_folder(&self.followers[number].tracked.folder.collection, &root);
         }
     }
 
@@ -240,9 +256,7 @@ impl Watch {
 
     /// Takes in one file that is due.
     fn read_one(&mut self) {
-        let now = Instant::now();
-        let next = self.followers.iter().enumerate().find_map(|(number, follower)| Some((number, follower.next(now)?)));
-        let Some((number, path)) = next else { return };
+        let Some((number, path)) = self.next() else { return };
         let result = self.take(number, &path);
         match &result {
             Err(Trouble::Disk(reason)) => log::warn!("{}: {reason}; it is tried again", path.display()),
@@ -252,6 +266,27 @@ impl Watch {
         if let Some((state, reason)) = self.followers[number].settle(&path, result, Instant::now()) {
             self.note(number, &path, state, reason);
         }
+    }
+
+    /// The next file to read: the likeliest to answer a waiting question, else the first one.
+    fn next(&self) -> Option<(usize, PathBuf)> {
+        let (now, whole) = (Instant::now(), self.pipeline.store().wholeness());
+        let mut due = self
+            .followers
+            .iter()
+            .enumerate()
+            .flat_map(|(number, follower)| follower.due_files(now).map(move |path| (number, path.to_owned())));
+        if !whole.is_asked() {
+            return due.next();
+        }
+        let due: Vec<(usize, PathBuf)> = due.collect();
+        let unread = due.iter().map(|(number, path)| {
+            let tracked = &self.followers[*number].tracked;
+            let id = tracked.files.get(path).map_or("", |file| file.id.as_str());
+            Unread { collection: &tracked.folder.collection, id, title: "" }
+        });
+        let next = whole.likeliest(&unread.collect::<Vec<_>>(), |at| beginning(File::open(&due[at].1)));
+        due.into_iter().nth(next)
     }
 
     /// Lists the files that come while `reading` is taken in.
@@ -309,7 +344,13 @@ impl Watch {
     /// Notes a known file's state for the list, and a failure in the library too.
     fn note(&mut self, number: usize, path: &Path, state: FileState, reason: Option<String>) {
         let Some(document) = self.followers[number].tracked.set_state(path, state) else { return };
-        let store = self.pipeline.store();
+        let (store, whole) = (self.pipeline.store(), self.pipeline.store().wholeness());
+        if state == FileState::Pending {
+            let present = store.document(&document.collection, &document.id).is_ok_and(|present| present.is_some());
+            whole.has_file(&document.collection, &document.id, path, present, reason.is_some());
+        } else {
+            whole.has_read(&document.collection, &document.id, path);
+        }
         let written = match (state, &reason) {
             (FileState::Ok, _) => store.forget_failed(&document.collection, &document.id).map(drop),
             (FileState::Failed, Some(reason)) => store.note_failed(&document, reason),

@@ -177,9 +177,9 @@ impl Follower {
         self.pending.extend(changed.iter().map(|path| (path.clone(), now)));
     }
 
-    /// A file that is due for reading.
-    pub(super) fn next(&self, now: Instant) -> Option<PathBuf> {
-        self.pending.iter().find(|(_, due)| **due <= now).map(|(path, _)| path.clone())
+    /// The files that are due for reading.
+    pub(super) fn due_files(&self, now: Instant) -> impl Iterator<Item = &Path> {
+        self.pending.iter().filter(move |(_, due)| **due <= now).map(|(path, _)| path.as_path())
     }
 
     /// Schedules a file anew, or not, after it was read; returns its state for the list, where that is news.

@@ -142,7 +142,8 @@ impl Scene {
     /// Reads every file that is due, with success.
     fn read_all(&mut self) -> Vec<String> {
         let mut read = Vec::new();
-        while let Some(path) = self.follower.next(self.now) {
+        let next = |scene: &Self| scene.follower.due_files(scene.now).next().map(Path::to_owned);
+        while let Some(path) = next(self) {
             self.settle(&path, Ok(()));
             read.push(path);
         }
@@ -434,7 +435,7 @@ fn troubles_are_tried_again_in_time() {
     assert_eq!(scene.due(), Some(QUIET));
     let news = scene.settle(&path, Err(Trouble::Disk("the disk is full".into())));
     assert_eq!(news, Some((FileState::Pending, Some("the disk is full".into()))));
-    assert_eq!((scene.due(), scene.follower.next(scene.now)), (Some(RETRY), None));
+    assert_eq!((scene.due(), scene.follower.due_files(scene.now).next()), (Some(RETRY), None));
     scene.remove("a.md");
     assert_eq!(scene.settle(&path, Err(Trouble::Gone)), None);
     assert_eq!(names(&scene.pass().gone), ["a.md"], "it is compared at once");
