@@ -85,18 +85,20 @@ fn plain(word: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
     use std::time::{Duration, Instant};
-    use wire::Sampling;
-    use wire::{Mode, Timings, Usage};
+    use wire::{Mode, Sampling, Shape};
 
     fn question(text: &str, temperature: f32) -> Question {
         Question {
             text: text.into(),
+            client: String::new(),
+            session: None,
             collection: "default".into(),
             filter: std::collections::BTreeMap::default(),
             top_k: 3,
             max_tokens: 64,
             mode: Mode::Answer,
             sampling: Sampling { temperature, top_p: 1.0, min_p: 0.0, seed: 0 },
+            shape: Shape::default(),
             asked: Instant::now(),
             allowed: Duration::from_secs(1),
         }

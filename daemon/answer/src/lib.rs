@@ -13,6 +13,8 @@ mod precompute;
 mod prompts;
 mod reading;
 mod sentences;
+mod session;
+mod speech;
 mod support;
 mod written;
 
@@ -29,6 +31,7 @@ use precompute::Wishes;
 pub use prompts::{ModelFacts, PromptError, Prompts};
 use reading::Reading;
 use serde::{Deserialize, Serialize};
+pub use session::{SessionKey, Sessions, Turn};
 use std::sync::Arc;
 use std::time::Duration;
 use support::Support;
@@ -207,22 +210,18 @@ impl Answerer {
         let (found, evidence) = self.evidence(question).await?;
         let language = self.options.prompts.languages.language_of(&question.text);
         let mut answer = Answer {
-            answer: String::new(),
             found,
             confidence: evidence.confidence,
             citations: evidence.citations.clone(),
-            support: vec![],
-            by: AnsweredBy::Quote,
             model: self.engine.info().model.clone(),
             finish: "stop".into(),
-            cached: false,
             timings: Timings {
                 evidence_ms: millis(question.asked.elapsed()),
                 embed_ms: rounded(evidence.embed_ms),
                 search_ms: rounded(evidence.search_ms),
                 ..Timings::default()
             },
-            usage: Usage::default(),
+            ..Answer::default()
         };
         progress(Progress::Evidence(answer.citations.clone()));
         match (found, question.mode) {
@@ -240,6 +239,8 @@ impl Answerer {
             let own = &self.options.not_found;
             answer.answer.clone_from(if own.is_empty() { &words.not_found } else { own });
         }
+        answer.speech = speech::speech(&answer.answer, &answer.citations, self.options.prompts.languages.of(language));
+        answer.steps = speech::steps(&answer.answer);
         answer.timings.total_ms = millis(question.asked.elapsed());
         if answer.timings.ttft_ms == 0.0 && answer.usage.answer_tokens > 0 {
             answer.timings.ttft_ms = answer.timings.total_ms;
@@ -251,13 +252,7 @@ impl Answerer {
     }
 
     /// The answer in the words of the passages.
-    fn quote(
-        &self,
-        question: &Question,
-        evidence: &Evidence,
-        progress: &mut (dyn FnMut(Progress) + Send),
-        answer: &mut Answer,
-    ) {
+    fn quote(&self, question: &Question, evidence: &Evidence, progress: &mut (dyn FnMut(Progress) + Send), answer: &mut Answer) {
         answer.by = AnsweredBy::Quote;
         answer.answer.clone_from(&evidence.quoted);
         answer.support = vec![1.0; evidence.quoted.lines().count()];
@@ -300,11 +295,11 @@ impl Answerer {
                 let marked = best.filter(|(_, chosen)| !chosen.is_empty());
                 let marked: Vec<String> = marked.map(|(i, chosen)| format!("{} [{}]", evidence::text(&chosen), i + 1)).collect();
                 evidence.quoted = marked.join("\n");
-                evidence.best = ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
+                evidence.best =
+                    ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
                 if options.strategy == Strategy::Read {
                     let passages = &retrieval.passages;
-                    evidence.readings =
-                        reading::readings(&options.prompts, &retriever, passages, &ranked, options.sentences)?;
+                    evidence.readings = reading::readings(&options.prompts, &retriever, passages, &ranked, options.sentences)?;
                 }
             }
             Ok((found, evidence))
@@ -341,7 +336,8 @@ impl Answerer {
                     // Passages that did not fit were not read, so they are not cited.
                     passages.truncate(passages_used);
                     answer.usage.read = Some(name.to_owned());
-                    let support = Support::new(prompts.languages.of(evidence.language), evidence.language, &question.text, &passages);
+                    let support =
+                        Support::new(prompts.languages.of(evidence.language), evidence.language, &question.text, &passages);
                     written = Some(Written::new(support, kind, words, passages.first().map(|passage| passage.n)));
                 }
                 Step::Delta(delta) => {

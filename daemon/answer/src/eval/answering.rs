@@ -6,7 +6,7 @@ use crate::Answerer;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use wire::{Answer, Cancel, Mode, Question, Sampling};
+use wire::{Answer, Cancel, Mode, Question, Sampling, Shape};
 
 /// Figures of a set's answers: shares and means over the questions with accepted answers.
 #[derive(Clone, Debug, Serialize)]
@@ -69,12 +69,15 @@ pub async fn answer(
     for query in &chosen {
         let question = Question {
             text: query.text.clone(),
+            client: String::new(),
+            session: None,
             collection: asking.collection.clone(),
             filter: BTreeMap::default(),
             top_k: asking.top_k,
             max_tokens: asking.max_tokens,
             mode: Mode::Answer,
             sampling: asking.sampling.clone(),
+            shape: Shape::default(),
             asked: Instant::now(),
             allowed: Duration::from_secs(600),
         };
