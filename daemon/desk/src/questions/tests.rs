@@ -28,11 +28,11 @@ async fn an_asker_hears_all_in_order() {
 async fn an_answer_echoes_its_question_in_the_shape_asked_for() {
     let (desk, echo, _) = desk();
     let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
-    let small = Ask { max_chars: Some(16), ..ask(" Open the valve. Then wait. ") };
+    let small = Ask { max_chars: Some(20), ..ask(" Open the valve. Then wait. ") };
     let _presence = desk.ask(ticket("1"), &small, Arc::new(Last(ended))).expect("taken");
     echo.permits.add_permits(1);
     let Some(End::Answer(answer)) = end.recv().await else { panic!("no answer") };
-    assert_eq!((answer.question.as_str(), answer.answer.as_str()), ("Open the valve. Then wait.", "Open the valve…"));
+    assert_eq!((answer.question.as_str(), answer.answer.as_str()), ("Open the valve. Then wait.", "Open the valve. …"));
 }
 
 #[tokio::test]
