@@ -85,7 +85,8 @@ fn plain(word: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
     use std::time::{Duration, Instant};
-    use wire::{Mode, Sampling, Shape};
+    use wire::Sampling;
+    use wire::{Mode, Timings, Usage};
 
     fn question(text: &str, temperature: f32) -> Question {
         Question {
@@ -98,7 +99,7 @@ mod tests {
             max_tokens: 64,
             mode: Mode::Answer,
             sampling: Sampling { temperature, top_p: 1.0, min_p: 0.0, seed: 0 },
-            shape: Shape::default(),
+            shape: wire::Shape::default(),
             asked: Instant::now(),
             allowed: Duration::from_secs(1),
         }
