@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 use wire::{
     Ask, CancelRequest, Delete, Encoding, ErrorBody, ErrorCode, ErrorReply, Failed, List, MAX_DEPTH, MAX_REQUEST_ID_BYTES,
-    MAX_WORDS, Mode, Priority, Put,
+    MAX_WORDS, Mode, Priority, Put, ReplyForm,
 };
 
 /// A request or a reply.
@@ -37,6 +37,10 @@ impl Crosses for Ask {
             deadline_ms: Some(70_000),
             priority: Some(Priority::High),
             reply_to: text("reply/a"),
+            session: text("kitchen"),
+            reply: Some(ReplyForm::Text),
+            max_chars: Some(200),
+            citations: Some(0),
             temperature: Some(0.7),
             top_p: Some(0.1),
             min_p: Some(0.0),

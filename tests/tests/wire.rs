@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use vademecum_tests::{python, run_with_input};
 use wire::{
-    Answer, AnswerReply, Ask, CancelRequest, Change, Citation, Delete, DeleteReply, DeltaReply, Encoding, ErrorBody, ErrorCode,
-    ErrorReply, EvidenceReply, FileState, LibraryState, LibraryWork, List, ListReply, Listed, Mode, Origin, PassageReply,
-    Priority, Put, PutReply, SearchReply, Timings, Usage,
+    Answer, AnswerReply, AnsweredBy, Ask, CancelRequest, Change, Citation, Delete, DeleteReply, DeltaReply, Encoding, ErrorBody,
+    ErrorCode, ErrorReply, EvidenceReply, FileState, LibraryState, LibraryWork, List, ListReply, Listed, Mode, Origin,
+    PassageReply, Priority, Put, PutReply, ReplyForm, SearchReply, Timings, Usage,
 };
 
 /// Another implementation reads our CBOR, and we read its CBOR, also with the tag of self-described CBOR.
@@ -47,7 +47,9 @@ fn ask() -> impl Strategy<Value = Ask> {
     let second = (option::of(any::<usize>()), option::of(any::<bool>()), mode, option::of(any::<u64>()), option::of(text()));
     let priority = option::of(prop_oneof![Just(Priority::Low), Just(Priority::Normal), Just(Priority::High)]);
     let third = (option::of(number()), option::of(number()), option::of(number()), option::of(any::<u32>()), priority);
-    (first, second, third).prop_map(|(a, b, c)| Ask {
+    let form = option::of(prop_oneof![Just(ReplyForm::Json), Just(ReplyForm::Text)]);
+    let shape = (option::of(text()), form, option::of(any::<usize>()), option::of(any::<usize>()));
+    (first, second, third, shape).prop_map(|(a, b, c, d)| Ask {
         id: a.0,
         question: a.1,
         collection: a.2,
@@ -59,6 +61,10 @@ fn ask() -> impl Strategy<Value = Ask> {
         deadline_ms: b.3,
         priority: c.4,
         reply_to: b.4,
+        session: d.0,
+        reply: d.1,
+        max_chars: d.2,
+        citations: d.3,
         temperature: c.0,
         top_p: c.1,
         min_p: c.2,
@@ -118,21 +124,25 @@ fn answer() -> impl Strategy<Value = Answer> {
         reading_tokens_per_s: (u[1] % 2 == 0).then_some(u[2] as f64),
         withheld: u[3],
     });
-    let library = option::of((any::<u64>(), any::<u64>()));
-    (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), vec(number(), 0..3), library, timings, usage).prop_map(
-        |(texts, found, confidence, citations, support, library, timings, usage)| {
-            let [answer, model, finish] = texts.try_into().expect("three");
+    let lists = (vec(text(), 0..3), vec(number(), 0..3), vec(citation(), 0..3), option::of((any::<u64>(), any::<u64>())));
+    (vec(text(), 5), any::<bool>(), number(), lists, timings, usage).prop_map(
+        |(texts, found, confidence, (steps, support, citations, library), timings, usage)| {
+            let [question, answer, speech, model, finish] = texts.try_into().expect("five");
+            let cached = false;
             let library = library.map(|(have, of)| LibraryState { state: LibraryWork::Rebuilding, have, of });
             Answer {
+                question,
                 answer,
+                speech,
+                steps,
+                support,
                 found,
                 confidence,
                 citations,
-                support,
-                by: wire::AnsweredBy::Model,
+                by: AnsweredBy::Model,
                 model,
                 finish,
-                cached: false,
+                cached,
                 library,
                 timings,
                 usage,

@@ -92,6 +92,8 @@ mod tests {
     fn question(text: &str, temperature: f32) -> Question {
         Question {
             text: text.into(),
+            client: String::new(),
+            session: None,
             collection: "default".into(),
             filter: std::collections::BTreeMap::default(),
             without: std::collections::BTreeSet::default(),
@@ -99,6 +101,7 @@ mod tests {
             max_tokens: 64,
             mode: Mode::Answer,
             sampling: Sampling { temperature, top_p: 1.0, min_p: 0.0, seed: 0 },
+            shape: wire::Shape::default(),
             asked: Instant::now(),
             allowed: Duration::from_secs(1),
         }

@@ -13,6 +13,8 @@ mod precompute;
 mod prompts;
 mod reading;
 mod sentences;
+mod session;
+mod speech;
 mod support;
 mod waiting;
 mod written;
@@ -30,6 +32,7 @@ use precompute::Wishes;
 pub use prompts::{ModelFacts, PromptError, Prompts};
 use reading::Reading;
 use serde::{Deserialize, Serialize};
+pub use session::{SessionKey, Sessions, Turn};
 use std::sync::Arc;
 use std::time::Duration;
 use support::Support;
@@ -214,15 +217,11 @@ impl Answerer {
         let kind = self.options.prompts.languages.of(language).kind(&question.text);
         let Searched { found, library, evidence } = self.patient_evidence(question, kind, cancel, progress).await?;
         let mut answer = Answer {
-            answer: String::new(),
             found,
             confidence: evidence.confidence,
             citations: evidence.citations.clone(),
-            support: vec![],
-            by: AnsweredBy::Quote,
             model: self.engine.info().model.clone(),
             finish: "stop".into(),
-            cached: false,
             library,
             timings: Timings {
                 evidence_ms: millis(question.asked.elapsed()),
@@ -230,7 +229,7 @@ impl Answerer {
                 search_ms: rounded(evidence.search_ms),
                 ..Timings::default()
             },
-            usage: Usage::default(),
+            ..Answer::default()
         };
         progress(Progress::Evidence(answer.citations.clone()));
         match (found, question.mode) {
@@ -258,6 +257,8 @@ impl Answerer {
                 None => own.clone(),
             };
         }
+        answer.speech = speech::speech(&answer.answer, &answer.citations, self.options.prompts.languages.of(language));
+        answer.steps = speech::steps(&answer.answer);
         answer.timings.total_ms = millis(question.asked.elapsed());
         if answer.timings.ttft_ms == 0.0 && answer.usage.answer_tokens > 0 {
             answer.timings.ttft_ms = answer.timings.total_ms;

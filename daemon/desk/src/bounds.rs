@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use wire::names::{COLLECTION_RULE, is_collection};
-use wire::{Ask, ErrorCode, Fault, MAX_TOP_K, Mode, Question, Sampling};
+use wire::{Ask, ErrorCode, Fault, MAX_SESSION_BYTES, MAX_TOP_K, MIN_MAX_CHARS, Mode, Question, ReplyForm, Sampling, Shape};
 
 /// The bounds of requests, and the values they leave open.
 #[derive(Debug, Clone)]
@@ -33,11 +33,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Checks a question's bounds and fills in the open fields.
+    /// Checks the bounds of a client's question and fills in the open fields.
     ///
     /// # Errors
     /// The broken bound.
-    pub fn question(&self, ask: &Ask, asked: Instant) -> Result<Question, Fault> {
+    pub fn question(&self, ask: &Ask, client: &str, asked: Instant) -> Result<Question, Fault> {
         let text = ask.question.trim();
         if text.is_empty() {
             return Err(Fault::bad_request("the question is empty"));
@@ -70,8 +70,19 @@ impl Limits {
             return bad("temperature must be from 0 to 5, top_p and min_p from 0 to 1".into());
         }
         check_filter(&ask.filter)?;
+        let session = ask.session.as_deref().filter(|name| !name.is_empty());
+        if let Some(name) = session.filter(|name| name.len() > MAX_SESSION_BYTES) {
+            return bad(format!("session has {} bytes; at most {MAX_SESSION_BYTES} are allowed", name.len()));
+        }
+        if let Some(most) = ask.max_chars.filter(|most| *most < MIN_MAX_CHARS) {
+            return bad(format!("max_chars is {most}; it must be at least {MIN_MAX_CHARS}"));
+        }
+        // A text has no citations, so its marks would name nothing.
+        let citations = if ask.reply == Some(ReplyForm::Text) { Some(0) } else { ask.citations };
         Ok(Question {
             text: text.to_owned(),
+            client: client.to_owned(),
+            session: session.map(str::to_owned),
             collection: self.collection(ask.collection.as_deref())?,
             filter: ask.filter.clone(),
             without: BTreeSet::new(),
@@ -79,6 +90,7 @@ impl Limits {
             max_tokens,
             mode: ask.mode.unwrap_or(Mode::Answer),
             sampling,
+            shape: Shape { max_chars: ask.max_chars, citations },
             asked,
             allowed,
         })
@@ -127,17 +139,18 @@ mod tests {
     }
 
     fn refused(ask: &Ask) -> Fault {
-        limits().question(ask, Instant::now()).expect_err("refused")
+        limits().question(ask, "c", Instant::now()).expect_err("refused")
     }
 
     #[test]
     fn open_fields_get_the_defaults() {
         let now = Instant::now();
-        let question = limits().question(&ask("  Why? "), now).expect("taken");
+        let question = limits().question(&ask("  Why? "), "c", now).expect("taken");
         assert_eq!((question.text.as_str(), question.collection.as_str()), ("Why?", "default"));
         assert_eq!((question.top_k, question.max_tokens, question.mode), (3, 100, Mode::Answer));
         assert_eq!((question.asked, question.allowed), (now, Duration::from_secs(60)));
         assert_eq!(question.sampling.seed, 7);
+        assert_eq!((question.client.as_str(), question.session, question.shape), ("c", None, Shape::default()));
     }
 
     #[test]
@@ -151,7 +164,7 @@ mod tests {
             mode: Some(Mode::Evidence),
             ..ask("q")
         };
-        let question = limits().question(&given, Instant::now()).expect("taken");
+        let question = limits().question(&given, "c", Instant::now()).expect("taken");
         assert_eq!((question.top_k, question.max_tokens, question.mode), (MAX_TOP_K, 1000, Mode::Evidence));
         assert_eq!((question.allowed, question.collection.as_str()), (Duration::from_secs(86_400), "kitchen"));
         assert!((question.sampling.temperature - 0.5).abs() < f32::EPSILON);
@@ -163,7 +176,7 @@ mod tests {
         let long = refused(&ask(&"x".repeat(51)));
         assert_eq!(long.code, ErrorCode::TooLarge);
         assert!(long.message.contains("51") && long.message.contains("50"), "{long}");
-        assert!(limits().question(&ask(&"x".repeat(50)), Instant::now()).is_ok());
+        assert!(limits().question(&ask(&"x".repeat(50)), "c", Instant::now()).is_ok());
     }
 
     #[test]
@@ -180,10 +193,32 @@ mod tests {
             (Ask { top_p: Some(-0.1), ..ask("q") }, "top_p"),
             (Ask { min_p: Some(1.1), ..ask("q") }, "min_p"),
             (Ask { collection: Some("Kitchen".into()), ..ask("q") }, "collection"),
+            (Ask { session: Some("x".repeat(MAX_SESSION_BYTES + 1)), ..ask("q") }, "session"),
+            (Ask { max_chars: Some(MIN_MAX_CHARS - 1), ..ask("q") }, "max_chars"),
         ] {
             let fault = refused(&bad);
             assert!(fault.code == ErrorCode::BadRequest && fault.message.contains(word), "{word}: {fault}");
         }
+    }
+
+    #[test]
+    fn a_reply_gets_its_shape() {
+        let shape = |ask: Ask| limits().question(&ask, "c", Instant::now()).expect("taken").shape;
+        let small = Ask { max_chars: Some(MIN_MAX_CHARS), citations: Some(2), ..ask("q") };
+        assert_eq!(shape(small.clone()), Shape { max_chars: Some(MIN_MAX_CHARS), citations: Some(2) });
+        let text = Ask { reply: Some(ReplyForm::Text), ..small };
+        assert_eq!(shape(text).citations, Some(0), "a text has no citations");
+    }
+
+    #[test]
+    fn a_session_without_a_name_is_none() {
+        let session = |name: &str| {
+            let ask = Ask { session: Some(name.into()), ..ask("q") };
+            limits().question(&ask, "c", Instant::now()).expect("taken").session
+        };
+        assert_eq!(session(""), None);
+        let longest = "x".repeat(MAX_SESSION_BYTES);
+        assert_eq!(session(&longest), Some(longest));
     }
 
     #[test]
@@ -195,6 +230,6 @@ mod tests {
         for bad in [filter(17, 1), filter(2, 129), filter(1, 0)] {
             assert!(refused(&bad).message.contains("filter"));
         }
-        assert!(limits().question(&filter(16, 16), Instant::now()).is_ok());
+        assert!(limits().question(&filter(16, 16), "c", Instant::now()).is_ok());
     }
 }

@@ -97,7 +97,7 @@ impl Desk {
     pub async fn search(&self, id: String, ask: &Ask) -> Result<SearchReply, Fault> {
         let named = id.clone();
         let found = async {
-            let question = self.limits().question(ask, Instant::now())?;
+            let question = self.limits().question(ask, "", Instant::now())?;
             let library = Arc::clone(&self.0.library);
             blocking(move || library.search(named, &question)).await
         };

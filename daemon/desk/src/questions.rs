@@ -228,7 +228,7 @@ impl Desk {
     /// # Errors
     /// A broken bound, a full queue, or a question with this ticket is at work.
     pub fn ask(&self, ticket: Ticket, ask: &Ask, asker: Arc<dyn Asker>) -> Result<Presence, Fault> {
-        let question = self.limits().question(ask, now()).inspect_err(|fault| self.refuse(&ticket.id, fault))?;
+        let question = self.limits().question(ask, &ticket.client, now()).inspect_err(|fault| self.refuse(&ticket.id, fault))?;
         let id = ticket.id.clone();
         match self.admit(Asked::new(ticket, question, ask.priority.unwrap_or_default())) {
             Admission::Admitted(place) => {
@@ -340,7 +340,7 @@ impl Desk {
         }
     }
 
-    /// Answers, and passes evidence and deltas to the asker on the way.
+    /// Answers in the shape that the client wants, and passes evidence and deltas to the asker on the way.
     async fn answer(&self, slot: Slot, job: &Job) -> Result<Answer, Fault> {
         let (pieces, mut handed_on) = tokio::sync::mpsc::unbounded_channel();
         let streams = job.asker.streams();
@@ -350,16 +350,26 @@ impl Desk {
                 job.asker.progress(progress).await;
             }
         };
+        let shape = job.question.shape;
         let answering = async move {
             let mut progress = |progress: Progress| match progress {
                 Progress::Waiting => self.handle(Input::Waits(slot)),
-                progress if streams => drop(pieces.send(progress)),
+                mut progress if streams => {
+                    if let Progress::Evidence(evidence) = &mut progress {
+                        shape.apply_to_evidence(evidence);
+                    }
+                    let _ = pieces.send(progress);
+                }
                 _ => {}
             };
             // `pieces` is dropped at the end of this block, which ends the other future.
             self.0.answers.answer(&job.question, &job.cancel, &mut progress).await
         };
-        tokio::join!(answering, handing_on).0
+        let mut answer = tokio::join!(answering, handing_on).0?;
+        // The words of this client, also when another client's answer came from a cache.
+        answer.question.clone_from(&job.question.text);
+        shape.apply(&mut answer);
+        Ok(answer)
     }
 
     fn tell(&self, job: &Job, end: &End) {

@@ -1,6 +1,6 @@
-//! `POST /v1/ask`: one reply, or a stream of server-sent events (WHATWG HTML, section 9.2).
+//! `POST /v1/ask`: one reply, or a stream of server-sent events (WHATWG HTML, section 9.2); with `"reply": "text"` one plain text.
 
-use crate::{Control, download, encoding_of, reply, unreadable};
+use crate::{Control, download, encoding_of, reply, status_of, unreadable};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -10,7 +10,9 @@ use serde::Serialize;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use wire::{AnswerReply, Ask, DeltaReply, Encoding, ErrorCode, EvidenceReply, Fault, Progress, new_id};
+use wire::{
+    Address, Addressed, AnswerReply, Ask, DeltaReply, Encoding, ErrorCode, EvidenceReply, Fault, Progress, ReplyForm, new_id,
+};
 
 /// The client name of this socket: all its clients take one share of the queue.
 const CLIENT: &str = "control socket";
@@ -45,20 +47,50 @@ impl Asker for Client {
     }
 }
 
+/// The final reply in the form that the client wants.
+struct Reply {
+    id: String,
+    encoding: Encoding,
+    form: ReplyForm,
+    /// Most characters of an error in text.
+    max_chars: Option<usize>,
+}
+
+impl Reply {
+    fn end(&self, end: End) -> Response {
+        match (self.form, end) {
+            (ReplyForm::Json, End::Answer(answer)) => {
+                reply(self.encoding, &self.id, Ok(AnswerReply { id: self.id.clone(), answer: *answer }))
+            }
+            (ReplyForm::Json, End::Fault(fault)) => reply::<()>(self.encoding, &self.id, Err(fault)),
+            // axum sends a string as text/plain in UTF-8.
+            (ReplyForm::Text, End::Answer(answer)) => answer.answer.into_response(),
+            (ReplyForm::Text, End::Fault(fault)) => (status_of(fault.code), fault.line(self.max_chars)).into_response(),
+        }
+    }
+}
+
 pub(super) async fn ask(State(control): State<Control>, headers: HeaderMap, body: Bytes) -> Response {
     let encoding = encoding_of(&headers, &body);
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let streams = accept.to_ascii_lowercase().contains("text/event-stream");
-    let ask = match encoding.decode::<Ask>(&body) {
-        Ok(ask) => ask,
-        Err(problem) => return reply::<()>(encoding, "", Err(unreadable(&control, problem))),
+    let ask = encoding.decode::<Ask>(&body);
+    let address = match &ask {
+        Ok(ask) => ask.address(),
+        Err(_) => encoding.decode::<Address>(&body).unwrap_or_default(),
     };
-    let id = ask.id.clone().unwrap_or_else(new_id);
+    let id = address.id.unwrap_or_else(new_id);
+    let reply = Reply { id: id.clone(), encoding, form: address.reply.unwrap_or_default(), max_chars: address.max_chars };
+    let ask = match ask {
+        Ok(ask) => ask,
+        Err(problem) => return reply.end(End::Fault(unreadable(&control, problem))),
+    };
+    let streams = streams && reply.form == ReplyForm::Json;
     let (sender, mut events) = mpsc::unbounded_channel();
     let ticket = Ticket { client: CLIENT.into(), id: id.clone() };
     let presence = match control.desk.ask(ticket, &ask, Arc::new(Client { streams, events: sender })) {
         Ok(presence) => presence,
-        Err(fault) => return reply::<()>(encoding, &id, Err(fault)),
+        Err(fault) => return reply.end(End::Fault(fault)),
     };
     if streams {
         return stream(id, presence, events);
@@ -71,10 +103,7 @@ pub(super) async fn ask(State(control): State<Control>, headers: HeaderMap, body
         }
     };
     drop(presence);
-    match end {
-        End::Answer(answer) => reply(encoding, &id, Ok(AnswerReply { id: id.clone(), answer: *answer })),
-        End::Fault(fault) => reply::<()>(encoding, &id, Err(fault)),
-    }
+    reply.end(end)
 }
 
 /// Sends events as they come. The body holds the presence, so a hang-up cancels the question.

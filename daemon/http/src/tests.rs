@@ -121,6 +121,35 @@ async fn without_a_stream_there_is_one_reply() {
     assert_eq!(reply.id.len(), 16);
 }
 
+/// The whole response to a question, as text.
+async fn raw(socket: &Socket, body: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::UnixStream::connect(socket.dir.path().join("control.sock")).await.expect("connects");
+    let head = "POST /v1/ask HTTP/1.1\r\nhost: x\r\nconnection: close\r\naccept: text/event-stream\r\n";
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("UTF-8");
+    response
+}
+
+#[tokio::test]
+async fn a_text_reply_is_one_text_also_for_errors() {
+    let socket = Socket::open();
+    let answer = raw(&socket, r#"{"question":"größer","reply":"text"}"#).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("content-type: text/plain; charset=utf-8"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\ngrößer"), "{answer}");
+    for (body, end) in [
+        (r#"{"question":" ","reply":"text"}"#, "\r\n\r\nerror: bad_request: the question is empty"),
+        (r#"{"question":7,"reply":"text","max_chars":20}"#, "\r\n\r\nerror: bad_request…"),
+    ] {
+        let refused = raw(&socket, body).await;
+        assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("content-type: text/plain"), "{refused}");
+        assert!(refused.ends_with(end), "{refused}");
+    }
+    assert!(raw(&socket, r#"{"question":"why","reply":"json"}"#).await.contains("event: answer"));
+}
+
 #[tokio::test]
 async fn refusals_have_their_code() {
     let socket = Socket::open();

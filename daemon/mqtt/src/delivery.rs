@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
-use wire::{AnswerReply, Ask, ErrorCode, Fault, Priority, Progress, Question};
+use wire::{Ask, ErrorCode, Fault, Priority, Progress, Question, ReplyForm};
 
 /// How long an acknowledgement waits for another write to sync the inbox, before it asks for a sync itself.
 const SYNC_PATIENCE: Duration = Duration::from_millis(20);
@@ -102,8 +102,8 @@ impl Asker for Client {
     fn end<'a>(&'a self, end: End, safe: Safe<'a>) -> Pending<'a, ()> {
         Box::pin(async {
             let message = match end {
-                End::Answer(answer) => self.reply.message(&AnswerReply { id: self.reply.id.clone(), answer: *answer }),
-                End::Fault(fault) => self.reply.message(&fault.reply(&self.reply.id)),
+                End::Answer(answer) => self.reply.answer(*answer),
+                End::Fault(fault) => self.reply.fault(fault),
             };
             // The desk keeps the question until its answer is in the outbox, so that a repetition finds it in one of the two.
             let message = self.delivery.keep_answer(&self.reply, self.seq, message).await;
@@ -178,7 +178,7 @@ impl Delivery {
         let Some(mailbox) = &self.mailbox else { return };
         for Rejected { reply, seq, fault } in rejected {
             self.desk.refuse(&reply.id, &fault);
-            let message = self.keep_answer(&reply, Some(seq), reply.message(&fault.reply(&reply.id))).await;
+            let message = self.keep_answer(&reply, Some(seq), reply.fault(fault)).await;
             self.publish(message, Some(seq)).await;
         }
         // A session that the broker kept holds the echoes of delivered messages.
@@ -250,7 +250,8 @@ impl Delivery {
             expiry: None,
         };
         let (reply, ask) = self.open(&message, Some(&id));
-        let question = ask.and_then(|ask| Ok((self.desk.limits().question(&ask, Instant::now())?, ask)));
+        let client = client_of(&reply, &self.topics);
+        let question = ask.and_then(|ask| Ok((self.desk.limits().question(&ask, client, Instant::now())?, ask)));
         let fault = match question {
             Err(fault) => fault,
             Ok(_) if crashes >= MOST_CRASHES => {
@@ -286,7 +287,7 @@ impl Delivery {
     }
 
     fn asked(&self, reply: &Reply, question: Question, ask: &Ask, content: Mark) -> Asked {
-        let ticket = Ticket { client: client_of(reply, &self.topics).to_owned(), id: reply.id.clone() };
+        let ticket = Ticket { client: question.client.clone(), id: reply.id.clone() };
         Asked { content: content.as_bytes().to_vec(), ..Asked::new(ticket, question, ask.priority.unwrap_or_default()) }
     }
 
@@ -294,9 +295,9 @@ impl Delivery {
         Arc::new(Client {
             delivery: Arc::clone(self),
             name,
+            streams: ask.stream.unwrap_or(false) && reply.form == ReplyForm::Json,
             reply,
             pieces: tokio::sync::Mutex::default(),
-            streams: ask.stream.unwrap_or(false),
             seq,
             begun: AtomicBool::new(false),
         })
@@ -359,7 +360,7 @@ impl Delivery {
 
     /// Checks a question's bounds, and its right to high priority.
     fn question(&self, ask: &Ask, reply: &Reply, message: &Message) -> Result<Question, Fault> {
-        let mut question = self.desk.limits().question(ask, Instant::now())?;
+        let mut question = self.desk.limits().question(ask, client_of(reply, &self.topics), Instant::now())?;
         if ask.priority == Some(Priority::High) && !self.topics.may_go_first(&reply.topic) {
             let problem = format!(
                 "questions with replies to {} may not have high priority; mqtt.high_priority lists the reply topics that may",
@@ -425,7 +426,7 @@ impl Delivery {
     fn send_refusal(self: &Arc<Self>, reply: Reply, ack: Option<Ack>, fault: Fault, why: Why) {
         let delivery = Arc::clone(self);
         tokio::spawn(async move {
-            let message = reply.message(&fault.reply(&reply.id));
+            let message = reply.fault(fault);
             let sent = match ack {
                 Some(ack) => delivery.sender.send_refusal(message, ack, why).await,
                 None => delivery.sender.send(message).await,
@@ -445,7 +446,7 @@ impl Delivery {
             let problem = format!(
                 "the answer is larger than the {largest} bytes that the broker takes; ask with a smaller top_k, or raise the broker's max_packet_size"
             );
-            message = reply.message(&Fault::new(ErrorCode::TooLarge, problem).reply(&reply.id));
+            message = reply.fault(Fault::new(ErrorCode::TooLarge, problem));
         }
         if let (Some(mailbox), Some(seq)) = (&self.mailbox, seq) {
             let kept = match mailbox.finish(seq, final_of(&message)) {

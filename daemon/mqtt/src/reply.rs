@@ -6,13 +6,20 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use wire::{Address, Addressed, Citation, DeltaReply, Encoding, ErrorCode, EvidenceReply, Fault, names, new_id};
+use wire::{
+    Address, Addressed, Answer, AnswerReply, Citation, DeltaReply, Encoding, ErrorCode, EvidenceReply, Fault, ReplyForm, TEXT,
+    names, new_id,
+};
 
-/// The reply side of a request: id, topic, encoding.
+/// The reply side of a request: id, topic, form and encoding.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) id: String,
     pub(crate) topic: String,
+    /// The form of the final reply to a question.
+    pub(crate) form: ReplyForm,
+    /// Most characters of an error in text.
+    max_chars: Option<usize>,
     encoding: Encoding,
     correlation_data: Option<Bytes>,
 }
@@ -51,7 +58,7 @@ impl Reply {
             }
         };
         let correlation_data = message.properties.correlation_data.clone();
-        // These two fields often decode even when another field does not: the client that waits for the id gets the error.
+        // The fields of an address often decode even when another field does not: the client that waits for the id gets the error.
         let address = match (&request, encoding) {
             (Ok(request), _) => request.address(),
             (Err(fault), Some(encoding)) if fault.code == ErrorCode::BadRequest => {
@@ -71,7 +78,24 @@ impl Reply {
                 (topics.answer(&id), Err(Fault::bad_request(problem)))
             }
         };
-        (Self { id, topic, encoding: encoding.unwrap_or(Encoding::Json), correlation_data }, request)
+        let (form, max_chars) = (address.reply.unwrap_or_default(), address.max_chars);
+        (Self { id, topic, form, max_chars, encoding: encoding.unwrap_or(Encoding::Json), correlation_data }, request)
+    }
+
+    /// The answer that ends a question.
+    pub(crate) fn answer(&self, answer: Answer) -> Outgoing {
+        match self.form {
+            ReplyForm::Json => self.message(&AnswerReply { id: self.id.clone(), answer }),
+            ReplyForm::Text => self.outgoing(answer.answer.into_bytes(), TEXT),
+        }
+    }
+
+    /// The error that ends a question.
+    pub(crate) fn fault(&self, fault: Fault) -> Outgoing {
+        match self.form {
+            ReplyForm::Json => self.message(&fault.reply(&self.id)),
+            ReplyForm::Text => self.outgoing(fault.line(self.max_chars).into_bytes(), TEXT),
+        }
     }
 
     /// A reply as a message to publish.
@@ -80,10 +104,14 @@ impl Reply {
             log::error!("reply {:?} cannot be encoded: {problem}", self.id);
             self.encoding.encode(&Fault::new(ErrorCode::Internal, problem).reply(&self.id)).unwrap_or_default()
         });
+        self.outgoing(payload, self.encoding.content_type())
+    }
+
+    fn outgoing(&self, payload: Vec<u8>, content_type: &str) -> Outgoing {
         let properties = Properties {
             response_topic: None,
             correlation_data: self.correlation_data.clone(),
-            content_type: Some(self.encoding.content_type().into()),
+            content_type: Some(content_type.into()),
         };
         Outgoing { topic: self.topic.clone(), payload: payload.into(), retain: false, properties }
     }
@@ -189,6 +217,25 @@ mod tests {
         }
         let (reply, request) = open(br#"{"id":"a","question":5,"reply_to":"home/lamp"}"#, Properties::default());
         assert_eq!((reply.topic.as_str(), request.is_err()), ("v/pi/answer/a", true));
+    }
+
+    #[test]
+    fn a_text_reply_is_text_also_when_the_request_is_wrong() {
+        let text = |payload: &[u8]| {
+            let (reply, request) = open(payload, Properties::default());
+            let message = match request {
+                Ok(_) => reply.answer(Answer { answer: "größer".into(), ..Answer::default() }),
+                Err(fault) => reply.fault(fault),
+            };
+            assert_eq!((message.topic.as_str(), message.properties.content_type.as_deref()), ("v/pi/answer/a", Some(TEXT)));
+            String::from_utf8(message.payload.to_vec()).expect("UTF-8")
+        };
+        assert_eq!(text(br#"{"id":"a","question":"q","reply":"text"}"#), "größer");
+        assert!(text(br#"{"id":"a","reply":"text"}"#).starts_with("error: bad_request: "));
+        let short = text(br#"{"id":"a","question":7,"reply":"text","max_chars":40}"#);
+        assert!(short.starts_with("error: bad_request: ") && short.chars().count() <= 40, "{short}");
+        let unknown = open(br#"{"id":"a","question":"q","reply":"poem"}"#, Properties::default());
+        assert_eq!((unknown.0.id.as_str(), unknown.0.form, unknown.1.is_err()), ("a", ReplyForm::Json, true));
     }
 
     #[test]

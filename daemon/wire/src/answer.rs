@@ -6,8 +6,17 @@ use serde::{Deserialize, Serialize};
 /// A cited answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
+    /// The question, as it was asked.
+    #[serde(default)]
+    pub question: String,
     /// Its text.
     pub answer: String,
+    /// The answer for the ear: without marks and Markdown, with its source in words.
+    #[serde(default)]
+    pub speech: String,
+    /// The steps of a procedure, without their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
     /// Whether the library holds an answer.
     pub found: bool,
     /// Confidence of retrieval that it does, 0 to 1.
@@ -48,7 +57,7 @@ pub enum AnsweredBy {
 }
 
 /// A passage that supports an answer, as it crosses the wire.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Citation {
     /// Its number in the prompt, from 1.
     pub n: usize,

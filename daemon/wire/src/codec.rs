@@ -13,6 +13,9 @@ pub enum Encoding {
     Cbor,
 }
 
+/// The MIME type of text without an encoding.
+pub const TEXT: &str = "text/plain";
+
 impl Encoding {
     /// Its MIME type.
     pub fn content_type(self) -> &'static str {
@@ -27,7 +30,7 @@ impl Encoding {
         match content_type.map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase()).as_deref() {
             Some("application/json") => return Some(Self::Json),
             Some("application/cbor") => return Some(Self::Cbor),
-            Some("text/plain") => return None,
+            Some(TEXT) => return None,
             _ => {}
         }
         match payload {

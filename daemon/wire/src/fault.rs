@@ -1,6 +1,6 @@
 //! Refusals and failures of requests.
 
-use crate::{ErrorBody, ErrorReply};
+use crate::{ErrorBody, ErrorReply, cut};
 use serde::{Deserialize, Serialize};
 
 /// The error codes of the contract.
@@ -67,6 +67,20 @@ impl Fault {
         Self::new(ErrorCode::BadRequest, message)
     }
 
+    /// The fault as one line of text, `error: code: message`, for clients that want no JSON. At most `max_chars` characters; the
+    /// message is shortened, the code never.
+    #[must_use]
+    pub fn line(&self, max_chars: Option<usize>) -> String {
+        let mut line = format!("error: {}:", self.code.word());
+        let least = line.len() + 1;
+        for word in self.message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
+            line.push(' ');
+            line.push_str(word);
+        }
+        cut(&mut line, max_chars.unwrap_or(usize::MAX).max(least));
+        line
+    }
+
     /// The error reply to the request `id`.
     pub fn reply(self, id: &str) -> ErrorReply {
         let Self { code, message, retry_after_ms } = self;
@@ -77,6 +91,18 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_keeps_its_code() {
+        let fault = Fault::new(ErrorCode::UnknownCollection, "there is no\n collection \"x\"; there are: default");
+        let whole = "error: unknown_collection: there is no collection \"x\"; there are: default";
+        assert_eq!(fault.line(None), whole);
+        assert_eq!(fault.line(Some(200)), whole);
+        assert_eq!(fault.line(Some(50)), "error: unknown_collection: there is no collection…");
+        for least in [0, 16, 28] {
+            assert_eq!(fault.line(Some(least)), "error: unknown_collection…", "{least}");
+        }
+    }
 
     #[test]
     fn words_are_those_of_the_encoding() {

@@ -5,6 +5,8 @@
 //! | [`names`] | bounds of ids and collections |
 //! | `request`, `reply` | messages from and to clients |
 //! | `answer` | an answer and its citations |
+//! | [`marks`] | marks such as `[2]` in an answer |
+//! | `shape` | short replies for small clients |
 //! | `question` | a checked question, its cancel handle and its progress |
 //! | `library` | the state of a library that is not whole |
 //! | `fault` | error codes and their messages |
@@ -18,18 +20,20 @@ mod codec;
 mod disk;
 mod fault;
 mod library;
+pub mod marks;
 pub mod names;
 mod question;
 mod reply;
 mod report;
 mod request;
+mod shape;
 
 pub use answer::{Answer, AnsweredBy, Citation, Timings, Usage};
-pub use codec::{Encoding, MAX_DEPTH, MAX_WORDS};
+pub use codec::{Encoding, MAX_DEPTH, MAX_WORDS, TEXT};
 pub use disk::{free_bytes, storage_remedy};
 pub use fault::{ErrorCode, Fault};
 pub use library::{LibraryState, LibraryWork};
-pub use names::{MAX_REQUEST_ID_BYTES, MAX_TOP_K, new_id};
+pub use names::{MAX_REQUEST_ID_BYTES, MAX_SESSION_BYTES, MAX_TOP_K, MIN_MAX_CHARS, new_id};
 pub use question::{Cancel, Mode, Progress, Question, Sampling};
 pub use reply::{
     AnswerReply, Change, DeleteReply, DeltaReply, ErrorBody, ErrorReply, EvidenceReply, FileState, ListReply, Listed, Origin,
@@ -40,6 +44,7 @@ pub use report::{
     StoreMetrics, ThreadCounts,
 };
 pub use request::{Address, Addressed, Ask, CancelRequest, Delete, Failed, List, Priority, Put};
+pub use shape::{ReplyForm, Shape, cut};
 
 #[cfg(test)]
 mod tests;

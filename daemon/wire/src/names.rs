@@ -11,6 +11,12 @@ pub const MAX_DOCUMENT_ID_BYTES: usize = 512;
 /// Longest id of a request, in bytes.
 pub const MAX_REQUEST_ID_BYTES: usize = 128;
 
+/// Longest name of a session, in bytes.
+pub const MAX_SESSION_BYTES: usize = 128;
+
+/// Smallest bound on the characters of an answer: less is no answer.
+pub const MIN_MAX_CHARS: usize = 16;
+
 /// Most tags of one document.
 pub const MAX_TAGS: usize = 32;
 
@@ -132,11 +138,15 @@ pub(crate) enum TextOrNumber {
 }
 
 impl TextOrNumber {
-    pub(crate) fn into_id<E: serde::de::Error>(self) -> Result<String, E> {
-        let text = match self {
+    fn into_text(self) -> String {
+        match self {
             Self::Text(text) => text,
             Self::Number(number) => number.to_string(),
-        };
+        }
+    }
+
+    pub(crate) fn into_id<E: serde::de::Error>(self) -> Result<String, E> {
+        let text = self.into_text();
         if !is_request_id(&text) {
             return Err(E::custom(format!("an id has 1 to {MAX_REQUEST_ID_BYTES} bytes and no control characters")));
         }
@@ -150,6 +160,11 @@ impl TextOrNumber {
 /// The value is neither, or out of bounds.
 pub fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::<TextOrNumber>::deserialize(deserializer)?.map(TextOrNumber::into_id).transpose()
+}
+
+/// Deserializes a text, or a number as text: chats and devices are often numbered.
+pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<TextOrNumber>::deserialize(deserializer)?.map(TextOrNumber::into_text))
 }
 
 pub(crate) fn required_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

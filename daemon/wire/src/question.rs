@@ -1,6 +1,6 @@
 //! A checked question, on its way from the desk to the rooms that answer it.
 
-use crate::Citation;
+use crate::{Citation, Shape};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +13,10 @@ use tokio::sync::Notify;
 pub struct Question {
     /// Its text.
     pub text: String,
+    /// The client, as its door tells clients apart; empty for the clients that share one reply address.
+    pub client: String,
+    /// The client's name for the conversation that the question belongs to.
+    pub session: Option<String>,
     /// The collection to search.
     pub collection: String,
     /// Tags that passages must have: keys are AND-ed, values OR-ed.
@@ -27,6 +31,8 @@ pub struct Question {
     pub mode: Mode,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// The shape of the reply.
+    pub shape: Shape,
     /// Time of arrival.
     pub asked: Instant,
     /// Time allowed since the arrival.

@@ -1,7 +1,8 @@
 //! Requests, as clients send them.
 
-use crate::Mode;
-use crate::names::{TextOrNumber, id, required_id};
+use crate::names::{TextOrNumber, id, required_id, text};
+use crate::{Mode, ReplyForm};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -41,6 +42,18 @@ pub struct Ask {
     /// The topic for the reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
+    /// The client's name for the conversation that the question belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text")]
+    pub session: Option<String>,
+    /// The form of the reply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<ReplyForm>,
+    /// Most characters of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_chars: Option<usize>,
+    /// Most citations in the reply; 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub citations: Option<usize>,
     /// Sampling temperature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
@@ -161,6 +174,12 @@ pub struct Address {
     /// The topic of the reply.
     #[serde(default)]
     pub reply_to: Option<String>,
+    /// The form of the reply, if it is a valid one.
+    #[serde(default, deserialize_with = "if_valid")]
+    pub reply: Option<ReplyForm>,
+    /// Most characters of a reply in text, if it is a number.
+    #[serde(default, deserialize_with = "if_valid")]
+    pub max_chars: Option<usize>,
 }
 
 /// A request that addresses its reply.
@@ -173,12 +192,18 @@ macro_rules! addressed {
     ($($request:ty),*) => {$(
         impl Addressed for $request {
             fn address(&self) -> Address {
-                Address { id: self.id.clone(), reply_to: self.reply_to.clone() }
+                Address { id: self.id.clone(), reply_to: self.reply_to.clone(), ..Address::default() }
             }
         }
     )*};
 }
-addressed!(Ask, Put, Delete, List);
+addressed!(Put, Delete, List);
+
+impl Addressed for Ask {
+    fn address(&self) -> Address {
+        Address { id: self.id.clone(), reply_to: self.reply_to.clone(), reply: self.reply, max_chars: self.max_chars }
+    }
+}
 
 impl Addressed for Failed {
     fn address(&self) -> Address {
@@ -205,6 +230,22 @@ impl CancelRequest {
         id.map(|id| Self { id }).map_err(|e: serde::de::value::Error| e.to_string())
     }
 }
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum IfValid<T> {
+    Valid(T),
+    Other(IgnoredAny),
+}
+
+/// A value of the right kind; any other value counts as absent, and the request's own error tells of it.
+fn if_valid<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(match IfValid::deserialize(deserializer)? {
+        IfValid::Valid(value) => Some(value),
+        IfValid::Other(_) => None,
+    })
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany {

@@ -29,6 +29,46 @@ fn requests_are_lenient_in_form_strict_in_bounds() {
 }
 
 #[test]
+fn a_session_may_be_a_number() {
+    let session = |json: &str| Encoding::Json.decode::<Ask>(json.as_bytes()).expect("decodes").session;
+    assert_eq!(session(r#"{"question":"q","session":-1001234}"#).as_deref(), Some("-1001234"));
+    assert_eq!(session(r#"{"question":"q","session":"kitchen\n"}"#).as_deref(), Some("kitchen\n"), "any text");
+    assert_eq!(session(r#"{"question":"q","session":null}"#), None);
+    assert!(Encoding::Json.decode::<Ask>(br#"{"question":"q","session":[]}"#).is_err());
+}
+
+#[test]
+fn an_address_survives_wrong_fields() {
+    for encoding in [Encoding::Json, Encoding::Cbor] {
+        let address = |value: serde_json::Value| -> Address {
+            encoding.decode(&encoding.encode(&value).expect("encodes")).expect("decodes")
+        };
+        let given = address(serde_json::json!({ "id": "a", "reply": "text", "max_chars": 200, "top_k": "many" }));
+        let expected = Address { id: Some("a".into()), reply_to: None, reply: Some(ReplyForm::Text), max_chars: Some(200) };
+        assert_eq!(given, expected);
+        for wrong in
+            [serde_json::json!("poem"), serde_json::json!([{ "a": 1.5 }]), serde_json::json!(-7), serde_json::json!(null)]
+        {
+            let given = address(serde_json::json!({ "id": "a", "reply": wrong, "max_chars": wrong }));
+            assert_eq!(given, Address { id: Some("a".into()), ..Address::default() }, "{wrong}");
+        }
+    }
+}
+
+/// Outboxes and caches of an older version, and older nodes.
+#[test]
+fn an_older_answer_is_read() {
+    let json = serde_json::json!({
+        "id": "q1", "answer": "1.2 Nm [1]", "found": true, "confidence": 0.9, "citations": [], "model": "m", "finish": "stop",
+        "timings": Timings::default(), "usage": Usage::default(),
+    });
+    let read: AnswerReply = serde_json::from_value(json.clone()).expect("decodes");
+    assert_eq!((read.answer.answer.as_str(), read.answer.question.as_str()), ("1.2 Nm [1]", ""));
+    let written = serde_json::to_value(read).expect("JSON");
+    assert!(written.get("steps").is_none() && written.get("support").is_none(), "absent when empty: {written}");
+}
+
+#[test]
 fn both_encodings_carry_the_same() {
     let ask =
         Ask { id: Some("a".into()), question: "Größe?".into(), max_tokens: Some(5), stream: Some(true), ..Ask::default() };

@@ -156,6 +156,9 @@ async fn reply(
 ) -> Result<Reply, EvalError> {
     let question = Question {
         text: text.to_owned(),
+        client: String::new(),
+        session: None,
+        shape: wire::Shape::default(),
         collection: asking.collection.clone(),
         filter: BTreeMap::new(),
         without: without.clone(),

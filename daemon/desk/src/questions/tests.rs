@@ -25,6 +25,17 @@ async fn an_asker_hears_all_in_order() {
 }
 
 #[tokio::test]
+async fn an_answer_echoes_its_question_in_the_shape_asked_for() {
+    let (desk, echo, _) = desk();
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let small = Ask { max_chars: Some(20), ..ask(" Open the valve. Then wait. ") };
+    let _presence = desk.ask(ticket("1"), &small, Arc::new(Last(ended))).expect("taken");
+    echo.permits.add_permits(1);
+    let Some(End::Answer(answer)) = end.recv().await else { panic!("no answer") };
+    assert_eq!((answer.question.as_str(), answer.answer.as_str()), ("Open the valve. Then wait.", "Open the valve. …"));
+}
+
+#[tokio::test]
 async fn a_refusal_is_counted_whatever_door_it_is_for() {
     let (desk, ..) = desk();
     let (ear, _heard) = Ear::new();
@@ -94,7 +105,7 @@ async fn a_drain_ends_the_stubborn_questions() {
     let (desk, _echo, _) = desk();
     let heard: Vec<_> = [("1", true), ("2", false), ("3", true)]
         .map(|(id, durable)| {
-            let question = desk.limits().question(&ask(id), now()).expect("in bounds");
+            let question = desk.limits().question(&ask(id), "a", now()).expect("in bounds");
             let Admission::Admitted(place) = desk.admit(Asked::new(ticket(id), question, Priority::Normal)) else {
                 panic!("not admitted")
             };
@@ -120,12 +131,31 @@ async fn a_drain_ends_the_stubborn_questions() {
 #[tokio::test]
 async fn a_place_that_is_not_taken_is_free_again() {
     let (desk, ..) = desk();
-    let question = desk.limits().question(&ask("q"), now()).expect("in bounds");
+    let question = desk.limits().question(&ask("q"), "a", now()).expect("in bounds");
     let place = desk.admit(Asked::new(ticket("1"), question, Priority::Normal));
     assert!(matches!(place, Admission::Admitted(_)));
     assert_eq!(desk.figures().depth, 1);
     drop(place);
     assert_eq!(desk.figures().depth, 0);
+}
+
+/// Hands on its final reply.
+struct Last(tokio::sync::mpsc::UnboundedSender<End>);
+
+impl Asker for Last {
+    fn streams(&self) -> bool {
+        false
+    }
+
+    fn progress(&self, _: Progress) -> Pending<'_, ()> {
+        unreachable!("not streamed")
+    }
+
+    fn end<'a>(&'a self, end: End, safe: Safe<'a>) -> Pending<'a, ()> {
+        safe();
+        let _ = self.0.send(end);
+        Box::pin(async {})
+    }
 }
 
 /// Its reply is stored, but never sent: the broker is away.

@@ -66,6 +66,7 @@ struct Door {
     echo: Arc<Echo>,
     requests: flume::Receiver<Request>,
     backlog: Vec<Unanswered>,
+    undelivered: Vec<Seq>,
 }
 
 impl Door {
@@ -78,7 +79,8 @@ impl Door {
         let topics = Topics::new("v/pi".into(), "v", "", vec![], vec![]);
         let (sender, requests) = recorded();
         let delivery = Delivery::new(topics, desk.clone(), sender, mailbox);
-        Self { delivery, desk, echo, requests, backlog: backlog.unwrap_or_default().unanswered }
+        let backlog = backlog.unwrap_or_default();
+        Self { delivery, desk, echo, requests, backlog: backlog.unanswered, undelivered: backlog.undelivered }
     }
 
     fn ask(&self, id: &str, pkid: u16, redelivered: bool) {
@@ -96,7 +98,10 @@ impl Door {
                     self.delivery.echo(&publish.payload);
                     return "receipt".into();
                 }
-                let payload: serde_json::Value = serde_json::from_slice(&publish.payload).expect("JSON");
+                let text = String::from_utf8(publish.payload.to_vec()).expect("UTF-8");
+                let Ok(payload) = serde_json::from_str::<serde_json::Value>(&text) else {
+                    return format!("{topic} text: {text}");
+                };
                 let word = payload["answer"].as_str().or(payload["error"]["code"].as_str()).expect("a final reply");
                 format!("{topic} {word}")
             }
@@ -150,6 +155,34 @@ async fn a_question_is_kept_until_its_answer_is_out() {
     assert_eq!(door.kept(), (0, 1), "until the broker has it");
     door.expect(&["receipt"]).await;
     assert_eq!(door.kept(), (0, 0));
+}
+
+/// The broker loses the connection, or the daemon dies, before the answer is acknowledged.
+#[tokio::test]
+async fn a_text_is_sent_again_as_the_same_text() {
+    let dir = dir();
+    let text = "v/pi/answer/1 text: Open the valve. …";
+    let door = Door::open(Some(dir.path()));
+    let question = r#"{"id":"1","question":"Open the valve. Wait for it.","reply":"text","max_chars":20,"stream":true}"#;
+    door.delivery.ask(&message(question.into(), 7, false));
+    door.expect(&["ack 7"]).await;
+    door.echo.permits.add_permits(1);
+    door.expect(&[text]).await;
+    assert_eq!(door.kept(), (0, 1));
+    drop(door);
+    let door = Door::open(Some(dir.path()));
+    door.delivery.resume(door.undelivered.clone(), vec![], false).await;
+    door.expect(&[text, "receipt"]).await;
+    assert_eq!(door.kept(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_refusal_is_text_too() {
+    let door = Door::open(None);
+    door.delivery.ask(&message(r#"{"id":"1","question":"why","reply":"text","max_chars":7}"#.into(), 0, false));
+    door.expect(&["v/pi/answer/1 text: error: bad_request…"]).await;
+    door.delivery.ask(&message(r#"{"id":"2","question":"why","reply":"text","top_k":0}"#.into(), 0, false));
+    door.expect(&["v/pi/answer/2 text: error: bad_request: top_k is 0; it must be from 1 to 20"]).await;
 }
 
 #[tokio::test]

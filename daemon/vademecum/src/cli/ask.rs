@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Only documents with this tag (repeatable; values of one key are alternatives)
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
+    /// Continue the conversation of this name, at most 128 bytes
+    #[arg(long, value_name = "NAME")]
+    session: Option<String>,
     /// Give up after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -55,6 +58,7 @@ pub(super) fn run(loaded: &Loaded, common: &Common, args: &Args) -> Outcome {
         mode: args.evidence.then_some(Mode::Evidence),
         deadline_ms: Some(args.timeout * 1000),
         filter: filter(&args.filter),
+        session: args.session.clone(),
         ..wire::Ask::default()
     };
     let runtime = runtime()?;
