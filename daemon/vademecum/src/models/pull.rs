@@ -170,6 +170,17 @@ impl Puller<'_> {
     fn file(&mut self, wanted: &Wanted<'_>) -> Result<Pulled, PullError> {
         make_folder(wanted.path.parent().unwrap_or(self.dir))?;
         let mut part = Part::open(&wanted.path)?;
+        let brought = self.bring(wanted, &mut part);
+        if brought.is_ok() {
+            part.finish(&wanted.path)?;
+        } else if part.bytes == 0 {
+            part.remove();
+        }
+        brought
+    }
+
+    /// Fills the part until it is whole and right.
+    fn bring(&mut self, wanted: &Wanted<'_>, part: &mut Part) -> Result<Pulled, PullError> {
         let resumed_bytes = part.bytes;
         let (mut resumed, mut cuts, mut hub_sum) = (part.bytes > 0, 0, None);
         let mut began = false;
@@ -177,7 +188,7 @@ impl Puller<'_> {
             let before = part.bytes;
             // The process may have ended between the last byte and the new name.
             let whole = wanted.sha256.is_some_and(|sum| part.sum() == sum);
-            match if whole { Ok(()) } else { self.transfer(wanted, &mut part, &mut hub_sum) } {
+            match if whole { Ok(()) } else { self.transfer(wanted, part, &mut hub_sum) } {
                 Ok(()) => {}
                 Err(Fault::Web(WebError::Cut(what))) => {
                     cuts = if part.bytes.saturating_sub(before) >= PROGRESS_BYTES { 0 } else { cuts + 1 };
@@ -205,7 +216,6 @@ impl Puller<'_> {
                     if std::mem::take(&mut resumed) {
                         continue;
                     }
-                    part.remove();
                     return Err(PullError::Wrong(format!(
                         "{}: the sum is wrong: SHA-256 {sum}, and {expected} is expected; the download is removed: pull it again, \
                          or take another source with --from",
@@ -215,7 +225,7 @@ impl Puller<'_> {
                 _ => {}
             }
             if wanted.gguf && let Err(error) = Gguf::open(&part.path) {
-                part.remove();
+                part.restart()?;
                 return Err(PullError::Wrong(format!("{}: {error}; the download is removed", wanted.place)));
             }
             let checked = match (wanted.sha256, &expected) {
@@ -223,10 +233,14 @@ impl Puller<'_> {
                 (None, Some(_)) => Checked::Hub,
                 (None, None) => Checked::No,
             };
-            let bytes = part.bytes;
-            part.finish(&wanted.path)?;
-            let path = wanted.path.clone();
-            return Ok(Pulled { path, bytes, outcome: Outcome::Pulled, sha256: Some(sum), checked, resumed_bytes });
+            return Ok(Pulled {
+                path: wanted.path.clone(),
+                bytes: part.bytes,
+                outcome: Outcome::Pulled,
+                sha256: Some(sum),
+                checked,
+                resumed_bytes,
+            });
         }
     }
 
@@ -373,8 +387,9 @@ impl Part {
         let fails = |error: std::io::Error| disk(&path, &error);
         loop {
             // No link is followed: root may pull into a folder of the service's user.
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(libc::O_NOFOLLOW);
-            let mut file = file.open(&path).map_err(fails)?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+            let mut file = options.open(&path).map_err(fails)?;
             flock(&file, FlockOperation::NonBlockingLockExclusive)
                 .map_err(|_| PullError::Disk(format!("{}: another command pulls this file; wait for its end", path.display())))?;
             // The file that was locked may have got its name in the meantime.
@@ -424,7 +439,7 @@ impl Part {
     }
 
     /// Gives the file its name, durably.
-    fn finish(self, whole: &Path) -> Result<(), PullError> {
+    fn finish(&self, whole: &Path) -> Result<(), PullError> {
         readable(&self.path)?;
         self.file.sync_all().and_then(|()| fs::rename(&self.path, whole)).map_err(|error| self.fails(&error))?;
         let _ = fs::remove_file(self.etag_path());

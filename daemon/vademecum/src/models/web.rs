@@ -215,6 +215,9 @@ fn redirected(from: &Uri, to: &str) -> Result<Uri, WebError> {
         let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
         format!("{}{folder}/{to}", origin())
     };
+    if to.is_empty() {
+        return Err(WebError::Refused(format!("{from} redirects to nowhere; check the address")));
+    }
     let bad = |why: &str| WebError::Refused(format!("{from} redirects to `{}`, {why}; check the address", without_account(to)));
     let next = address(&absolute).map_err(|_| bad("which is no https address"))?;
     if is_https(from) && !is_https(&next) {
@@ -304,11 +307,10 @@ mod tests {
         ] {
             assert_eq!(redirected(&from, to).map(|uri| uri.to_string()), Ok(expected.to_owned()), "{to}");
         }
-        for (to, expected) in [("http://cdn.example/b", "not encrypted"), ("file:///etc/shadow", "no https address"), ("", "")] {
+        for (to, expected) in [("http://cdn.example/b", "not encrypted"), ("file:///etc/shadow", "no https address"), ("", "nowhere")] {
             match redirected(&from, to) {
                 Err(WebError::Refused(why)) => assert!(why.contains(expected), "{why}"),
-                // An empty place is the folder itself, which holds no file.
-                other => assert!(to.is_empty() && other.is_ok(), "{to}: {other:?}"),
+                other => panic!("{to}: {other:?}"),
             }
         }
     }

@@ -26,20 +26,18 @@ pub(super) struct Args {
 pub(super) fn run(loaded: &Loaded, common: &Common, args: &Args) -> Outcome {
     let catalogue = catalogue(loaded)?;
     let (path, gguf) = resolved(&args.model, &catalogue, loaded)?;
-    let (mut generator, mut encoder) = (None, None);
-    match kind_of(&gguf)? {
+    let (generator, encoder) = match kind_of(&gguf)? {
         Kind::Encoder if args.encoder.is_some() => {
             return Err(Failure::Usage(format!("{} is an encoder itself; leave out --encoder", path.display())));
         }
-        Kind::Encoder => encoder = Some(path),
+        Kind::Encoder => (None, Some(path)),
         Kind::Generator => {
             if let Some(word) = room::too_large(&gguf, loaded.config.model.context, &available_memory()) {
                 eprintln!("note: {word}; `vademecum model list` shows models that fit");
             }
-            encoder = encoder_for(args, &catalogue, loaded)?;
-            generator = Some(path);
+            (Some(path), encoder_for(args, &catalogue, loaded)?)
         }
-    }
+    };
     let mut lines: Vec<(&str, Option<String>)> = Vec::new();
     let text = |path: &Path| path.display().to_string();
     lines.extend(generator.as_deref().map(|path| ("model.generator", Some(text(path)))));
