@@ -146,7 +146,8 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &dyn Fn(&Request,
             lines.push(line.trim().to_owned());
         }
         let mut first = lines[0].split(' ').map(str::to_owned);
-        let header = |line: &String| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
+        let header =
+            |line: &String| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
         let request = Request {
             method: first.next().unwrap_or_default(),
             path: first.next().unwrap_or_default(),
@@ -298,9 +299,12 @@ fn the_next_command_goes_on_after_a_network_that_stayed_away() {
     let bytes = model(0);
     let home = Home::with(Some(&sha256(&bytes)));
     let served = bytes.clone();
-    let away = Server::start(move |request, number| {
-        if number == 0 { Reply { cut_after: Some(2 * MIB), ..file(&served, request) } } else { status(503) }
-    });
+    let away =
+        Server::start(
+            move |request, number| {
+                if number == 0 { Reply { cut_after: Some(2 * MIB), ..file(&served, request) } } else { status(503) }
+            },
+        );
     let cut = run(&mut home.pull(&away.url())).exits(4);
     assert!(cut.stderr.contains("the same command goes on from there") && cut.stderr.contains("2097152 bytes"), "{cut:?}");
     assert_eq!(home.files(), ["tiny.gguf.part"]);
@@ -316,8 +320,10 @@ fn a_server_without_ranges_sends_it_all_again() {
     let bytes = model(0);
     let home = Home::with(Some(&sha256(&bytes)));
     let served = bytes.clone();
-    let hub = Server::start(move |_, number| {
-        Reply { cut_after: (number == 0).then_some(2 * MIB), body: served.clone(), ..status(200) }
+    let hub = Server::start(move |_, number| Reply {
+        cut_after: (number == 0).then_some(2 * MIB),
+        body: served.clone(),
+        ..status(200)
     });
     let _ = run(&mut home.pull(&hub.url())).exits(0);
     assert!(home.pulled() == bytes);
@@ -340,7 +346,11 @@ fn without_a_sum_the_entity_tag_tells_whether_the_part_still_fits() {
     let served = new.clone();
     let second = Server::start(move |request, _| {
         // As RFC 9110 wants it: the part only of the version that the tag names.
-        let reply = if request.header("if-range") == Some("\"new\"") { file(&served, request) } else { Reply { body: served.clone(), ..status(200) } };
+        let reply = if request.header("if-range") == Some("\"new\"") {
+            file(&served, request)
+        } else {
+            Reply { body: served.clone(), ..status(200) }
+        };
         Reply { headers: vec![("ETag", "\"new\"".into())], ..reply }
     });
     let pulled = run(&mut home.command(&["model", "pull", &url(&second)])).exits(0);
@@ -392,14 +402,16 @@ fn a_wrong_sum_leaves_nothing() {
 
 #[test]
 fn the_hubs_own_sum_is_checked() {
-    let linked = |sum: String| Server::start(move |request, _| {
-        if request.path.starts_with("/o/") {
-            let mut reply = redirect("/storage/abc");
-            reply.headers.push(("X-Linked-Etag", format!("\"{sum}\"")));
-            return reply;
-        }
-        file(&model(0), request)
-    });
+    let linked = |sum: String| {
+        Server::start(move |request, _| {
+            if request.path.starts_with("/o/") {
+                let mut reply = redirect("/storage/abc");
+                reply.headers.push(("X-Linked-Etag", format!("\"{sum}\"")));
+                return reply;
+            }
+            file(&model(0), request)
+        })
+    };
     let good = linked(sha256(&model(0)));
     let home = Home::with(None);
     assert_eq!(row(&run(&mut home.pull(&good.url())).exits(0))["checked"], "hub");
@@ -418,7 +430,9 @@ fn redirects_end_and_the_token_stays_with_the_hub() {
     let served = bytes.clone();
     let storage = Server::start(move |request, _| file(&served, request));
     let to = format!("{}/bucket/tiny.gguf?X-Signature=secret", storage.url());
-    let hub = Server::start(move |request, _| if request.path.starts_with("/o/tiny") { redirect("/o/renamed/x") } else { redirect(&to) });
+    let hub = Server::start(
+        move |request, _| if request.path.starts_with("/o/tiny") { redirect("/o/renamed/x") } else { redirect(&to) },
+    );
     let home = Home::with(Some(&sha256(&bytes)));
     let _ = run(home.pull(&hub.url()).env("HF_TOKEN", "hf_abc")).exits(0);
     assert!(home.pulled() == bytes);
@@ -453,7 +467,10 @@ fn refusals_say_what_to_do() {
         assert!(told.stderr.contains(expected), "{code} {name}: {told:?}");
     }
     let told = run(home.pull(&answers(403, "GatedRepo").url()).env("HF_TOKEN", "hf_abc")).exits(1);
-    assert!(told.stderr.contains("the account of HF_TOKEN may not read this model") && !told.stderr.contains("hf_abc"), "{told:?}");
+    assert!(
+        told.stderr.contains("the account of HF_TOKEN may not read this model") && !told.stderr.contains("hf_abc"),
+        "{told:?}"
+    );
     // Nobody listens there.
     let told = run(&mut home.pull(&format!("http://127.0.0.1:{}", free_port()))).exits(4);
     assert!(told.stderr.contains("0 bytes are here"), "{told:?}");
@@ -502,7 +519,8 @@ fn a_slow_server_is_waited_for_and_a_silent_one_is_not() {
     assert!(told.stderr.contains("cut off") && told.stderr.contains("3000 bytes are here"), "{told:?}");
     // Six pieces with half a second between them take longer in all than the silence allowed.
     let served = bytes.clone();
-    let slow = Server::start(move |request, _| Reply { slowly: Some((MIB / 2, Duration::from_millis(500))), ..file(&served, request) });
+    let slow =
+        Server::start(move |request, _| Reply { slowly: Some((MIB / 2, Duration::from_millis(500))), ..file(&served, request) });
     let _ = run(home.pull(&slow.url()).args(["--silence", "2"])).exits(0);
     assert!(home.pulled() == bytes);
 }
@@ -562,7 +580,9 @@ fn an_encoder_is_converted_from_its_makers_files() {
         let name = request.path.strip_prefix("/sentence-transformers/all-MiniLM-L6-v2/resolve/main/").unwrap_or("none");
         match fs::read(files.join(name)) {
             // The weights are cut once.
-            Ok(bytes) => Reply { cut_after: (name == "model.safetensors" && number == 7).then_some(30 * MIB), ..file(&bytes, request) },
+            Ok(bytes) => {
+                Reply { cut_after: (name == "model.safetensors" && number == 7).then_some(30 * MIB), ..file(&bytes, request) }
+            }
             Err(_) => status(404),
         }
     });
@@ -584,7 +604,8 @@ fn an_encoder_is_converted_from_its_makers_files() {
     let used = run(&mut other.command(&["model", "use", "smollm2-135m", "--json"])).exits(0).json();
     assert_eq!(used["encoder"], Value::from(other.path("models/all-MiniLM-L6-v2.gguf").display().to_string()));
     let doctor = run(&mut other.command(&["doctor", "--json"])).json();
-    let status = |name: &str| doctor.as_array().expect("checks").iter().find(|check| check["check"] == name).map(|c| c["status"].clone());
+    let status =
+        |name: &str| doctor.as_array().expect("checks").iter().find(|check| check["check"] == name).map(|c| c["status"].clone());
     assert_eq!((status("generator"), status("embedder")), (Some("ok".into()), Some("ok".into())), "{doctor}");
 }
 
@@ -593,7 +614,8 @@ fn two_commands_do_not_write_one_file() {
     let bytes = model(0);
     let home = Home::with(Some(&sha256(&bytes)));
     let served = bytes.clone();
-    let slow = Server::start(move |request, _| Reply { slowly: Some((MIB / 8, Duration::from_millis(200))), ..file(&served, request) });
+    let slow =
+        Server::start(move |request, _| Reply { slowly: Some((MIB / 8, Duration::from_millis(200))), ..file(&served, request) });
     let mut first = Killed(home.pull(&slow.url()).stdout(Stdio::null()).spawn().expect("starts"));
     wait_for("the first bytes", || fs::metadata(home.path("models/tiny.gguf.part")).ok().filter(|part| part.len() > 0));
     let told = run(&mut home.pull(&slow.url())).exits(1);
@@ -611,13 +633,24 @@ fn https_trusts_the_systems_authorities_only() {
     fs::write(site.join("o/tiny/resolve/main/tiny.gguf"), &bytes).expect("written");
     let openssl = program("openssl");
     let (key, cert) = (home.path("key.pem"), home.path("cert.pem"));
-    let made = run(Command::new(&openssl).args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]).args([
-        "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", path(&key), "-out", path(&cert),
-    ]));
+    let made = run(Command::new(&openssl)
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args([
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            path(&key),
+            "-out",
+            path(&cert),
+        ]));
     assert_eq!(made.code, Some(0), "{made:?}");
     let port = free_port();
     let mut server = Command::new(&openssl);
-    server.args(["s_server", "-quiet", "-WWW", "-cert", path(&cert), "-key", path(&key), "-accept", &port.to_string()]).current_dir(&site);
+    server
+        .args(["s_server", "-quiet", "-WWW", "-cert", path(&cert), "-key", path(&key), "-accept", &port.to_string()])
+        .current_dir(&site);
     let _server = Killed(server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts"));
     wait_for("the server", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
     let url = format!("https://localhost:{port}");

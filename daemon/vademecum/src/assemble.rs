@@ -58,7 +58,9 @@ pub enum ServiceError {
     #[error(transparent)]
     Socket(#[from] http::SocketError),
     /// No model is configured, and the usual places hold none.
-    #[error("no {name} found in {places}; `vademecum model pull NAME` fetches one (`vademecum model list`), or name a file with {flag}")]
+    #[error(
+        "no {name} found in {places}; `vademecum model pull NAME` fetches one (`vademecum model list`), or name a file with {flag}"
+    )]
     NoModel {
         /// The missing file.
         name: &'static str,
@@ -226,7 +228,8 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
     }
     let path = model_file(config, config.generator_path(), &config.model.generator, "generator.gguf", "--generator")?;
     // A clear word before the machine gets slow. A file that does not open is the engine's to report.
-    if let Some(word) = Gguf::open(&path).ok().and_then(|gguf| room::too_large(&gguf, config.model.context, &available_memory())) {
+    if let Some(word) = Gguf::open(&path).ok().and_then(|gguf| room::too_large(&gguf, config.model.context, &available_memory()))
+    {
         log::warn!("{word}; `vademecum model list` shows models that fit");
     }
     let engine = Engine::load(&path, &options)?;

@@ -60,7 +60,8 @@ pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
     let runtime = runtime()?;
     let daemon = runtime.block_on(status_of_daemon(config));
     let known = catalogue(loaded);
-    let mut checks = vec![configuration(loaded), cores(), memory(known.as_ref().ok()), disk(config), clock(), permissions(config)];
+    let mut checks =
+        vec![configuration(loaded), cores(), memory(known.as_ref().ok()), disk(config), clock(), permissions(config)];
     checks.extend(known.as_ref().err().map(|error| Check::fail("models", error.to_string(), "correct or remove that file")));
     checks.push(generator(config, known.as_ref().ok()));
     checks.extend(repacked(config, daemon.as_ref()));

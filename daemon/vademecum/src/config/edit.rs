@@ -106,8 +106,10 @@ mod tests {
 
     #[test]
     fn comments_and_other_keys_stay() {
-        let old = "# mine\nnode = \"pi\" # the kitchen\n\n[model]\n# the old one\ngenerator = \"/a.gguf\" # tried\ncontext = 1024\n";
-        let new = written(Some(old), &[("model.generator", Some("/b \"c\".gguf")), ("embedder.path", Some("/e.gguf"))]).expect("written");
+        let old =
+            "# mine\nnode = \"pi\" # the kitchen\n\n[model]\n# the old one\ngenerator = \"/a.gguf\" # tried\ncontext = 1024\n";
+        let new = written(Some(old), &[("model.generator", Some("/b \"c\".gguf")), ("embedder.path", Some("/e.gguf"))])
+            .expect("written");
         let expected = old.replace("\"/a.gguf\"", "'/b \"c\".gguf'") + "\n[embedder]\npath = \"/e.gguf\"\n";
         assert_eq!(new, expected);
     }

@@ -146,7 +146,9 @@ impl Catalogue {
             catalogue.add(path, &text)?;
         }
         for model in &catalogue.models {
-            if let Some(encoder) = model.encoder.as_deref().filter(|name| catalogue.get(name).is_none_or(|m| m.kind != Kind::Encoder)) {
+            if let Some(encoder) =
+                model.encoder.as_deref().filter(|name| catalogue.get(name).is_none_or(|m| m.kind != Kind::Encoder))
+            {
                 let problem = format!("model `{}` names the encoder `{encoder}`, which no entry describes", model.name);
                 return Err(CatalogueError { path: dir.to_owned(), problem });
             }
@@ -246,13 +248,16 @@ mod tests {
         let catalogue = shipped();
         let name = |mib| catalogue.recommended(&memory(mib)).map(|model| model.name.as_str());
         // Memory as boards of 512 MB, 1, 2, 4 and 8 GB report it.
-        assert_eq!([425, 905, 1849, 3792, 7935].map(name), [
-            Some("smollm2-135m"),
-            Some("smollm2-135m"),
-            Some("qwen2.5-coder-0.5b"),
-            Some("qwen2.5-coder-1.5b"),
-            Some("qwen2.5-coder-1.5b"),
-        ]);
+        assert_eq!(
+            [425, 905, 1849, 3792, 7935].map(name),
+            [
+                Some("smollm2-135m"),
+                Some("smollm2-135m"),
+                Some("qwen2.5-coder-0.5b"),
+                Some("qwen2.5-coder-1.5b"),
+                Some("qwen2.5-coder-1.5b"),
+            ]
+        );
         assert_eq!(name(200), None);
         let large = catalogue.get("qwen2.5-3b").expect("listed");
         assert!(!large.fits(&memory(1849)) && large.fits(&memory(3792)));

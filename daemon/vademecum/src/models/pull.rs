@@ -140,7 +140,8 @@ impl Puller<'_> {
                 continue;
             }
             make_folder(path.parent().unwrap_or(&parts))?;
-            let pulled = self.file(&Wanted { place: self.source.place(&model.repository, part), path, sha256, most, gguf: false })?;
+            let pulled =
+                self.file(&Wanted { place: self.source.place(&model.repository, part), path, sha256, most, gguf: false })?;
             weights = if is_weights { Some(pulled) } else { weights };
         }
         let (name, progress) = (&model.file, &mut *self.progress);
@@ -224,7 +225,9 @@ impl Puller<'_> {
                 }
                 _ => {}
             }
-            if wanted.gguf && let Err(error) = Gguf::open(&part.path) {
+            if wanted.gguf
+                && let Err(error) = Gguf::open(&part.path)
+            {
                 part.restart()?;
                 return Err(PullError::Wrong(format!("{}: {error}; the download is removed", wanted.place)));
             }

@@ -123,8 +123,13 @@ mod tests {
     fn an_address_names_its_file() {
         let page = "https://huggingface.co/o/r/blob/main/a-Q4_K_M.gguf?download=true";
         let (name, url) = file_of(page).expect("a file");
-        assert_eq!((name.as_str(), url.as_str()), ("a-Q4_K_M.gguf", "https://huggingface.co/o/r/resolve/main/a-Q4_K_M.gguf?download=true"));
-        for wrong in ["https://h/o/r", "https://h/..gguf", "https://h/a%2f.gguf", "https://h/a.gguf/", "https://h/model.safetensors"] {
+        assert_eq!(
+            (name.as_str(), url.as_str()),
+            ("a-Q4_K_M.gguf", "https://huggingface.co/o/r/resolve/main/a-Q4_K_M.gguf?download=true")
+        );
+        for wrong in
+            ["https://h/o/r", "https://h/..gguf", "https://h/a%2f.gguf", "https://h/a.gguf/", "https://h/model.safetensors"]
+        {
             assert!(file_of(wrong).is_err(), "{wrong}");
         }
     }

@@ -188,7 +188,8 @@ fn without_account(address: &str) -> String {
 
 fn address(url: &str) -> Result<Uri, WebError> {
     let uri: Option<Uri> = url.parse().ok();
-    let usable = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty());
+    let usable =
+        |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty());
     uri.filter(usable)
         .ok_or_else(|| WebError::Refused(format!("`{}` is no address; write https://host/path", without_account(url))))
 }
@@ -283,7 +284,9 @@ fn failed(at: &Uri, error: &ureq::Error) -> WebError {
         ureq::Error::Io(inner) if inner.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => WebError::Refused(format!(
             "{host}: no trusted connection ({inner}); check the clock (timedatectl), and that ca-certificates is installed"
         )),
-        ureq::Error::Http(_) | ureq::Error::BadUri(_) => WebError::Refused(format!("{host}: {error}; check the address and HF_TOKEN")),
+        ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+            WebError::Refused(format!("{host}: {error}; check the address and HF_TOKEN"))
+        }
         _ => WebError::Cut(format!("{host}: {error}")),
     }
 }
@@ -307,7 +310,9 @@ mod tests {
         ] {
             assert_eq!(redirected(&from, to).map(|uri| uri.to_string()), Ok(expected.to_owned()), "{to}");
         }
-        for (to, expected) in [("http://cdn.example/b", "not encrypted"), ("file:///etc/shadow", "no https address"), ("", "nowhere")] {
+        for (to, expected) in
+            [("http://cdn.example/b", "not encrypted"), ("file:///etc/shadow", "no https address"), ("", "nowhere")]
+        {
             match redirected(&from, to) {
                 Err(WebError::Refused(why)) => assert!(why.contains(expected), "{why}"),
                 other => panic!("{to}: {other:?}"),

@@ -124,7 +124,9 @@ fn kind_of(gguf: &Gguf) -> Result<Kind, Failure> {
         ModelKind::Encoder(_) => Ok(Kind::Encoder),
         ModelKind::Other => {
             let path = gguf.path().display();
-            Err(Failure::Other(format!("{path} is neither a generator nor an encoder; `vademecum model show` shows its contents")))
+            Err(Failure::Other(format!(
+                "{path} is neither a generator nor an encoder; `vademecum model show` shows its contents"
+            )))
         }
     }
 }

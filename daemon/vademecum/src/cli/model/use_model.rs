@@ -69,7 +69,9 @@ pub(super) fn run(loaded: &Loaded, common: &Common, args: &Args) -> Outcome {
         print_line(&format!("But {origin} sets {key} too, and wins over the file."));
     }
     if generator.is_some() && encoder.is_none() && !loaded.config.embedder_path().exists() {
-        print_line("There is no encoder yet: `vademecum model pull all-minilm-l6-v2`, then `vademecum model use all-minilm-l6-v2`.");
+        print_line(
+            "There is no encoder yet: `vademecum model pull all-minilm-l6-v2`, then `vademecum model use all-minilm-l6-v2`.",
+        );
     }
     if re_embed {
         print_line("The library was made with another encoder: stop the daemon and run `vademecum ingest --re-embed`.");
