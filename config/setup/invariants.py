@@ -33,6 +33,8 @@ HIDDEN = {
     "hyper": ["daemon/http/src/"],
     "hyper_util": ["daemon/http/src/"],
     "http_body_util": ["daemon/http/src/"],
+    # The only client that reaches beyond the broker: the command `model pull`.
+    "ureq": ["daemon/vademecum/src/models/web.rs"],
     "minijinja": ["daemon/llm/src/engine/prompt.rs"],
     "minijinja_contrib": ["daemon/llm/src/engine/prompt.rs"],
     "llama_cpp_2": [f"daemon/llm/src/{room}/" for room in ("llama", "engine", "embed")],
@@ -58,7 +60,8 @@ MODULES = {
     "mqtt": {"broker": set(), "topics": set(), "mailbox": set()},
     "vademecum": {
         "config": set(),
-        "assemble": {"config"},
+        "models": set(),
+        "assemble": {"config", "models"},
         "daemon": {"config", "assemble"},
     },
 }

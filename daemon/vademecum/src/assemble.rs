@@ -8,6 +8,7 @@ pub(crate) use doors::found;
 pub use doors::{Answering, Documents};
 
 use crate::config::Config;
+use crate::models::room;
 use answer::{AnswerOptions, Answerer, Encoder, ModelFacts, Prompts, Strategy};
 use desk::Limits;
 use library::Encoder as _;
@@ -16,6 +17,8 @@ use library::retrieve::Retriever;
 use library::store::{EmbedderId, Store, StoreOptions};
 use llm::embed::{EmbedOptions, Embedder};
 use llm::engine::{Engine, EngineOptions, GpuLayers, KvCacheOptions, Tuning, Weights};
+use llm::gguf::Gguf;
+use llm::llama::available_memory;
 use llm::tune::{Saved, Topology};
 use mqtt::connection::ConnectionOptions;
 use mqtt::tls::TlsOptions;
@@ -55,7 +58,9 @@ pub enum ServiceError {
     #[error(transparent)]
     Socket(#[from] http::SocketError),
     /// No model is configured, and the usual places hold none.
-    #[error("no {name} found in {places}; `make setup` fetches one, or name a file with {flag}")]
+    #[error(
+        "no {name} found in {places}; `vademecum model pull NAME` fetches one (`vademecum model list`), or name a file with {flag}"
+    )]
     NoModel {
         /// The missing file.
         name: &'static str,
@@ -224,6 +229,11 @@ pub fn open_engine(config: &Config) -> Result<Engine, ServiceError> {
         let _ = std::fs::rename(old, config.kv_cache_dir());
     }
     let path = model_file(config, config.generator_path(), &config.model.generator, "generator.gguf", "--generator")?;
+    // A clear word before the machine gets slow. A file that does not open is the engine's to report.
+    if let Some(word) = Gguf::open(&path).ok().and_then(|gguf| room::too_large(&gguf, config.model.context, &available_memory()))
+    {
+        log::warn!("{word}; `vademecum model list` shows models that fit");
+    }
     Ok(Engine::load(&path, &options)?)
 }
 

@@ -7,6 +7,7 @@
 //! | [`cli`] | the commands, one file each |
 //! | [`daemon`] | start order, readiness, signals, reloading, shutdown |
 //! | [`assemble`] | rooms from the configuration |
+//! | [`models`] | known models, and how they get here |
 //! | [`config`] | one typed tree from file, environment and flags |
 #![deny(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod assemble;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod models;
 
 #[cfg(all(feature = "openmp", not(feature = "dynamic-backends")))]
 llm::define_openmp!();

@@ -54,6 +54,9 @@ pub struct ModelInfo {
     pub own_template: bool,
     /// Whether weights were copied into the memory layout that computes fastest, and why.
     pub repack: String,
+    /// Bytes of own memory that this copy takes; 0 without one.
+    #[serde(default)]
+    pub repacked_bytes: u64,
     /// Whether the weights are locked in memory, if the configuration asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlock: Option<String>,

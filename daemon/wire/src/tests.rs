@@ -138,6 +138,7 @@ fn full_info() -> Info {
             context: 2,
             own_template: true,
             repack: "on".into(),
+            repacked_bytes: 1,
             mlock: text(),
             gpu: text(),
             slots: 4,
@@ -171,7 +172,7 @@ const INFO: &str = "\
     kv_cache.damaged kv_cache.hits kv_cache.max_bytes kv_cache.misses kv_cache.problem kv_cache.states library library.have library.of library.state limits limits.deadline_ms \
     limits.documents limits.max_tokens limits.payload_bytes limits.question_bytes limits.questions limits.top_k lookup model \
     model.architecture model.context model.fingerprint model.gpu model.kv_cache_off model.kv_cache_up_to model.mlock model.model \
-    model.own_template model.parameters model.repack model.slots node precompute precompute.done precompute.full precompute.off \
+    model.own_template model.parameters model.repack model.repacked_bytes model.slots node precompute precompute.done precompute.full precompute.off \
     precompute.to_do processor recovery recovery.failed recovery.kept_aside recovery.missing recovery.rebuilt recovery.refusing \
     recovery.set_aside strategy threads threads.batch threads.decode version";
 

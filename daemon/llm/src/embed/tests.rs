@@ -326,6 +326,51 @@ fn a_tokenizer_beside_the_file_or_named_is_used() {
     std::fs::remove_dir_all(&dir).expect("removed");
 }
 
+/// The tokenizer.json of a Unigram vocabulary, as multilingual encoders have it, with the ids of the test model.
+fn unigram_of(word_piece: &str) -> String {
+    let mut json: serde_json::Value = serde_json::from_str(word_piece).expect("JSON");
+    let pieces = json["model"]["vocab"].as_object().expect("a vocabulary").clone();
+    let mut vocabulary = vec![serde_json::Value::Null; pieces.len()];
+    for (piece, id) in &pieces {
+        let id = id.as_u64().expect("an id") as usize;
+        let text = match piece.strip_prefix("##") {
+            // Letters of a vocabulary's words and of their continuations differ there; here no text reaches these.
+            Some(rest) => format!("{rest}\u{1}"),
+            None if piece.starts_with('[') && piece.len() > 1 => piece.clone(),
+            None => format!("\u{2581}{piece}"),
+        };
+        vocabulary[id] = serde_json::json!([text, -1.0]);
+    }
+    json["normalizer"] = serde_json::json!({ "type": "Lowercase" });
+    json["pre_tokenizer"] =
+        serde_json::json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true });
+    json["decoder"] = serde_json::Value::Null;
+    json["model"] = serde_json::json!({ "type": "Unigram", "unk_id": 100, "vocab": vocabulary, "byte_fallback": false });
+    json.to_string()
+}
+
+#[test]
+fn an_encoder_with_a_unigram_vocabulary_is_converted_and_runs() {
+    let (dir, source) = (std::env::temp_dir().join(format!("vademecum-unigram-{}", std::process::id())), model("minilm"));
+    std::fs::create_dir_all(dir.join("1_Pooling")).expect("a directory");
+    for file in ["config.json", "modules.json", "README.md", "sentence_bert_config.json", "1_Pooling/config.json"] {
+        std::fs::copy(source.join(file), dir.join(file)).expect("copied");
+    }
+    let weights = std::fs::canonicalize(source.join("model.safetensors")).expect("weights");
+    std::os::unix::fs::symlink(weights, dir.join("model.safetensors")).expect("linked");
+    let json = std::fs::read_to_string(source.join("tokenizer.json")).expect("a tokenizer");
+    std::fs::write(dir.join("tokenizer.json"), unigram_of(&json)).expect("written");
+    let path = dir.join("unigram.gguf");
+    let made = convert(&dir, &path, Precision::Q8_0, &mut |_, _| {}).expect("converts");
+    assert!(made.notes.iter().any(|note| note.contains("tokenizer.json only")), "{:?}", made.notes);
+    let (unigram, word_piece) = (Embedder::load(&path, &EmbedOptions::default()).expect("loads"), embedder(Precision::Q8_0));
+    let text = "The pump is red";
+    assert_eq!(unigram.token_ids(text).expect("encodes"), word_piece.token_ids(text).expect("encodes"));
+    let [one, other] = [&unigram, &word_piece].map(|embedder| embedder.embed_query(text).expect("embeds").vector);
+    assert!(cosine(&one, &other) > 0.9999, "the same weights read the same ids");
+    std::fs::remove_dir_all(&dir).expect("removed");
+}
+
 /// Other GGUF tools tokenise with the vocabulary in the file, which must give the same ids. The ids differ where llama.cpp treats
 /// accents unlike BERT (Hangul syllables, Devanagari vowel signs). That is why this crate tokenises itself.
 #[test]

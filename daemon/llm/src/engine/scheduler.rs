@@ -115,6 +115,7 @@ pub(super) fn run(
         context: cells,
         own_template: template.is_own(),
         repack: placed.repack,
+        repacked_bytes: placed.repacked_bytes,
         mlock: placed.placement.mlock.then(crate::llama::locked),
         gpu: placed.gpu,
         slots,

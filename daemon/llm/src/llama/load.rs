@@ -26,33 +26,38 @@ pub enum Repack {
 /// Memory that `auto` leaves to other programs and the page cache.
 const SPARE: u64 = 512 << 20;
 
+/// The decision about repacking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repacking {
+    /// Whether weights are repacked.
+    pub on: bool,
+    /// Bytes of own memory that the copy takes, or would take.
+    pub bytes: u64,
+    /// The reason, for people.
+    pub why: String,
+}
+
 impl Repack {
-    /// Whether to repack, and the reason for people. `needed`: bytes that the context will take.
-    pub fn decide(self, gguf: &Gguf, needed: u64, memory: &Memory) -> (bool, String) {
-        let bytes = repackable_bytes(gguf);
+    /// Whether to repack on this processor. `needed`: bytes that the context will take.
+    pub fn decide(self, gguf: &Gguf, needed: u64, memory: &Memory) -> Repacking {
+        self.decide_for(repackable_bytes(gguf, super::build()), needed, memory)
+    }
+
+    fn decide_for(self, bytes: u64, needed: u64, memory: &Memory) -> Repacking {
         let mega = |bytes: u64| format!("{} MB", bytes / 1_000_000);
-        match self {
+        let left = memory.available.saturating_sub(needed);
+        let spare = SPARE.max(memory.total / 8);
+        let (on, why) = match self {
             Self::Off => (false, "off, as configured".into()),
-            _ if bytes == 0 => (false, "off: no weights that can be repacked".into()),
+            _ if bytes == 0 => (false, "off: no weights that can be repacked on this processor".into()),
             Self::On => (true, "on, as configured".into()),
+            Self::Auto if left >= bytes + spare => (true, format!("on: {} of {} free memory", mega(bytes), mega(left))),
             Self::Auto => {
-                let left = memory.available.saturating_sub(needed);
-                let spare = SPARE.max(memory.total / 8);
-                if left >= bytes + spare {
-                    (true, format!("on: {} of {} free memory", mega(bytes), mega(left)))
-                } else {
-                    (
-                        false,
-                        format!(
-                            "off: it needs {}, and of {} free memory {} are left to others",
-                            mega(bytes),
-                            mega(left),
-                            mega(spare)
-                        ),
-                    )
-                }
+                let (needs, left, spare) = (mega(bytes), mega(left), mega(spare));
+                (false, format!("off: it needs {needs}, and of {left} free memory {spare} are left to others"))
             }
-        }
+        };
+        Repacking { on, bytes, why }
     }
 }
 
@@ -65,11 +70,25 @@ pub fn locked() -> String {
     }
 }
 
-/// Bytes of the matrices whose type llama.cpp can repack on some processor.
-fn repackable_bytes(gguf: &Gguf) -> u64 {
-    let repackable = |name: &str| matches!(name, "Q4_0" | "Q4_K" | "Q2_K" | "Q5_K" | "Q6_K" | "IQ4_NL" | "MXFP4");
-    let tensors = gguf.tensors().iter().filter(|tensor| tensor.dims.len() >= 2 && tensor.name != "token_embd.weight");
-    tensors.filter(|tensor| repackable(tensor.tensor_type.name)).map(|tensor| tensor.bytes).sum()
+/// Bytes of the matrices that llama.cpp repacks with this build on this processor (`build`: [`super::build`]).
+fn repackable_bytes(gguf: &Gguf, build: &str) -> u64 {
+    // Tied models compute their output with the embedding table.
+    let is_tied = gguf.tensor("output.weight").is_none();
+    let computes = |name: &str| is_tied || name != "token_embd.weight";
+    let tensors = gguf.tensors().iter().filter(|tensor| tensor.dims.len() >= 2 && computes(&tensor.name));
+    tensors.filter(|tensor| is_repacked(tensor.tensor_type.name, build)).map(|tensor| tensor.bytes).sum()
+}
+
+/// Whether llama.cpp has code for repacked weights of a type (`ggml_repack_get_optimal_repack_type`). The processor of a
+/// Raspberry Pi 3 or 4 has none, that of a Pi 5 has it.
+fn is_repacked(tensor_type: &str, build: &str) -> bool {
+    let has = |feature: &str| build.contains(&format!("{feature} = 1"));
+    match tensor_type {
+        "Q4_0" | "Q4_K" | "IQ4_NL" | "MXFP4" => has("AVX2") || has("DOTPROD"),
+        "Q5_K" | "Q6_K" | "Q8_0" => has("DOTPROD"),
+        "Q2_K" => has("AVX512"),
+        _ => false,
+    }
 }
 
 /// The configured placement of weights.
@@ -86,9 +105,10 @@ pub struct Weights {
 impl Weights {
     /// Decides for a model whose context will take `needed` bytes. llama.cpp must be initialised.
     pub fn place(&self, gguf: &Gguf, needed: u64) -> Placed {
-        let (repack, why) = self.repack.decide(gguf, needed, &super::available_memory());
+        let Repacking { on, bytes, why } = self.repack.decide(gguf, needed, &super::available_memory());
         let (gpu_layers, gpu) = self.gpu_layers.place(gguf, needed);
-        Placed { placement: Placement { repack, mlock: self.mlock, gpu_layers }, repack: why, gpu }
+        let placement = Placement { repack: on, mlock: self.mlock, gpu_layers };
+        Placed { placement, repack: why, repacked_bytes: if on { bytes } else { 0 }, gpu }
     }
 }
 
@@ -99,6 +119,8 @@ pub struct Placed {
     pub placement: Placement,
     /// Whether they are repacked, and why.
     pub repack: String,
+    /// Bytes of own memory that repacked weights take. Layers on a graphics processor take less.
+    pub repacked_bytes: u64,
     /// The GPU's part, where build or configuration mentions one.
     pub gpu: Option<String>,
 }
@@ -216,34 +238,46 @@ mod tests {
     fn only_repacked_weights_are_anonymous_memory() {
         let path = q4_0();
         let gguf = Gguf::open(&path).expect("opens");
-        let bytes = repackable_bytes(&gguf);
-        assert!((50_000_000..80_000_000).contains(&bytes), "{bytes}");
+        let bytes = repackable_bytes(&gguf, crate::llama::build());
         // Both figures include the vocabulary.
         let (off, ..) = measured(&path, false, 0);
         let (on, ..) = measured(&path, true, 0);
         println!("anonymous: {} MB more repacked, {} MB not; {} MB can be", on / 1_000_000, off / 1_000_000, bytes / 1_000_000);
         assert!(off < 30_000_000, "{off}");
-        // The processor decides which types are repacked; a type is repacked completely.
-        let has_kernels = crate::llama::build().contains("AVX2 = 1") || crate::llama::build().contains("DOTPROD = 1");
-        if has_kernels {
-            assert!(on > bytes * 9 / 10 && on < bytes + 30_000_000, "{on}");
-        }
+        assert!(on >= bytes * 9 / 10 && on < bytes + 30_000_000, "{on}");
     }
 
     #[test]
     fn the_decision_says_why() {
-        let (q4_0, q4_1) = (q4_0(), model("generator.gguf"));
-        let decide = |repack: Repack, path: &Path, available: u64| {
-            repack.decide(&Gguf::open(path).expect("opens"), 60 << 20, &Memory { total: 4 << 30, available })
+        let decide = |repack: Repack, bytes: u64, available: u64| {
+            let decision = repack.decide_for(bytes, 60 << 20, &Memory { total: 4 << 30, available });
+            assert_eq!(decision.bytes, bytes);
+            (decision.on, decision.why)
         };
-        let (on, why) = decide(Repack::Auto, &q4_0, 2 << 30);
-        assert!(on && why.starts_with("on: ") && why.ends_with("free memory"), "{why}");
-        let (on, why) = decide(Repack::Auto, &q4_0, 600 << 20);
-        assert!(!on && why.starts_with("off: it needs ") && why.contains("left to others"), "{why}");
-        assert_eq!(decide(Repack::Auto, &q4_1, 2 << 30), (false, "off: no weights that can be repacked".into()));
-        assert_eq!(decide(Repack::On, &q4_0, 0), (true, "on, as configured".into()));
-        assert_eq!(decide(Repack::On, &q4_1, 2 << 30), (false, "off: no weights that can be repacked".into()));
-        assert_eq!(decide(Repack::Off, &q4_0, 2 << 30), (false, "off, as configured".into()));
+        // The 1.5B model in Q4_K_M.
+        let bytes = 690_000_000;
+        let (on, why) = decide(Repack::Auto, bytes, 2 << 30);
+        assert!(on && why.starts_with("on: 690 MB of ") && why.ends_with("free memory"), "{why}");
+        let (on, why) = decide(Repack::Auto, bytes, 1 << 30);
+        assert!(!on && why.starts_with("off: it needs 690 MB") && why.contains("left to others"), "{why}");
+        let none = (false, "off: no weights that can be repacked on this processor".to_owned());
+        assert_eq!(decide(Repack::Auto, 0, 2 << 30), none);
+        assert_eq!(decide(Repack::On, 0, 2 << 30), none);
+        assert_eq!(decide(Repack::On, bytes, 0), (true, "on, as configured".into()));
+        assert_eq!(decide(Repack::Off, bytes, 2 << 30), (false, "off, as configured".into()));
+    }
+
+    #[test]
+    fn the_processor_decides_which_weights_are_repacked() {
+        let (q4_0, q4_1) = (Gguf::open(&q4_0()).expect("opens"), Gguf::open(&model("generator.gguf")).expect("opens"));
+        let (pc, pi4, pi5) = ("AVX2 = 1 | FMA = 1", "NEON = 1 | LLAMAFILE = 1", "NEON = 1 | DOTPROD = 1");
+        assert!((50_000_000..80_000_000).contains(&repackable_bytes(&q4_0, pc)));
+        assert_eq!(repackable_bytes(&q4_0, pi4), 0);
+        assert!(repackable_bytes(&q4_0, pi5) >= repackable_bytes(&q4_0, pc));
+        assert_eq!(repackable_bytes(&q4_1, pc), 0);
+        for (tensor_type, expected) in [("Q4_K", [true, false, true]), ("Q6_K", [false, false, true]), ("Q4_1", [false; 3])] {
+            assert_eq!([pc, pi4, pi5].map(|build| is_repacked(tensor_type, build)), expected, "{tensor_type}");
+        }
     }
 
     /// Prints the table of `benches/results/weights.md`. Run by hand, on a quiet machine.

@@ -96,7 +96,7 @@ impl Line {
 }
 
 /// Warnings and errors about intended behaviour.
-const HARMLESS: [&str; 7] = [
+const HARMLESS: [&str; 8] = [
     // A batch was given up on request; other failures have other numbers.
     "ggml_backend_sched_graph_compute_async failed with error 1",
     "failed to compute graph, compute status: 1",
@@ -106,6 +106,8 @@ const HARMLESS: [&str; 7] = [
     "special_eos_id is not in special_eog_ids",
     // Our embedder pools the vectors.
     "model default pooling_type is",
+    // The tokenizer of such an encoder is not llama.cpp's.
+    " dummy tokens",
     // Weights that are not repacked stay pages of the file.
     "tensor overrides to CPU are used with mmap enabled",
 ];

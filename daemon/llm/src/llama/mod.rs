@@ -21,7 +21,7 @@ pub use backends::variant;
 pub use bench::{Bench, with_model};
 pub use context::{BatchEntry, Context, ContextOptions, DecodeFailure, build, is_recurrent, longest_state};
 pub use gpu::GpuLayers;
-pub use load::{Placed, Placement, Repack, Weights, load, locked};
+pub use load::{Placed, Placement, Repack, Repacking, Weights, load, locked};
 pub use memory::{Memory, available_memory};
 pub use pulse::Pulse;
 pub use team::{Waiting, set_waiting};
@@ -35,7 +35,7 @@ pub enum LlamaError {
     /// The file is larger than all memory the process may use. Mapped pages would be dropped and read again for every token.
     #[error(
         "model {path} is too large: {file_bytes} bytes, this process may use {total} bytes in all; \
-         take a smaller model or quantisation, or raise the memory limit"
+         take a smaller model (`vademecum model list` shows those that fit), or raise the memory limit"
     )]
     FileTooLarge {
         /// The model file.

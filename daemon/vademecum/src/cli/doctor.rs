@@ -1,9 +1,11 @@
 //! `vademecum doctor`: checks the installation; each line ok, warn or fail with a remedy.
 
 use super::documents::fetch;
+use super::model::catalogue;
 use super::{Common, Outcome, print_json, print_line, runtime, visible};
 use crate::assemble::{ServiceError, connection_options, open_store};
 use crate::config::{Config, Loaded};
+use crate::models::{Catalogue, room};
 use http::Client;
 use library::ingest::counted;
 use library::ingest::watch::Watched;
@@ -57,8 +59,12 @@ pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
     let config = &loaded.config;
     let runtime = runtime()?;
     let daemon = runtime.block_on(status_of_daemon(config));
-    let mut checks = vec![configuration(loaded), cores(), memory(), disk(config), clock(), permissions(config)];
-    checks.push(generator(config));
+    let known = catalogue(loaded);
+    let mut checks =
+        vec![configuration(loaded), cores(), memory(known.as_ref().ok()), disk(config), clock(), permissions(config)];
+    checks.extend(known.as_ref().err().map(|error| Check::fail("models", error.to_string(), "correct or remove that file")));
+    checks.push(generator(config, known.as_ref().ok()));
+    checks.extend(repacked(config, daemon.as_ref()));
     checks.push(embedder(config));
     checks.extend(kv_cache(config, daemon.as_ref()));
     let opened = (daemon.is_none() && config.data_dir().exists()).then(|| open_store(config));
@@ -109,10 +115,13 @@ fn cores() -> Check {
     }
 }
 
-fn memory() -> Check {
+fn memory(known: Option<&Catalogue>) -> Check {
     let memory = available_memory();
     let mib = |bytes: u64| bytes >> 20;
-    let detail = format!("{} MiB free of {} MiB", mib(memory.available), mib(memory.total));
+    let mut detail = format!("{} MiB free of {} MiB", mib(memory.available), mib(memory.total));
+    if let Some(model) = known.and_then(|known| known.recommended(&memory)) {
+        detail.push_str(&format!("; recommended for it: {} ({} MB)", model.name, model.memory_mb));
+    }
     if memory.available < 200 << 20 {
         return Check::warn("memory", detail, "close other programs, or use a smaller model or model.context");
     }
@@ -178,9 +187,15 @@ fn permissions(config: &Config) -> Check {
     Check::ok("permissions", format!("{} is writable", dir.display()))
 }
 
-fn generator(config: &Config) -> Check {
+/// The commands that bring the model for this machine.
+fn bring(known: Option<&Catalogue>) -> String {
+    let name = known.and_then(|known| known.recommended(&available_memory())).map_or("NAME", |model| model.name.as_str());
+    format!("`vademecum model pull {name}`, then `vademecum model use {name}`")
+}
+
+fn generator(config: &Config, known: Option<&Catalogue>) -> Check {
     let path = config.generator_path();
-    let remedy = "name a text-generation GGUF with --generator or model.generator (docs/models.md says where to get one)";
+    let remedy = format!("{}; or name a text-generation GGUF with model.generator", bring(known));
     let gguf = match Gguf::open(&path) {
         Ok(gguf) => gguf,
         Err(error) => return Check::fail("generator", error.to_string(), remedy),
@@ -193,7 +208,12 @@ fn generator(config: &Config) -> Check {
         );
     }
     let context = config.model.context.min(gguf.context_length().map_or(u32::MAX, |n| n as u32));
-    match check_fits(&gguf, context, llm::engine::BATCH as u32, &available_memory()) {
+    let memory = available_memory();
+    let fits = check_fits(&gguf, context, llm::engine::BATCH as u32, &memory);
+    if let (Ok(_), Some(word)) = (&fits, room::too_large(&gguf, context, &memory)) {
+        return Check::warn("generator", word, format!("take a model that fits: {}", bring(known)));
+    }
+    match fits {
         Ok(bytes) => Check::ok(
             "generator",
             format!(
@@ -203,8 +223,35 @@ fn generator(config: &Config) -> Check {
                 bytes >> 20
             ),
         ),
-        Err(error) => Check::fail("generator", error.to_string(), "use a smaller model or a smaller model.context"),
+        Err(error) => {
+            let remedy = format!("use a smaller model.context or a smaller model: {}", bring(known));
+            Check::fail("generator", error.to_string(), remedy)
+        }
     }
+}
+
+/// The memory of repacked weights: that of the running daemon, else of the decision that a start would take now. `None`: there is
+/// nothing to say, because no weights can be repacked.
+fn repacked(config: &Config, daemon: Option<&wire::Status>) -> Option<Check> {
+    let (bytes, why) = if let Some(status) = daemon {
+        (status.info.model.repacked_bytes, status.info.model.repack.clone())
+    } else {
+        let gguf = Gguf::open(&config.generator_path()).ok().filter(|gguf| gguf.kind() == ModelKind::Generator)?;
+        let needed = llm::llama::context_bytes(&gguf, config.model.context, llm::engine::BATCH as u32);
+        let decision = config.model.repack.decide(&gguf, needed, &available_memory());
+        if decision.bytes == 0 {
+            return None;
+        }
+        (if decision.on { decision.bytes } else { 0 }, decision.why)
+    };
+    let detail = match bytes {
+        0 => format!("weights are not repacked: {why}"),
+        bytes => format!(
+            "repacked weights take {} MB of own memory, and prompts are read faster; model.repack = \"off\" saves that memory",
+            bytes / 1_000_000
+        ),
+    };
+    Some(Check::ok("weights", detail))
 }
 
 /// Whether KV states can be stored, if the configuration asks for them.
@@ -245,7 +292,8 @@ fn kv_cache(config: &Config, daemon: Option<&wire::Status>) -> Option<Check> {
 
 fn embedder(config: &Config) -> Check {
     let path = config.embedder_path();
-    let remedy = "name a sentence encoder with --embedder or embedder.path; `vademecum model convert` makes one";
+    let remedy = "`vademecum model pull all-minilm-l6-v2`, then `vademecum model use all-minilm-l6-v2`; or name a sentence encoder \
+                  with embedder.path";
     match Gguf::open(&path).map(|gguf| gguf.kind()) {
         Ok(ModelKind::Encoder(Pooling::Mean | Pooling::Cls | Pooling::Last)) => Check::ok("embedder", path.display().to_string()),
         Ok(_) => Check::fail("embedder", format!("{} is not a sentence encoder", path.display()), remedy),

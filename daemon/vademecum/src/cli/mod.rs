@@ -1,6 +1,7 @@
 //! The commands, one file each.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 (`ask` and `search`) the library holds no answer.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 (`ask` and `search`) the library holds no answer. `model pull` also has 4, the
+//! transfer was cut and the same command goes on, and 5, the file was not the one announced.
 
 mod ask;
 mod backup;
@@ -36,6 +37,10 @@ const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 /// The library holds no answer.
 pub const NOT_FOUND: u8 = 3;
+/// A transfer was cut; the same command goes on with it.
+const CUT: u8 = 4;
+/// A fetched file is not the one announced, or no model.
+const WRONG_FILE: u8 = 5;
 
 /// Answers questions about your own documents, offline, over MQTT.
 #[derive(Debug, Parser)]
@@ -99,7 +104,7 @@ enum Command {
     Backup(backup::Args),
     /// Put a backup in the place of the library
     Restore(backup::RestoreArgs),
-    /// Look into model files and convert encoders
+    /// List, fetch and choose models, look into model files, convert encoders
     Model(model::Args),
     /// Show the cores this process may use, and measure the threads that the generator runs best with
     Tune(tune::Args),
@@ -124,6 +129,8 @@ enum Failure {
     Service(#[from] crate::assemble::ServiceError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Pull(#[from] crate::models::PullError),
     /// Wrong usage that clap cannot detect.
     #[error("{0}")]
     Usage(String),
@@ -134,6 +141,12 @@ enum Failure {
 impl Failure {
     /// Usage errors also come from the configuration and from the daemon.
     fn exit_code(&self) -> u8 {
+        use crate::models::PullError;
+        match self {
+            Self::Pull(PullError::Cut { .. }) => return CUT,
+            Self::Pull(PullError::Wrong(_)) => return WRONG_FILE,
+            _ => {}
+        }
         let is_usage = match self {
             Self::Usage(_) => true,
             Self::Config(error) => error.is_usage(),
@@ -214,7 +227,7 @@ fn dispatch(cli: &Cli, loaded: Loaded) -> Outcome {
         Command::Documents(args) => documents::run(&loaded.config, common, args),
         Command::Backup(args) => backup::run(&loaded.config, common, args),
         Command::Restore(args) => backup::restore(&loaded.config, common, args),
-        Command::Model(args) => model::run(common, args),
+        Command::Model(args) => model::run(&loaded, common, args),
         Command::Tune(args) => tune::run(&loaded.config, common, args),
         Command::Doctor => doctor::run(&loaded, common),
         Command::Demo(args) => demo::run(common, args),

@@ -114,8 +114,9 @@ table! {
     Model [model] "The generator." {
         /// GGUF file of the generator. Empty: the first `generator.gguf` in the usual places.
         ///
-        /// The places are `$VADEMECUM_MODELS`, `<data_dir>/models`, `/usr/share/vademecum/models` and the model cache that
-        /// `make setup` fills (`$VADEMECUM_CACHE/models`, else `~/.cache/vademecum/models`).
+        /// The places are `$VADEMECUM_MODELS`, `<data_dir>/models`, `/usr/share/vademecum/models` and the model cache
+        /// (`$VADEMECUM_CACHE/models`, else `~/.cache/vademecum/models`). `vademecum model pull` fetches models, and
+        /// `vademecum model use` sets this key.
         generator: PathBuf = "", flag: "--generator";
 
         /// Context, prompt and answer together; never more than the model was trained for.
@@ -132,7 +133,8 @@ table! {
         /// Whether weights are copied into memory in an order that is faster to compute with.
         ///
         /// Prompts are read 1.4 times as fast with some 4-bit weights (`Q4_0`, `Q4_K`). The copy takes memory of its own, while
-        /// the pages of the file can be dropped and read again.
+        /// the pages of the file can be dropped and read again: 626 MB for a model of 1.5 billion weights. `vademecum doctor`
+        /// tells the figure.
         repack: Repack = Repack::Auto, bounds: OneOf(&[
             ("auto", "if there is memory to spare"),
             ("on", "always"),

@@ -5,11 +5,13 @@
 //! exactly once. Every unknown key and every bad value is thus refused with the place it came from.
 
 mod checks;
+mod edit;
 mod keys;
 mod layers;
 mod table;
 mod written;
 
+pub use edit::write_keys;
 pub use keys::*;
 pub use layers::{Flags, Loaded, load};
 use mqtt::BrokerUrl;
@@ -31,6 +33,14 @@ pub enum ConfigError {
     /// The file could not be read.
     #[error("cannot read configuration {path}: {source}; check the path given with --config and its permissions")]
     Read {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file could not be written.
+    #[error("cannot write configuration {path}: {source}; run it with sudo, or print the lines with --print")]
+    Write {
         /// The file.
         path: String,
         /// The system's reason.
@@ -227,6 +237,15 @@ impl Config {
         let places = self.model_places();
         let first = places[0].join(name);
         places.into_iter().map(|dir| dir.join(name)).find(|path| path.exists()).unwrap_or(first)
+    }
+
+    /// The folder that `model pull` fills: `$VADEMECUM_MODELS`, for root the data directory's, else the user's cache.
+    pub fn pull_dir(&self) -> PathBuf {
+        if let Some(named) = std::env::var_os("VADEMECUM_MODELS") {
+            return PathBuf::from(named);
+        }
+        let cache = if rustix::process::geteuid().is_root() { None } else { user_model_cache() };
+        cache.unwrap_or_else(|| self.data_dir().join("models"))
     }
 
     /// The places of unnamed models: `$VADEMECUM_MODELS`, the data directory, the system, and the cache of `make setup`.

@@ -24,10 +24,13 @@ pub(super) fn plan(
     let plan = tensors(directory, kind, notes);
     directory.weights.check(&plan, &is_left_out)?;
     let vocabulary = vocabulary(directory)?;
+    if vocabulary.is_none() {
+        notes.push("the vocabulary is in the file's tokenizer.json only: this program reads it there, others may not".into());
+    }
     let mut header = Header::new(plan.len());
     general(&mut header, directory, kind, &plan)?;
     hyperparameters(&mut header, directory)?;
-    tokenizer(&mut header, directory, &vocabulary)?;
+    tokenizer(&mut header, directory, vocabulary.as_ref())?;
     for planned in &plan {
         header.add_tensor(&planned.name, planned.tensor_type, &planned.shape)?;
     }
@@ -162,14 +165,19 @@ struct Vocabulary {
     special: Vec<(&'static str, u32)>,
 }
 
-fn vocabulary(directory: &Directory) -> Result<Vocabulary, ConvertError> {
+/// `None` for a Unigram vocabulary, as multilingual encoders have it: the text is always tokenised by tokenizer.json, and llama.cpp
+/// gets ids only.
+fn vocabulary(directory: &Directory) -> Result<Option<Vocabulary>, ConvertError> {
     let json = &directory.tokenizer;
     let damaged = |what: String| ConvertError::Damaged { path: directory.path.join("tokenizer.json"), what };
     let model = json.pointer("/model/type").and_then(Json::as_str).unwrap_or("WordPiece");
+    if model == "Unigram" {
+        return Ok(None);
+    }
     if model != "WordPiece" {
         return Err(ConvertError::Unsupported {
             what: format!("a BERT with a `{model}` tokenizer"),
-            remedy: "only WordPiece vocabularies are converted here; take a ready-made GGUF",
+            remedy: "only WordPiece and Unigram vocabularies are converted here; take a ready-made GGUF",
         });
     }
     let pieces = json.pointer("/model/vocab").and_then(Json::as_object);
@@ -196,7 +204,7 @@ fn vocabulary(directory: &Directory) -> Result<Vocabulary, ConvertError> {
         set(text, id, if added["special"].as_bool() == Some(true) { CONTROL } else { USER_DEFINED })?;
     }
     let special = special_ids(directory, pieces)?;
-    Ok(Vocabulary { tokens, types, special })
+    Ok(Some(Vocabulary { tokens, types, special }))
 }
 
 /// llama.cpp's form of a WordPiece token: continuations lose their `##`, beginnings of words get a mark.
@@ -235,8 +243,13 @@ fn special_ids(directory: &Directory, pieces: &serde_json::Map<String, Json>) ->
     Ok(special)
 }
 
-fn tokenizer(header: &mut Header, directory: &Directory, vocabulary: &Vocabulary) -> Result<(), ConvertError> {
+fn tokenizer(header: &mut Header, directory: &Directory, vocabulary: Option<&Vocabulary>) -> Result<(), ConvertError> {
     header.u32("tokenizer.ggml.token_type_count", directory.config.type_vocab_size as u32)?;
+    let Some(vocabulary) = vocabulary else {
+        header.text("tokenizer.ggml.model", "no_vocab")?;
+        header.u32("bert.vocab_size", directory.config.vocab_size as u32)?;
+        return header.text(TOKENIZER_JSON, &directory.tokenizer_text);
+    };
     header.text("tokenizer.ggml.model", "bert")?;
     // llama.cpp's WordPiece ignores this value; its converter uses it for English BERT vocabularies.
     header.text("tokenizer.ggml.pre", "bert-bge")?;

@@ -121,7 +121,7 @@ fn unsupported_models_are_refused_by_name() {
         ("1_Pooling/config.json", "mean_tokens\": true", "max_tokens\": true", "the pooling"),
         ("modules.json", "models.Normalize", "models.Dense", "the module `sentence_transformers.models.Dense`"),
         ("modules.json", "1_Pooling", "../1_Pooling", "leaves the directory"),
-        ("tokenizer.json", "\"type\":\"WordPiece\"", "\"type\":\"Unigram\"", "a `Unigram` tokenizer"),
+        ("tokenizer.json", "\"type\":\"WordPiece\"", "\"type\":\"BPE\"", "a `BPE` tokenizer"),
     ];
     for (number, (file, from, to, expected)) in cases.into_iter().enumerate() {
         let dir = Dir::minilm(&format!("refuse{number}"));
