@@ -121,7 +121,19 @@ fn answer() -> impl Strategy<Value = Answer> {
     (vec(text(), 3), any::<bool>(), number(), vec(citation(), 0..3), vec(number(), 0..3), timings, usage).prop_map(
         |(texts, found, confidence, citations, support, timings, usage)| {
             let [answer, model, finish] = texts.try_into().expect("three");
-            Answer { answer, found, confidence, citations, support, by: wire::AnsweredBy::Model, model, finish, cached: false, timings, usage }
+            Answer {
+                answer,
+                found,
+                confidence,
+                citations,
+                support,
+                by: wire::AnsweredBy::Model,
+                model,
+                finish,
+                cached: false,
+                timings,
+                usage,
+            }
         },
     )
 }

@@ -121,7 +121,8 @@ impl Words {
         ];
         let longest = |openings: &Vec<String>| openings.iter().filter(|o| fits(o, &asked)).map(String::len).max();
         // Of equal lengths the first kind counts.
-        let found = kinds.iter().rev().filter_map(|(kind, openings)| Some((longest(openings)?, *kind))).max_by_key(|(length, _)| *length);
+        let found =
+            kinds.iter().rev().filter_map(|(kind, openings)| Some((longest(openings)?, *kind))).max_by_key(|(length, _)| *length);
         found.map_or(Kind::Explanation, |(_, kind)| kind)
     }
 }
@@ -187,7 +188,10 @@ mod tests {
             for text in [&words.name, &words.not_found, &words.source, &words.page] {
                 assert!(!text.is_empty(), "{language:?}");
             }
-            assert!(words.source.contains("{title}") && words.source.contains("{place}") && words.page.contains("{page}"), "{language:?}");
+            assert!(
+                words.source.contains("{title}") && words.source.contains("{place}") && words.page.contains("{page}"),
+                "{language:?}"
+            );
             assert!(!words.negations.is_empty() && !words.conditions.is_empty() && !words.yes.is_empty() && !words.no.is_empty());
         }
         assert!(Languages::parse("[de]\nname = \"x\"\nnot_found = \"\"\nsource = \"\"\npage = \"\"").is_err(), "no English");

@@ -251,13 +251,7 @@ impl Answerer {
     }
 
     /// The answer in the words of the passages.
-    fn quote(
-        &self,
-        question: &Question,
-        evidence: &Evidence,
-        progress: &mut (dyn FnMut(Progress) + Send),
-        answer: &mut Answer,
-    ) {
+    fn quote(&self, question: &Question, evidence: &Evidence, progress: &mut (dyn FnMut(Progress) + Send), answer: &mut Answer) {
         answer.by = AnsweredBy::Quote;
         answer.answer.clone_from(&evidence.quoted);
         answer.support = vec![1.0; evidence.quoted.lines().count()];
@@ -301,11 +295,11 @@ impl Answerer {
                 let marked = best.filter(|(_, chosen)| !chosen.is_empty());
                 let marked: Vec<String> = marked.map(|(i, chosen)| format!("{} [{}]", evidence::text(&chosen), i + 1)).collect();
                 evidence.quoted = marked.join("\n");
-                evidence.best = ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
+                evidence.best =
+                    ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
                 if options.strategy == Strategy::Read {
                     let passages = &retrieval.passages;
-                    evidence.readings =
-                        reading::readings(&options.prompts, &retriever, passages, &ranked, options.sentences)?;
+                    evidence.readings = reading::readings(&options.prompts, &retriever, passages, &ranked, options.sentences)?;
                 }
             }
             Ok((found, evidence))
@@ -342,7 +336,8 @@ impl Answerer {
                     // Passages that did not fit were not read, so they are not cited.
                     passages.truncate(passages_used);
                     answer.usage.read = Some(name.to_owned());
-                    let support = Support::new(prompts.languages.of(evidence.language), evidence.language, &question.text, &passages);
+                    let support =
+                        Support::new(prompts.languages.of(evidence.language), evidence.language, &question.text, &passages);
                     written = Some(Written::new(support, kind, words, passages.first().map(|passage| passage.n)));
                 }
                 Step::Delta(delta) => {

@@ -242,9 +242,12 @@ mod tests {
 
     #[test]
     fn built_in_prompts_fit_every_model() {
-        for (parameters, chat_template, name) in
-            [(500_000_000, true, "chat"), (3_000_000_000, true, "chat"), (135_000_000, true, "small"), (1_000_000_000, false, "base")]
-        {
+        for (parameters, chat_template, name) in [
+            (500_000_000, true, "chat"),
+            (3_000_000_000, true, "chat"),
+            (135_000_000, true, "small"),
+            (1_000_000_000, false, "base"),
+        ] {
             let prompts = Prompts::load(None, facts(parameters, chat_template)).expect("loads");
             assert_eq!(prompts.name, name);
             assert!(prompts.passage("Head", "Text").contains("Text"));
@@ -259,9 +262,15 @@ mod tests {
     #[test]
     fn the_owners_files_go_first() {
         let dir = tempfile::tempdir().expect("a directory");
-        let own = include_str!("../../../config/prompts/chat.toml").replace("least_parameters = 400_000_000", "least_parameters = 0");
-        std::fs::write(dir.path().join("mine.toml"), own.replace("Question: {question}", "Q {question} {text}")).expect("written");
-        std::fs::write(dir.path().join("languages.toml"), "[en]\nname = \"English\"\nnot_found = \"No idea.\"\nsource = \"{title}{place}\"\npage = \"{page}\"\n").expect("written");
+        let own =
+            include_str!("../../../config/prompts/chat.toml").replace("least_parameters = 400_000_000", "least_parameters = 0");
+        std::fs::write(dir.path().join("mine.toml"), own.replace("Question: {question}", "Q {question} {text}"))
+            .expect("written");
+        std::fs::write(
+            dir.path().join("languages.toml"),
+            "[en]\nname = \"English\"\nnot_found = \"No idea.\"\nsource = \"{title}{place}\"\npage = \"{page}\"\n",
+        )
+        .expect("written");
         let prompts = Prompts::load(Some(dir.path()), facts(135_000_000, true)).expect("loads");
         assert_eq!(prompts.name, "mine");
         assert_eq!(prompts.question("Why {question}?").trim(), "Q Why {question}? {text}", "places in a question stay");

@@ -52,9 +52,11 @@ pub(super) fn readings(
     let mut all = Vec::new();
     if let Some(section) = &section {
         let read = || (Some(section.number), of_section(1, &first.title, section));
-        let beside = passages.iter().enumerate().skip(1).find(|(_, passage)| {
-            passage.score >= BESIDE * first.score && !section.text.contains(passage.best_chunk())
-        });
+        let beside = passages
+            .iter()
+            .enumerate()
+            .skip(1)
+            .find(|(_, passage)| passage.score >= BESIDE * first.score && !section.text.contains(passage.best_chunk()));
         if let Some((i, passage)) = beside {
             all.push(Reading::of("section and chunk", prompts, vec![read(), whole(passage, i + 1)]));
         }

@@ -69,7 +69,8 @@ mod tests {
     fn streamed(text: &str, size: usize) -> Vec<(bool, String)> {
         let mut stream = SentenceStream::default();
         let chars: Vec<char> = text.chars().collect();
-        let mut out: Vec<Sentence> = chars.chunks(size).flat_map(|piece| stream.push(&piece.iter().collect::<String>())).collect();
+        let mut out: Vec<Sentence> =
+            chars.chunks(size).flat_map(|piece| stream.push(&piece.iter().collect::<String>())).collect();
         out.extend(stream.finish());
         out.into_iter().map(|sentence| (sentence.new_line, sentence.text)).collect()
     }
@@ -77,7 +78,8 @@ mod tests {
     #[test]
     fn sentences_come_whole_however_the_text_is_cut() {
         let text = "Open the cover. It takes 2.5 minutes!\n\n1. Press Reset.\n2. Wait";
-        let expected = [(false, "Open the cover."), (false, "It takes 2.5 minutes!"), (true, "1. Press Reset."), (true, "2. Wait")];
+        let expected =
+            [(false, "Open the cover."), (false, "It takes 2.5 minutes!"), (true, "1. Press Reset."), (true, "2. Wait")];
         for size in 1..9 {
             let expected: Vec<(bool, String)> = expected.iter().map(|(line, text)| (*line, (*text).to_owned())).collect();
             assert_eq!(streamed(text, size), expected, "{size}");

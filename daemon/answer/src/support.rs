@@ -134,11 +134,7 @@ impl<'a> Support<'a> {
     pub(super) fn verdict(&self, answer: &str) -> Option<bool> {
         let first: String = answer.trim_start().chars().take_while(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
         let among = |words: &[String]| words.contains(&first);
-        if among(&self.words.yes) {
-            Some(true)
-        } else {
-            among(&self.words.no).then_some(false)
-        }
+        if among(&self.words.yes) { Some(true) } else { among(&self.words.no).then_some(false) }
     }
 
     /// Whether a statement is bound to a condition or negated: nobody may leave that out.
@@ -162,8 +158,11 @@ impl<'a> Support<'a> {
             let of = || self.statements.iter().filter(|statement| statement.n == n);
             let mut covered: BTreeSet<&String> = BTreeSet::new();
             for _ in 0..STATEMENTS {
-                let new = |statement: &Statement| statement.terms.iter().filter(|t| own.contains(*t) && !covered.contains(*t)).count();
-                let Some(next) = of().max_by_key(|statement| new(statement)).filter(|statement| new(statement) > 0) else { break };
+                let new =
+                    |statement: &Statement| statement.terms.iter().filter(|t| own.contains(*t) && !covered.contains(*t)).count();
+                let Some(next) = of().max_by_key(|statement| new(statement)).filter(|statement| new(statement) > 0) else {
+                    break;
+                };
                 covered.extend(own.iter().filter(|term| next.terms.contains(*term) || next.heading.contains(*term)));
             }
             if covered.len() > best.1 {
@@ -209,7 +208,10 @@ impl<'a> Support<'a> {
 
     fn clauses_of(&self, text: &str) -> impl Iterator<Item = Clause> {
         let parts = text.split([',', ';', ':', '(', ')', '–', '—', '\n']).filter(|part| part.contains(char::is_alphanumeric));
-        parts.map(|part| Clause { terms: self.terms(part), negated: self.is_negated(&lower_words(part)) }).collect::<Vec<_>>().into_iter()
+        parts
+            .map(|part| Clause { terms: self.terms(part), negated: self.is_negated(&lower_words(part)) })
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 
     /// Two negations cancel each other out, as in "do not use it without the filter".

@@ -23,5 +23,12 @@ pub fn limits() -> Limits {
 
 /// An answer with this text.
 pub fn answer(text: &str) -> Answer {
-    Answer { answer: text.into(), found: true, confidence: 1.0, model: "made up".into(), finish: "stop".into(), ..Answer::default() }
+    Answer {
+        answer: text.into(),
+        found: true,
+        confidence: 1.0,
+        model: "made up".into(),
+        finish: "stop".into(),
+        ..Answer::default()
+    }
 }

@@ -243,8 +243,7 @@ pub(crate) fn weights(config: &Config) -> Weights {
 /// A prompt file cannot be used, or the generator makes no context.
 pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Result<Answerer, ServiceError> {
     let model = engine.info();
-    let facts =
-        ModelFacts { architecture: &model.architecture, parameters: model.parameters, chat_template: model.own_template };
+    let facts = ModelFacts { architecture: &model.architecture, parameters: model.parameters, chat_template: model.own_template };
     let folder = &config.answer.prompts;
     let prompts = Prompts::load((!folder.as_os_str().is_empty()).then_some(folder), facts)?;
     let options = AnswerOptions {

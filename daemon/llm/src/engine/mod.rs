@@ -23,8 +23,8 @@ mod tuner;
 pub use kv_cache::{KvCache, KvCacheOptions};
 pub use precompute::Precomputed;
 pub use prompt::{Asked, PromptPassage, Reading};
-pub use speed::ReadingSpeed;
 pub use scheduler::BATCH;
+pub use speed::ReadingSpeed;
 
 use crate::gguf::{Gguf, GgufError};
 use crate::tune::{Saved, Topology};

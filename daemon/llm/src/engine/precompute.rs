@@ -83,7 +83,10 @@ impl Scheduler<'_> {
         let Some(cache) = self.kv_cache.clone() else { return Some(Precomputed::Impossible) };
         if wish.begun.is_none() {
             let room = self.cells - CONTEXT_MARGIN;
-            let prompt = self.template.lay_out(self.model, &wish.system, std::slice::from_ref(&wish.passage), &Asked::default(), room).ok();
+            let prompt = self
+                .template
+                .lay_out(self.model, &wish.system, std::slice::from_ref(&wish.passage), &Asked::default(), room)
+                .ok();
             let Some((prompt, (upto, document))) = prompt.and_then(|prompt| Some((prompt.clone(), prompt.keep?))) else {
                 return Some(Precomputed::Impossible);
             };

@@ -8,8 +8,8 @@ use super::lane::Lane;
 use super::lookup;
 use super::precompute::Wish;
 use super::prompt::{self, Prompt, STEP, Template, data_tokens};
-use super::speed::ReadingSpeed;
 use super::sequences::{SYSTEM, Sequences};
+use super::speed::ReadingSpeed;
 use super::state_file::HEAD;
 use super::tuner::Tuner;
 use wire::ModelInfo;
@@ -539,12 +539,7 @@ impl Scheduler<'_> {
                     continue;
                 }
                 let whole = step.end == lane.prompt.tokens.len();
-                routes.push(Route {
-                    running: r,
-                    logits: whole.then_some(from + step.len() - 1),
-                    tokens: step.len(),
-                    drafted: 0,
-                });
+                routes.push(Route { running: r, logits: whole.then_some(from + step.len() - 1), tokens: step.len(), drafted: 0 });
                 entries.extend(step.clone().map(|position| BatchEntry {
                     token: lane.prompt.tokens[position],
                     position: position as u32,

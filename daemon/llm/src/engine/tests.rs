@@ -46,7 +46,11 @@ fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
         system: SYSTEM.into(),
         readings: vec![passages.iter().map(passage).collect()],
         patience: Duration::MAX,
-        asked: Asked { question: format!("Question: {question}\n"), task: "Answer with a few words of the text.".into(), ..Asked::default() },
+        asked: Asked {
+            question: format!("Question: {question}\n"),
+            task: "Answer with a few words of the text.".into(),
+            ..Asked::default()
+        },
         choices: None,
         max_tokens,
         stop: vec![],
@@ -507,8 +511,7 @@ fn earlier_questions_do_not_change_a_state() {
         // Keys and values only: the head names the sequence of each cell.
         bytes[bytes.len() / 16..].to_vec()
     };
-    let in_advance =
-        |engine: &Engine| assert_eq!(engine.precompute(SYSTEM, passage(1, FUSES)).expect("runs"), Precomputed::Kept);
+    let in_advance = |engine: &Engine| assert_eq!(engine.precompute(SYSTEM, passage(1, FUSES)).expect("runs"), Precomputed::Kept);
     let asked = |engine: &Engine| drop(ask(engine, about(1, "Which fuse is F3?", FUSES)).1.expect("answers"));
     let other = |engine: &Engine| drop(ask(engine, about(2, "When does the pump stop?", PUMP)).1.expect("answers"));
     let fresh = state(&in_advance);

@@ -52,7 +52,8 @@ impl Opened {
         // Update the index now, not at the first question.
         tokio::task::spawn_blocking(move || store.search(&collection, |_| ())).await.map_err(ended)??;
         let for_answerer = Arc::clone(config);
-        let joined = tokio::task::spawn_blocking(move || answerer(&for_answerer, &rooms, engine).map(|answerer| (rooms, answerer)));
+        let joined =
+            tokio::task::spawn_blocking(move || answerer(&for_answerer, &rooms, engine).map(|answerer| (rooms, answerer)));
         let (rooms, answerer) = joined.await.map_err(ended)??;
         let engine = answerer.engine();
         let (info, threads) = (engine.info(), engine.tuned().threads);
