@@ -16,7 +16,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 export CARGO_TERM_COLOR ?= auto
 
 .NOTPARALLEL:
-.PHONY: help config-files setup bench-models demo run test torture lint fmt deny bench bench-retrieval bench-threads fuzz doc models-dir tools cross test-cross count-cross deb test-deb lint-yocto clean
+.PHONY: help config-files setup bench-models demo run test torture lint fmt deny bench bench-retrieval bench-answers bench-threads fuzz doc models-dir tools cross test-cross count-cross deb test-deb lint-yocto clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench: setup build ## Measure (see benches/)
 
 bench-retrieval: setup build ## Compare retrieval with FAISS, usearch, qdrant-edge and others (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench retrieval $(ARGS)
+
+bench-answers: setup build ## Measure the answers of each generator and strategy on question sets of our own (see benches/)
+	@env -u VADEMECUM_CACHE benches/answers.py "$(BINARY)" "$(MODELS)" $(ARGS)
 
 bench-threads: setup build ## Measure how threads wait, on a quiet machine and beside busy processes (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench threads $(ARGS)

@@ -588,19 +588,48 @@ fn eval_measures_a_beir_folder() {
     fs::write(set.join("queries.jsonl"), lines).expect("written");
     fs::write(set.join("qrels/test.tsv"), "query-id\tcorpus-id\tscore\nq1\tbread\t1\nq2\tbees\t1\nq3\tsteel\t1\n")
         .expect("written");
-    let report = run(vademecum(["eval", "--json", "--answers", "--max-tokens", "8", "--set", "answer.threshold=0"]).arg(&set))
-        .exits(0)
-        .json();
+    let dump = dir.path().join("dump.jsonl");
+    let asking = ["eval", "--json", "--answers", "--near", "--max-tokens", "8", "--set", "answer.threshold=0"];
+    let report = run(vademecum(asking).arg(&set).arg("--dump").arg(&dump)).exits(0).json();
     assert_eq!((&report["dataset"], &report["documents"], &report["queries"]), (&json!("tiny"), &json!(5), &json!(3)));
     for measure in ["ndcg@10", "recall@5", "recall@100", "mrr"] {
         assert_eq!(report[measure], 1.0, "{measure}: every question names its document: {report}");
     }
     assert!(report["ingest_chunks_per_s"].as_f64() > Some(0.0) && report["query_ms_p50"].as_f64() > Some(0.0), "{report}");
     let answers = &report["answers"];
-    assert_eq!(answers["asked"], 3, "{report}");
-    for measure in ["exact_match", "token_f1", "contains", "abstained"] {
+    assert_eq!((&answers["asked"], &answers["unanswerable"]), (&json!(3), &json!(3)), "{report}");
+    let shares = [
+        "exact_match",
+        "token_f1",
+        "rouge_l",
+        "gold_recall",
+        "contains",
+        "contradicts_negation",
+        "contradicts_number",
+        "abstained",
+    ];
+    for measure in shares {
         assert!(answers[measure].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{measure}: {report}");
     }
+    let near = &report["near"];
+    assert_eq!(
+        (&near["asked"], &near["kept"], &near["refused"]),
+        (&json!(3), &json!(1.0), &json!(0.0)),
+        "no threshold: {report}"
+    );
+    assert!(near["roc_auc"].as_f64() > Some(0.9) && near["foreign"].as_u64() > Some(100), "{report}");
+    let lines = fs::read_to_string(&dump).expect("written");
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 3);
+    for (line, (id, _, answer)) in lines.iter().zip(queries) {
+        assert_eq!((&line["id"], &line["gold"][0]), (&json!(id), &json!(answer)));
+        let [reply, hidden] = ["reply", "near"].map(|asked| &line[asked]["features"]["dense"]);
+        assert!(reply.as_f64() > hidden.as_f64() && line["scores"]["token_f1"].is_number(), "{line}");
+        let gone = &line["documents"][0];
+        let cited = line["near"]["citations"].as_array().expect("a list");
+        assert!(cited.iter().all(|citation| citation["document"] != *gone), "{line}");
+    }
+    assert!(run(vademecum(["eval", "--dump", "x"]).arg(&set)).exits(2).stderr.contains("--near"));
     fs::remove_file(set.join("corpus.jsonl")).expect("removed");
     assert!(run(vademecum(["eval"]).arg(&set)).exits(1).stderr.contains("corpus.jsonl"));
 }

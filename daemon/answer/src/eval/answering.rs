@@ -9,7 +9,7 @@ use super::verdict::{Judgement, is_outright, judge};
 use super::words::without_marks;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
-use wire::Answer;
+use wire::{Answer, AnsweredBy};
 
 /// The scores of one answer. Citation marks do not count as words.
 #[derive(Clone, Debug, Serialize)]
@@ -102,8 +102,12 @@ pub struct Figures {
     pub contains: f64,
     /// Questions whose answer or quotes contain an accepted answer.
     pub contains_or_quoted: f64,
+    /// Answers in the generator's own words; the others are quotes.
+    pub by_model: f64,
     /// Sentences, over all answers, that the quotes or the cited documents support.
     pub supported: Option<f64>,
+    /// Mean support that the answers themselves name for their sentences ([`Answer::support`]).
+    pub own_support: Option<f64>,
     /// Answers with a sentence that turns a negation round.
     pub contradicts_negation: f64,
     /// Answers with a sentence that exchanges a number.
@@ -161,7 +165,9 @@ impl Figures {
             |scores: &Scores, is: &dyn Fn(Judgement) -> bool| scores.verdict.map(|judgement| f64::from(u8::from(is(judgement))));
         let sentences: usize = scored.iter().map(|(_, scores)| scores.sentences).sum();
         let supported: usize = scored.iter().map(|(_, scores)| scores.supported).sum();
-        let refused = scored.iter().filter(|(asked, _)| !asked.reply.answer.found).count();
+        let count = |is: &dyn Fn(&Answer) -> bool| scored.iter().filter(|(asked, _)| is(&asked.reply.answer)).count() as f64;
+        let own: Vec<f64> =
+            scored.iter().flat_map(|(asked, _)| &asked.reply.answer.support).map(|share| f64::from(*share)).collect();
         Figures {
             asked: scored.len(),
             exact_match: share(&|scores| scores.exact_match),
@@ -170,6 +176,8 @@ impl Figures {
             gold_recall: mean(&|scores| scores.gold_recall),
             contains: share(&|scores| scores.contains),
             contains_or_quoted: share(&|scores| scores.contains_or_quoted),
+            by_model: count(&|answer| answer.found && answer.by == AnsweredBy::Model) / scored.len().max(1) as f64,
+            own_support: (!own.is_empty()).then(|| own.iter().sum::<f64>() / own.len() as f64),
             supported: (sentences > 0).then(|| supported as f64 / sentences as f64),
             contradicts_negation: share(&|scores| scores.contradicts_negation),
             contradicts_number: share(&|scores| scores.contradicts_number),
@@ -181,7 +189,7 @@ impl Figures {
             verdict_opposite: over_some(&|scores| judged(scores, &|judgement| judgement == Judgement::Opposite)),
             verdict_outright: over_some(&|scores| scores.verdict_outright.map(|outright| f64::from(u8::from(outright)))),
             words_held: over_some(&|scores| scores.words_held),
-            abstained: refused as f64 / scored.len().max(1) as f64,
+            abstained: count(&|answer| !answer.found) / scored.len().max(1) as f64,
         }
     }
 }
@@ -228,13 +236,12 @@ mod tests {
     use super::super::beir::Verdict;
     use super::*;
     use std::collections::BTreeSet;
-    use wire::{Citation, Timings, Usage};
+    use wire::{Citation, Timings};
 
     fn answer(text: &str, found: bool) -> Answer {
         Answer {
             answer: text.into(),
             found,
-            confidence: 0.5,
             citations: vec![Citation {
                 n: 1,
                 document: "d".into(),
@@ -246,11 +253,8 @@ mod tests {
                 score: 1.0,
                 quote: "Close the valve.".into(),
             }],
-            model: String::new(),
-            finish: "stop".into(),
-            cached: false,
             timings: Timings { evidence_ms: 2.0, ..Timings::default() },
-            usage: Usage::default(),
+            ..Answer::default()
         }
     }
 

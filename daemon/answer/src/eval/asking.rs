@@ -13,7 +13,7 @@ use wire::{Answer, Cancel, Mode, Question, Sampling};
 /// Time allowed for one question; a slow generator is no failure of a measurement.
 const ALLOWED: Duration = Duration::from_secs(600);
 
-/// What is asked, and how.
+/// The questions to ask, and how.
 #[derive(Clone, Debug)]
 pub struct Asking {
     /// The collection that holds the set's documents.

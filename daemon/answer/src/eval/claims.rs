@@ -87,7 +87,7 @@ pub(super) fn contradicts_number(answer: &str, sources: &[Source]) -> bool {
 
 /// The clauses of an answer that have enough words to be compared.
 fn clauses_of(answer: &str) -> impl Iterator<Item = Words> + '_ {
-    let words = sentences_of_lines(answer).map(without_number).flat_map(clauses).map(Words::of);
+    let words = sentences_of_lines(answer).map(without_number).map(without_verdict).flat_map(clauses).map(Words::of);
     words.filter(|words| words.content.len() >= LEAST_WORDS)
 }
 
@@ -96,6 +96,18 @@ fn without_number(sentence: &str) -> &str {
     let rest = sentence.trim_start().trim_start_matches(|c: char| c.is_ascii_digit());
     match rest.strip_prefix(['.', ')']) {
         Some(item) if rest.len() < sentence.trim_start().len() && !item.starts_with(|c: char| c.is_ascii_digit()) => item,
+        _ => sentence,
+    }
+}
+
+/// A sentence without "yes" or "no" in front: that is the verdict, and negates nothing. "No solvents" keeps its first word.
+fn without_verdict(sentence: &str) -> &str {
+    let start = sentence.trim_start_matches(|c: char| !c.is_alphanumeric());
+    let (word, rest) = start.split_at(start.find(|c: char| !c.is_alphanumeric()).unwrap_or(start.len()));
+    let next = rest.strip_prefix(' ').and_then(|rest| rest.chars().next());
+    match word.to_lowercase().as_str() {
+        "yes" | "ja" | "nein" => rest,
+        "no" if !next.is_some_and(char::is_lowercase) => rest,
         _ => sentence,
     }
 }
@@ -146,6 +158,9 @@ mod tests {
             ("It can be changed later with a factory reset.", false),
             ("Do not touch the antenna.", false),
             ("No. Do not use sprays.", false),
+            ("No Wipe the housing with a damp cloth.", false),
+            ("No solvents or sprays may be used.", false),
+            ("**No**, do not use solvents or sprays.", false),
         ] {
             assert_eq!(contradicts_negation(answer, &sources()), contradicts, "{answer}");
         }

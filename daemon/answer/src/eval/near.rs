@@ -64,21 +64,9 @@ mod tests {
     use super::super::asking::Reply;
     use super::*;
     use std::collections::BTreeSet;
-    use wire::{Timings, Usage};
 
     fn reply(confidence: f32, found: bool) -> Reply {
-        let answer = Answer {
-            answer: String::new(),
-            found,
-            confidence,
-            citations: vec![],
-            model: String::new(),
-            finish: "stop".into(),
-            cached: false,
-            timings: Timings::default(),
-            usage: Usage::default(),
-        };
-        Reply { answer, features: None }
+        Reply { answer: Answer { found, confidence, ..Answer::default() }, features: None }
     }
 
     fn asked(reply: Reply, near: Option<Reply>) -> Asked {

@@ -245,7 +245,9 @@ fn figures(name: &str, f: &Figures) -> String {
         ("or quoted", f.contains_or_quoted),
     ];
     let some = [
+        ("by the model", Some(f.by_model)),
         ("supported", f.supported),
+        ("own support", f.own_support),
         ("turned negations", Some(f.contradicts_negation)),
         ("exchanged numbers", Some(f.contradicts_number)),
         ("steps in order", f.steps_in_order),
