@@ -605,14 +605,6 @@ impl Daemon {
         serde_json::from_str(body).unwrap_or_else(|e| panic!("no JSON ({e}): {reply}"))
     }
 
-    /// Waits until every document is back that the start found missing. Until then a question may not find it.
-    ///
-    /// # Panics
-    /// They are not back within [`PATIENCE`].
-    pub fn is_whole(&self) {
-        wait_for("all documents to be rebuilt", || (self.status()["info"]["recovery"]["missing"] == 0).then_some(()));
-    }
-
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.0.id()
