@@ -232,6 +232,9 @@ impl Answerer {
             ..Answer::default()
         };
         progress(Progress::Evidence(answer.citations.clone()));
+        if found && question.mode == Mode::Answer && std::env::var_os("DOUBT").is_some() {
+            self.doubt(question, &evidence, cancel, &mut answer).await?;
+        }
         match (found, question.mode) {
             (false, _) => {}
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
@@ -326,6 +329,25 @@ impl Answerer {
         }
         let word = if agrees { words.yes.first() } else { words.no.first() };
         Ok(word.map(|word| capitalised(word)))
+    }
+
+    /// Asks the generator whether the best sentences answer the question.
+    async fn doubt(
+        &self,
+        question: &Question,
+        evidence: &Evidence,
+        cancel: &Cancel,
+        answer: &mut Answer,
+    ) -> Result<(), AnswerError> {
+        let prompts = &self.options.prompts;
+        let (Some(doubt), Some(reading)) = (prompts.doubt(), evidence.readings.last()) else { return Ok(()) };
+        let asked =
+            Asked { question: prompts.question(&question.text), task: doubt.task.clone(), opening: String::new() };
+        let reader = Reader { answerer: self, question, kind: Kind::YesNo, cancel };
+        let choices = [doubt.yes.clone(), doubt.no.clone()];
+        let (_, completion) = reader.compare(std::slice::from_ref(reading), asked, choices).await?;
+        answer.usage.answers_question = completion.preference;
+        Ok(())
     }
 
     async fn evidence(&self, question: &Question, kind: Kind) -> Result<(bool, Evidence), AnswerError> {

@@ -11,6 +11,10 @@ pub struct Features {
     pub coverage: f32,
     /// The highest cosine less the mean cosine of the [`MARGIN_RANK`] next ones.
     pub margin: f32,
+    /// Highest cosine of any statement of the first passages with the question.
+    pub statement: f32,
+    /// The largest share of the question's terms that one statement of these passages holds, weighted by rarity, 0 to 1.
+    pub told: f32,
 }
 
 /// Number of next best chunks that the margin is measured against.

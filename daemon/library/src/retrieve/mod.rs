@@ -34,6 +34,8 @@ use score::Hit;
 
 /// Most passages of one query; evaluations ask for more than a client may.
 pub const MOST_PASSAGES: usize = 100;
+/// Ranked chunks whose statements tell whether the library holds an answer.
+const STATEMENTS_OF: usize = 3;
 /// Ranked chunks examined per passage asked for: room for neighbours that join.
 const CANDIDATES_PER_PASSAGE: usize = 4;
 
@@ -379,7 +381,7 @@ impl Retriever {
         let language = ranking.candidates[0].language;
         let terms = terms::analyze(&format!("{}\n{}", head_of("", &changed.heading), changed.text), language).terms;
         let coverage = ranking.question.coverage(language, &terms);
-        let Features { dense: best, margin, coverage: other } = ranking.features;
+        let Features { dense: best, margin, coverage: other, statement, told } = ranking.features;
         // The mean over the next ones is that of the others, or nearly so.
         let next = best - margin;
         let first = dense.max(best);
@@ -387,6 +389,8 @@ impl Retriever {
             dense: first,
             coverage: if dense >= best { coverage } else { coverage.max(other) },
             margin: first - next,
+            statement,
+            told,
         }))
     }
 
@@ -443,7 +447,30 @@ impl Retriever {
             return Ok(None);
         }
         features.coverage = question.coverage(candidates[0].language, &first_terms);
+        (features.statement, features.told) = self.statement_features(&candidates, vector, &question)?;
         Ok(Some(Ranking { candidates, fusion, features, small, question }))
+    }
+
+    /// The highest cosine of a statement of the first candidates with the question, and the largest share of the question's terms
+    /// that one of them holds.
+    fn statement_features(
+        &self,
+        candidates: &[Candidate],
+        vector: &[f32],
+        question: &Weighed,
+    ) -> Result<(f32, f32), RetrieveError> {
+        let (mut cosine, mut told) = (0.0_f32, 0.0_f32);
+        for candidate in candidates.iter().take(STATEMENTS_OF) {
+            let Some(chunk) = &candidate.chunk else { continue };
+            for said in statements_of_chunk(&chunk.text) {
+                told = told.max(question.coverage(candidate.language, &terms::analyze(&said.text, candidate.language).terms));
+            }
+            let kept = self.store.statements(candidate.number, candidate.ordinal)?;
+            for kept in kept.into_iter().flat_map(|kept| kept.vectors) {
+                cosine = cosine.max(vector.iter().zip(&kept).map(|(a, b)| a * b).sum());
+            }
+        }
+        Ok((cosine, told))
     }
 
     /// Reads the first [`READ`] candidates and counts the order of their words. Returns the terms of the new first candidate. A
@@ -606,14 +633,14 @@ fn terms_of(title: &str, chunk: &Chunk, language: Language) -> Vec<String> {
     terms
 }
 
-/// The features that the cosines give; coverage is left at 0.
+/// The features that the chunks' cosines give; the others are left at 0.
 fn dense_features(hits: &[Hit]) -> Features {
     let mut dense: Vec<f32> = hits.iter().map(|hit| hit.dense).collect();
     dense.sort_unstable_by(|a, b| b.total_cmp(a));
     dense.truncate(MARGIN_RANK + 1);
     let (top, next) = dense.split_first().map_or((0.0, &[][..]), |(top, next)| (*top, next));
     let mean = if next.is_empty() { top } else { next.iter().sum::<f32>() / next.len() as f32 };
-    Features { dense: top, coverage: 0.0, margin: top - mean }
+    Features { dense: top, coverage: 0.0, margin: top - mean, statement: 0.0, told: 0.0 }
 }
 
 /// The rows of some documents.
