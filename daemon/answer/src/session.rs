@@ -120,6 +120,7 @@ mod tests {
             session: session.map(str::to_owned),
             collection: "default".into(),
             filter: BTreeMap::default(),
+            without: std::collections::BTreeSet::default(),
             top_k: 3,
             max_tokens: 64,
             mode: Mode::Answer,

@@ -8,7 +8,7 @@ use library::retrieve::{Features, Query};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
-use wire::{Answer, Cancel, Mode, Question, Sampling};
+use wire::{Answer, Cancel, Mode, Question, Sampling, Shape};
 
 /// Time allowed for one question; a slow generator is no failure of a measurement.
 const ALLOWED: Duration = Duration::from_secs(600);
@@ -109,11 +109,9 @@ pub async fn ask(
     let mut all = Vec::new();
     for query in chosen(dataset, asking) {
         let documents = query.relevant();
-        let reply = reply(answerer, asking, &query.id, &query.text, BTreeSet::new()).await?;
-        let near = match asking.near && !documents.is_empty() {
-            true => Some(self::reply(answerer, asking, &query.id, &query.text, documents.clone()).await?),
-            false => None,
-        };
+        let reply = converse(answerer, asking, query, &BTreeSet::new()).await?;
+        let hides = asking.near && !documents.is_empty();
+        let near = if hides { Some(converse(answerer, asking, query, &documents).await?) } else { None };
         let scored = asking.answers && !query.answers.is_empty();
         let asked = Asked {
             id: query.id.clone(),
@@ -141,24 +139,42 @@ pub async fn ask(
 pub async fn ask_foreign(answerer: &Answerer, asking: &Asking) -> Result<Vec<Answer>, EvalError> {
     let questions = calibrate::foreign_questions();
     let mut answers = Vec::new();
-    for question in spread(questions.iter().map(String::as_str).collect(), asking.limit) {
-        answers.push(reply(answerer, asking, question, question, BTreeSet::new()).await?.answer);
+    for text in spread(questions.iter().map(String::as_str).collect(), asking.limit) {
+        answers.push(answer(answerer, text, &question(asking, text, &BTreeSet::new())).await?);
     }
     Ok(answers)
 }
 
-async fn reply(
+/// The reply to a question, after those that were asked before it in the same conversation.
+async fn converse(
     answerer: &Answerer,
     asking: &Asking,
-    id: &str,
-    text: &str,
-    without: BTreeSet<String>,
+    query: &LabelledQuery,
+    without: &BTreeSet<String>,
 ) -> Result<Reply, EvalError> {
-    let question = Question {
+    // With its documents hidden it is another conversation, which must not remember them.
+    let session = (!query.previous.is_empty()).then(|| format!("{}-{}", query.id, without.len()));
+    let question = |text: &str| Question { session: session.clone(), ..question(asking, text, without) };
+    for before in &query.previous {
+        answer(answerer, &query.id, &question(before)).await?;
+    }
+    let asked = question(&query.text);
+    let answer = answer(answerer, &query.id, &asked).await?;
+    // The inputs of a follow-up's confidence depend on the conversation.
+    let features = if asking.near && query.previous.is_empty() {
+        let Question { text, collection, without, .. } = asked;
+        answerer.retriever().features(&Query { text, collection, without, ..Query::default() })?
+    } else {
+        None
+    };
+    Ok(Reply { answer, features })
+}
+
+fn question(asking: &Asking, text: &str, without: &BTreeSet<String>) -> Question {
+    Question {
         text: text.to_owned(),
-        client: String::new(),
+        client: "eval".into(),
         session: None,
-        shape: wire::Shape::default(),
         collection: asking.collection.clone(),
         filter: BTreeMap::new(),
         without: without.clone(),
@@ -166,21 +182,15 @@ async fn reply(
         max_tokens: asking.max_tokens,
         mode: if asking.answers { Mode::Answer } else { Mode::Evidence },
         sampling: asking.sampling.clone(),
+        shape: Shape::default(),
         asked: Instant::now(),
         allowed: ALLOWED,
-    };
-    let answer = answerer
-        .answer(&question, &Cancel::default(), &mut |_| {})
-        .await
-        .map_err(|e| EvalError::Answer { id: id.to_owned(), reason: e.to_string() })?;
-    let features = match asking.near {
-        true => {
-            let (text, collection) = (question.text, question.collection);
-            answerer.retriever().features(&Query { text, collection, without, ..Query::default() })?
-        }
-        false => None,
-    };
-    Ok(Reply { answer, features })
+    }
+}
+
+async fn answer(answerer: &Answerer, id: &str, question: &Question) -> Result<Answer, EvalError> {
+    let answer = answerer.answer(question, &Cancel::default(), &mut |_| {}).await;
+    answer.map_err(|e| EvalError::Answer { id: id.to_owned(), reason: e.to_string() })
 }
 
 #[cfg(test)]

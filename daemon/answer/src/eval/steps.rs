@@ -3,7 +3,7 @@
 use super::words::{Words, held, sentences_of_lines};
 
 /// Share of a step's words that a sentence must hold to say it.
-const SAYS: f64 = 0.5;
+const SAYS: f64 = 0.6;
 /// Fewest steps of a procedure.
 const LEAST_STEPS: usize = 2;
 
@@ -34,7 +34,7 @@ fn marker(text: &str, from: usize, number: usize) -> Option<(usize, usize)> {
 }
 
 /// Share of the gold steps that the answer gives in order: the longest run of matched steps that does not go back, divided by all
-/// steps; 0 to 1. A step is matched by the sentence that holds most of its words, at least half of them.
+/// steps; 0 to 1. A step is matched by the sentence that holds most of its words, at least 60 %.
 pub(super) fn in_order(answer: &str, gold: &[&str]) -> f64 {
     let said: Vec<Words> = sentences_of_lines(answer).map(Words::of).collect();
     let places: Vec<usize> = gold.iter().filter_map(|step| place(&Words::of(step), &said)).collect();
