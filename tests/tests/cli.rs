@@ -545,7 +545,8 @@ fn doctor_tells_what_is_wrong() {
     assert_eq!(generator["status"], "fail");
     assert!(
         generator["detail"].to_string().contains("/nowhere/model.gguf")
-            && generator["remedy"].to_string().contains("--generator"),
+            && generator["remedy"].to_string().contains("--generator")
+            && generator["remedy"].to_string().contains("`vademecum model pull "),
         "{generator}"
     );
     assert_eq!(status(&bad, "broker")["status"], "fail");

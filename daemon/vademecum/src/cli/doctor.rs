@@ -195,7 +195,7 @@ fn bring(known: Option<&Catalogue>) -> String {
 
 fn generator(config: &Config, known: Option<&Catalogue>) -> Check {
     let path = config.generator_path();
-    let remedy = format!("{}; or name a text-generation GGUF with model.generator", bring(known));
+    let remedy = format!("{}; or name a text-generation GGUF with --generator or model.generator", bring(known));
     let gguf = match Gguf::open(&path) {
         Ok(gguf) => gguf,
         Err(error) => return Check::fail("generator", error.to_string(), remedy),

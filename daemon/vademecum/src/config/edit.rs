@@ -70,11 +70,16 @@ fn change(document: &mut DocumentMut, key: &str, value: Option<&str>) -> Result<
         return Ok(());
     };
     let mut new = Value::from(text);
-    // A remark behind the value stays.
-    if let Some(old) = table.get(leaf).and_then(Item::as_value) {
-        *new.decor_mut() = old.decor().clone();
+    match table.get_mut(leaf) {
+        // Changed in its place: remarks above and behind stay.
+        Some(item) => {
+            if let Some(old) = item.as_value() {
+                *new.decor_mut() = old.decor().clone();
+            }
+            *item = Item::Value(new);
+        }
+        None => drop(table.insert(leaf, Item::Value(new))),
     }
-    table.insert(leaf, Item::Value(new));
     Ok(())
 }
 

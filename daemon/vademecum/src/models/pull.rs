@@ -50,7 +50,7 @@ pub enum PullError {
     Disk(String),
 }
 
-/// What a file was compared with.
+/// The sum that a file was compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Checked {
@@ -83,7 +83,7 @@ pub struct Pulled {
     pub outcome: Outcome,
     /// Its SHA-256, or that of the weights that it was converted from; `None` for a file that was here already.
     pub sha256: Option<String>,
-    /// What the sum was compared with.
+    /// The sum that it was compared with.
     pub checked: Checked,
     /// Bytes that an earlier try had left.
     pub resumed_bytes: u64,

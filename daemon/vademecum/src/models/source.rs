@@ -1,4 +1,4 @@
-//! Where model files come from: the hub or a mirror of its layout, or a folder.
+//! Sources of model files: the hub or a mirror of its layout, or a folder.
 
 use super::web::{Answer, Environment, Web, WebError};
 use std::io::{Seek, SeekFrom};

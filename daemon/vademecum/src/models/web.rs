@@ -33,7 +33,7 @@ pub enum WebError {
 pub struct Answer {
     /// The bytes from `start` on.
     pub body: Box<dyn Read>,
-    /// Where the body begins: the place asked for, or 0 if the server sends the whole file.
+    /// First byte of the body: the place asked for, or 0 if the server sends the whole file.
     pub start: u64,
     /// Bytes of the whole file, if the server says.
     pub total: Option<u64>,

@@ -46,17 +46,17 @@ pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
     print_line(&format!("This machine has {} MB of memory, and room for a model of {} MB.", mb(memory.total), mb(room(&memory))));
     for (kind, title) in [(Kind::Generator, "generator"), (Kind::Encoder, "encoder")] {
         print_line("");
-        print_line(&format!("{title:<24}{:>8}{:>10}  {:<12}{:<28}languages", "MB", "memory", "", "licence"));
+        print_line(&format!("{title:<24}{:>8}{:>10}  {:<21}{:<31}languages", "MB", "memory", "", "licence"));
         for row in rows.iter().filter(|row| row.model.kind == kind) {
-            let state = match row {
-                Row { in_use: true, .. } => "in use",
-                Row { path: Some(_), .. } => "here",
-                Row { fits: false, .. } => "too large",
-                Row { recommended: true, .. } => "recommended",
-                _ => "",
-            };
+            let marks = [
+                (row.in_use, "in use"),
+                (row.path.is_some() && !row.in_use, "here"),
+                (row.recommended, "recommended"),
+                (!row.fits, "too large"),
+            ];
+            let state = marks.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
             let Model { name, bytes, memory_mb, licence, languages, .. } = row.model;
-            print_line(&format!("{name:<24}{:>8}{memory_mb:>10}  {state:<12}{licence:<28}{languages}", mb(*bytes)));
+            print_line(&format!("{name:<24}{:>8}{memory_mb:>10}  {state:<21}{licence:<31}{languages}", mb(*bytes)));
         }
     }
     print_line("");
