@@ -52,14 +52,21 @@ impl Source {
 }
 
 /// How many sentences of an answer the sources support, and how many can be judged. A supported sentence has most of its words
-/// and all of its numbers in neighbouring sentences of one source.
+/// and all of its numbers in neighbouring sentences of one source, and turns no negation round.
 pub(super) fn supported(answer: &str, sources: &[Source]) -> (usize, usize) {
     let windows: Vec<_> = sources.iter().flat_map(Source::windows).collect();
-    let said = sentences_of_lines(answer).map(|said| Words::of(without_number(said))).filter(|words| !words.is_empty());
-    let supports = |said: &Words| {
+    let holds = |said: &Words| {
         windows.iter().any(|(content, numbers)| held(&said.content, content) >= SUPPORTS && said.numbers.is_subset(numbers))
     };
-    said.fold((0, 0), |(yes, all), said| (yes + usize::from(supports(&said)), all + 1))
+    let (mut supported, mut judged) = (0, 0);
+    for sentence in sentences_of_lines(answer) {
+        let said = Words::of(without_number(sentence));
+        if !said.is_empty() {
+            judged += 1;
+            supported += usize::from(holds(&said) && !contradicts_negation(sentence, sources));
+        }
+    }
+    (supported, judged)
 }
 
 /// Whether a clause of the answer negates what the clause most like it does not, or the other way round.
@@ -140,6 +147,7 @@ mod tests {
             ("Fill until the display shows 2.5 bar.", (0, 1)),
             ("1. Wipe the housing.\n2. Fill slowly to 1,5 bar.", (2, 2)),
             ("Fuse: F1; Value: 2 A\nCall the service of the maker", (1, 2)),
+            ("Use solvents or sprays.", (0, 1)),
             ("Yes.", (0, 0)),
             ("", (0, 0)),
         ] {
