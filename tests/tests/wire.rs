@@ -122,7 +122,6 @@ fn answer() -> impl Strategy<Value = Answer> {
         accepted_tokens: u[5],
         read: (u[0] % 2 == 0).then(|| "section".to_owned()),
         reading_tokens_per_s: (u[1] % 2 == 0).then_some(u[2] as f64),
-        answers_question: (u[2] % 2 == 0).then_some(-0.5),
         withheld: u[3],
     });
     let lists = (vec(text(), 0..3), vec(number(), 0..3), vec(citation(), 0..3), option::of((any::<u64>(), any::<u64>())));

@@ -32,9 +32,9 @@ impl Cache {
         Self { limit, inner: Mutex::default() }
     }
 
-    /// The cache key of a question; `None` if its answer may not be cached, because it is random.
+    /// The cache key of a question; `None` if its answer may not be cached: it is random, or depends on the question before.
     pub(super) fn key(&self, question: &Question) -> Option<String> {
-        if self.limit == 0 || question.sampling.temperature > 0.0 {
+        if self.limit == 0 || question.sampling.temperature > 0.0 || question.session.is_some() {
             return None;
         }
         let Question { collection, filter, without, top_k, max_tokens, mode, .. } = question;

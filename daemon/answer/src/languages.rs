@@ -63,6 +63,9 @@ pub struct Words {
     /// Parts of a sentence by which a model says that the text holds no answer.
     #[serde(default)]
     silent: Vec<String>,
+    /// Words of a question that goes on from the one before.
+    #[serde(default)]
+    follow_ups: Vec<String>,
     /// The numbers from zero on, as words.
     #[serde(default)]
     pub(super) numbers: Vec<String>,
@@ -106,6 +109,12 @@ impl Languages {
 }
 
 impl Words {
+    /// Whether a question seems to go on from the one before: it names a thing by a pronoun, or begins with "and".
+    pub(super) fn is_follow_up(&self, question: &str) -> bool {
+        let question = lower(question);
+        question.split_whitespace().map(plain).any(|word| self.follow_ups.iter().any(|other| other == word))
+    }
+
     /// Whether a sentence says that the text holds no answer.
     pub(super) fn is_silent(&self, sentence: &str) -> bool {
         let sentence = sentence.to_lowercase();

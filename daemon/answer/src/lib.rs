@@ -23,7 +23,7 @@ use cache::Cache;
 pub use encoder::Encoder;
 use evidence::{Scored, Selector};
 pub use languages::{Kind, Languages, Words};
-use library::retrieve::{Passage, Query, RetrieveError, Retriever};
+use library::retrieve::{Passage, Query, Retrieval, RetrieveError, Retriever};
 use library::store::terms::Language;
 use llm::embed::{EmbedError, Embedder};
 use llm::engine::{Asked, Completion, Engine, EngineError, Event, Finish, Request};
@@ -34,7 +34,7 @@ use reading::Reading;
 use serde::{Deserialize, Serialize};
 pub use session::{SessionKey, Sessions, Turn};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::Support;
 use waiting::{Searched, WaitingRoom};
 use wire::{Answer, AnsweredBy, Cancel, Citation, ErrorCode, Mode, Progress, Question, Timings, Usage};
@@ -147,6 +147,8 @@ pub struct Answerer {
     cache: Arc<Cache>,
     wishes: Wishes,
     waiting_room: WaitingRoom,
+    /// The last turn of each session.
+    sessions: Arc<Sessions>,
 }
 
 impl Answerer {
@@ -163,6 +165,7 @@ impl Answerer {
             waiting_room: WaitingRoom::new(options.waiting),
             options: Arc::new(options),
             wishes: Wishes::default(),
+            sessions: Arc::default(),
         }
     }
 
@@ -213,9 +216,12 @@ impl Answerer {
             answer.usage = Usage::default();
             return Ok(answer);
         }
+        let session = SessionKey::of(question);
+        let earlier = session.as_ref().and_then(|session| self.sessions.last(session, Instant::now()));
         let language = self.options.prompts.languages.language_of(&question.text);
         let kind = self.options.prompts.languages.of(language).kind(&question.text);
-        let Searched { found, library, evidence } = self.patient_evidence(question, kind, cancel, progress).await?;
+        let Searched { found, library, evidence } =
+            self.patient_evidence(question, (kind, language), earlier.as_ref(), cancel, progress).await?;
         let mut answer = Answer {
             found,
             confidence: evidence.confidence,
@@ -232,9 +238,7 @@ impl Answerer {
             ..Answer::default()
         };
         progress(Progress::Evidence(answer.citations.clone()));
-        if found && question.mode == Mode::Answer && std::env::var_os("DOUBT").is_some() {
-            self.doubt(question, &evidence, cancel, &mut answer).await?;
-        }
+        let turn = evidence.turn.clone();
         match (found, question.mode) {
             (false, _) => {}
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
@@ -265,6 +269,9 @@ impl Answerer {
         answer.timings.total_ms = millis(question.asked.elapsed());
         if answer.timings.ttft_ms == 0.0 && answer.usage.answer_tokens > 0 {
             answer.timings.ttft_ms = answer.timings.total_ms;
+        }
+        if let Some(session) = session.filter(|_| answer.found) {
+            self.sessions.keep(session, Turn { question: turn, answer: answer.answer.clone() }, Instant::now());
         }
         // Another document may answer better in a moment.
         if let Some(key) = key
@@ -312,7 +319,7 @@ impl Answerer {
         let prompts = &self.options.prompts;
         let Some(verdict) = prompts.verdict() else { return Ok(None) };
         let asked =
-            Asked { question: prompts.question(&question.text), task: prompts.task(Kind::YesNo, None), opening: String::new() };
+            Asked { question: prompts.question(&evidence.asked), task: prompts.task(Kind::YesNo, None), opening: String::new() };
         let choices = [verdict.yes.clone(), verdict.no.clone()];
         let reader = Reader { answerer: self, question, kind: Kind::YesNo, cancel };
         let (name, completion) = reader.compare(&evidence.readings, asked, choices).await?;
@@ -331,26 +338,12 @@ impl Answerer {
         Ok(word.map(|word| capitalised(word)))
     }
 
-    /// Asks the generator whether the best sentences answer the question.
-    async fn doubt(
+    async fn evidence(
         &self,
         question: &Question,
-        evidence: &Evidence,
-        cancel: &Cancel,
-        answer: &mut Answer,
-    ) -> Result<(), AnswerError> {
-        let prompts = &self.options.prompts;
-        let (Some(doubt), Some(reading)) = (prompts.doubt(), evidence.readings.last()) else { return Ok(()) };
-        let asked =
-            Asked { question: prompts.question(&question.text), task: doubt.task.clone(), opening: String::new() };
-        let reader = Reader { answerer: self, question, kind: Kind::YesNo, cancel };
-        let choices = [doubt.yes.clone(), doubt.no.clone()];
-        let (_, completion) = reader.compare(std::slice::from_ref(reading), asked, choices).await?;
-        answer.usage.answers_question = completion.preference;
-        Ok(())
-    }
-
-    async fn evidence(&self, question: &Question, kind: Kind) -> Result<(bool, Evidence), AnswerError> {
+        (kind, language): (Kind, Language),
+        earlier: Option<&Turn>,
+    ) -> Result<(bool, Evidence), AnswerError> {
         let query = Query {
             text: question.text.clone(),
             collection: question.collection.clone(),
@@ -360,14 +353,18 @@ impl Answerer {
         };
         let (retriever, selector) = (self.retriever.clone(), self.selector.clone());
         let options = Arc::clone(&self.options);
+        let earlier = earlier.cloned();
+        let follows_up = options.prompts.languages.of(language).is_follow_up(&question.text);
         let work = move || -> Result<(bool, Evidence), AnswerError> {
-            let retrieval = retriever.search(&query)?;
+            let (retrieval, asked, turn) = with_earlier(&retriever, query, earlier, follows_up)?;
             let found = !retrieval.passages.is_empty() && retrieval.confidence >= options.threshold;
             let mut evidence = Evidence {
                 citations: vec![],
                 readings: vec![],
                 language: retrieval.passages.first().map(|passage| passage.language).unwrap_or_default(),
                 quoted: String::new(),
+                asked,
+                turn,
                 best: String::new(),
                 confidence: retrieval.confidence,
                 embed_ms: retrieval.embed_ms,
@@ -415,7 +412,7 @@ impl Answerer {
         let words = prompts.languages.of(language);
         let name = (language != Language::English).then_some(words.name.as_str());
         let asked = Asked {
-            question: prompts.question(&question.text),
+            question: prompts.question(&evidence.asked),
             task: prompts.task(kind, name),
             opening: prompts.opening(kind).to_owned(),
         };
@@ -430,7 +427,7 @@ impl Answerer {
                     passages.truncate(passages_used);
                     answer.usage.read = Some(name.to_owned());
                     let support =
-                        Support::new(prompts.languages.of(evidence.language), evidence.language, &question.text, &passages);
+                        Support::new(prompts.languages.of(evidence.language), evidence.language, &evidence.asked, &passages);
                     written = Some(Written::new(support, kind, words, passages.first().map(|passage| passage.n)));
                 }
                 Step::Delta(delta) => {
@@ -500,6 +497,34 @@ const SURE_VERDICT: f64 = 0.5;
 fn capitalised(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// Confidence below which a question of a session is searched for with the question before it as well.
+const WEAK: f32 = 0.9;
+
+/// Most characters of the last answer in a prompt.
+const EARLIER_CHARS: usize = 300;
+
+/// Searches for a question; and, where it finds little by itself or seems to go on from the last turn, with the question of that
+/// turn in front. The higher confidence wins, so a new topic is not dragged back. Returns the question for the generator, and the
+/// one that the session keeps: the topic stays the one of the first question.
+fn with_earlier(
+    retriever: &Retriever,
+    query: Query,
+    earlier: Option<Turn>,
+    follows_up: bool,
+) -> Result<(Retrieval, String, String), RetrieveError> {
+    let alone = retriever.search(&query)?;
+    let text = query.text.clone();
+    let Some(earlier) = earlier.filter(|_| follows_up || alone.confidence < WEAK) else { return Ok((alone, text.clone(), text)) };
+    let both = Query { text: format!("{} {text}", earlier.question), ..query };
+    let together = retriever.search(&both)?;
+    if together.confidence <= alone.confidence {
+        return Ok((alone, text.clone(), text));
+    }
+    let mut said = earlier.answer;
+    wire::cut(&mut said, EARLIER_CHARS);
+    Ok((together, format!("{}\n{said}\n{text}", earlier.question), earlier.question))
 }
 
 /// Sends a piece of the answer.
@@ -606,6 +631,10 @@ struct Evidence {
     language: Language,
     /// The answer in the passages' own words, with marks.
     quoted: String,
+    /// The question as the generator sees it: behind the last turn of its session where it goes on from it.
+    asked: String,
+    /// The question that the session keeps.
+    turn: String,
     /// The sentence of the best passage that answers best.
     best: String,
     confidence: f32,

@@ -86,18 +86,6 @@ pub struct Verdict {
     pub no: Vec<String>,
 }
 
-/// The question whether the text holds an answer.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Doubt {
-    /// The task, in place of the question's own.
-    pub task: String,
-    /// Beginnings of an answer that says yes.
-    pub yes: Vec<String>,
-    /// Beginnings of an answer that says no.
-    pub no: Vec<String>,
-}
-
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -109,7 +97,6 @@ struct File {
     #[serde(default)]
     stops: BTreeMap<Kind, Vec<String>>,
     verdict: Option<Verdict>,
-    doubt: Option<Doubt>,
 }
 
 /// The prompt of one model, with the words of all languages.
@@ -212,11 +199,6 @@ impl Prompts {
     /// The first words of answers to yes-or-no questions, if the model is asked for these alone.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.file.verdict.as_ref()
-    }
-
-    /// The question whether the text holds an answer.
-    pub fn doubt(&self) -> Option<&Doubt> {
-        self.file.doubt.as_ref()
     }
 }
 

@@ -4,9 +4,10 @@
 //! holds no worker of the desk meanwhile, because the desk has few of them and other questions find their answer at once. The
 //! waiting questions search one after the other, and rest three times as long: the reading of the documents goes on.
 
-use super::{AnswerError, Answerer, Evidence, Kind};
+use super::{AnswerError, Answerer, Evidence, Kind, Turn};
 use library::Waiting;
 use library::retrieve::RetrieveError;
+use library::store::terms::Language;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -89,7 +90,8 @@ impl Answerer {
     pub(super) async fn patient_evidence(
         &self,
         question: &Question,
-        kind: Kind,
+        (kind, language): (Kind, Language),
+        earlier: Option<&Turn>,
         cancel: &Cancel,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Searched<Evidence>, AnswerError> {
@@ -97,7 +99,7 @@ impl Answerer {
         let search = || async {
             // Read before the search: a document that comes in between is told of as lacking, although it was searched.
             let state = store.library_state(Some(&question.collection)).map_err(RetrieveError::from)?;
-            let (found, evidence) = self.evidence(question, kind).await?;
+            let (found, evidence) = self.evidence(question, (kind, language), earlier).await?;
             Ok(Searched { found, library: (state.state != LibraryWork::Whole).then_some(state), evidence })
         };
         let too_late = tokio::time::sleep_until(gives_up(question.asked, question.allowed));

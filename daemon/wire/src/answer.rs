@@ -126,9 +126,6 @@ pub struct Usage {
     /// Measured speed of reading, tokens per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reading_tokens_per_s: Option<f64>,
-    /// ln of the odds that the text answers the question, as the generator sees it, if it was asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answers_question: Option<f64>,
     /// Sentences that were held back because the passages do not support them.
     #[serde(default, skip_serializing_if = "is_none")]
     pub withheld: usize,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Dataset, EvalError};
 use library::ingest::embedded_text;
-use library::retrieve::{Calibration, Features, Query, Retriever, sentences};
+use library::retrieve::{Calibration, FEATURES, Features, Query, Retriever, sentences};
 use library::store::{Chunk, Store, terms};
 use llm::embed::Embedder;
 
@@ -28,7 +28,7 @@ pub struct Examples {
     pub answerable: Vec<Features>,
     /// Questions about another subject.
     pub foreign: Vec<Features>,
-    /// Questions about the library's subject, without the documents that answer. Not fitted to: other documents may answer, too.
+    /// Questions about the library's subject, without the documents that answer. Other documents may answer some of them.
     pub near: Vec<Features>,
 }
 
@@ -208,11 +208,15 @@ fn query(text: &str, collection: &str) -> Query {
 /// Fits the examples, and measures the fit and the `current` constants at the `threshold` in use.
 pub fn judge(examples: &Examples, current: &Calibration, threshold: f32) -> Judged {
     let half = |of: &[Features], odd: usize| -> Vec<Features> { of.iter().skip(odd).step_by(2).copied().collect() };
-    let halves = [0, 1].map(|odd| fit(&half(&examples.answerable, odd), &half(&examples.foreign, odd)));
+    let of = |odd| [&examples.answerable, &examples.foreign, &examples.near].map(|of| half(of, odd));
+    let halves = [0, 1].map(|odd| {
+        let [answerable, foreign, near] = of(odd);
+        fit(&Examples { answerable, foreign, near })
+    });
     let held_out = |of: &[Features]| of.iter().enumerate().map(|(at, f)| halves[(at + 1) % 2].confidence(f)).collect();
     let now = |of: &[Features]| of.iter().map(|f| current.confidence(f)).collect();
     Judged {
-        calibration: fit(&examples.answerable, &examples.foreign),
+        calibration: fit(examples),
         answerable: examples.answerable.len(),
         foreign: examples.foreign.len(),
         near: examples.near.len(),
@@ -240,57 +244,68 @@ fn measure(examples: &Examples, confidence: &dyn Fn(&[Features]) -> Vec<f32>, th
     }
 }
 
-/// Steps of gradient descent; the three features converge long before.
+/// Steps of gradient descent; the features converge long before.
 const STEPS: usize = 20_000;
 const RATE: f64 = 1.0;
 /// Ridge penalty on the weights of the standardised features; it keeps them finite if the classes separate.
 const PENALTY: f64 = 1e-3;
+/// Share of the answerable questions that a confidence of 0.5 keeps, where a fit has to tell near questions apart.
+const KEPT: f64 = 0.95;
 
 /// Logistic regression on standardised features by gradient descent. Both classes weigh the same, whatever their number of
-/// examples.
-pub fn fit(positives: &[Features], negatives: &[Features]) -> Calibration {
-    let rows: Vec<([f64; 3], f64, f64)> = [(positives, 1.0), (negatives, 0.0)]
+/// examples, and so do foreign and near questions among the negatives. Near questions overlap with answerable ones, so with them
+/// the bias is set by the share of the answerable that is kept.
+pub fn fit(examples: &Examples) -> Calibration {
+    let Examples { answerable, foreign, near } = examples;
+    let negative = if near.is_empty() { 0.5 } else { 0.25 };
+    let rows: Vec<([f64; FEATURES], f64, f64)> = [(answerable, 1.0, 0.5), (foreign, 0.0, negative), (near, 0.0, negative)]
         .into_iter()
-        .flat_map(|(examples, label)| {
-            let weight = 0.5 / examples.len().max(1) as f64;
+        .flat_map(|(examples, label, share)| {
+            let weight = share / examples.len().max(1) as f64;
             examples.iter().map(move |features| (features.values().map(f64::from), label, weight))
         })
         .collect();
-    let mut mean = [0.0; 3];
-    let mut deviation = [0.0; 3];
+    let mut mean = [0.0; FEATURES];
+    let mut deviation = [0.0; FEATURES];
     for (values, _, weight) in &rows {
-        for feature in 0..3 {
+        for feature in 0..FEATURES {
             mean[feature] += weight * values[feature];
         }
     }
     for (values, _, weight) in &rows {
-        for feature in 0..3 {
+        for feature in 0..FEATURES {
             deviation[feature] += weight * (values[feature] - mean[feature]).powi(2);
         }
     }
     let deviation = deviation.map(|variance| variance.sqrt().max(1e-6));
-    let (mut bias, mut weights) = (0.0, [0.0; 3]);
+    let (mut bias, mut weights) = (0.0, [0.0; FEATURES]);
     for _ in 0..STEPS {
         let mut bias_slope = 0.0;
         let mut slopes = weights.map(|weight| PENALTY * weight);
         for (values, label, weight) in &rows {
-            let standard: [f64; 3] = std::array::from_fn(|at| (values[at] - mean[at]) / deviation[at]);
+            let standard: [f64; FEATURES] = std::array::from_fn(|at| (values[at] - mean[at]) / deviation[at]);
             let sum: f64 = bias + standard.iter().zip(weights).map(|(value, weight)| value * weight).sum::<f64>();
             let error = weight * (1.0 / (1.0 + (-sum).exp()) - label);
             bias_slope += error;
-            for feature in 0..3 {
+            for feature in 0..FEATURES {
                 slopes[feature] += error * standard[feature];
             }
         }
         bias -= RATE * bias_slope;
-        for feature in 0..3 {
+        for feature in 0..FEATURES {
             // Each feature is evidence for an answer, so a higher value never lowers the confidence.
             weights[feature] = (weights[feature] - RATE * slopes[feature]).max(0.0);
         }
     }
-    let raw: [f64; 3] = std::array::from_fn(|at| weights[at] / deviation[at]);
+    let raw: [f64; FEATURES] = std::array::from_fn(|at| weights[at] / deviation[at]);
     let shift: f64 = raw.iter().zip(mean).map(|(weight, mean)| weight * mean).sum();
-    Calibration { bias: (bias - shift) as f32, weights: raw.map(|weight| weight as f32) }
+    let mut calibration = Calibration { bias: (bias - shift) as f32, weights: raw.map(|weight| weight as f32) };
+    if !near.is_empty() {
+        let scores: Vec<f32> = answerable.iter().map(|features| calibration.confidence(features)).collect();
+        let least = kept_threshold(&scores, KEPT).clamp(1e-6, 1.0 - 1e-6);
+        calibration.bias -= (least / (1.0 - least)).ln();
+    }
+    calibration
 }
 
 /// Area under the ROC curve: the chance that a positive scores above a negative; ties count half.
@@ -327,10 +342,11 @@ mod tests {
 
     #[test]
     fn a_fit_separates_separable_examples() {
-        let feature = |dense: f32, noise: f32| Features { dense, coverage: noise, margin: 0.1 };
+        let feature = |dense: f32, noise: f32| Features { dense, coverage: noise, margin: 0.1, statement: dense, told: noise };
         let positives: Vec<Features> = (0..50u8).map(|n| feature(0.6 + f32::from(n) / 200.0, f32::from(n % 7) / 7.0)).collect();
         let negatives: Vec<Features> = (0..20u8).map(|n| feature(0.3 + f32::from(n) / 100.0, f32::from(n % 7) / 7.0)).collect();
-        let calibration = fit(&positives, &negatives);
+        let examples = Examples { answerable: positives.clone(), foreign: negatives.clone(), near: Vec::new() };
+        let calibration = fit(&examples);
         let scores = |examples: &[Features]| examples.iter().map(|features| calibration.confidence(features)).collect::<Vec<_>>();
         assert!(roc_auc(&scores(&positives), &scores(&negatives)) > 0.99);
         assert!(calibration.weights[0] > 0.0);
@@ -338,15 +354,25 @@ mod tests {
     }
 
     #[test]
+    fn with_near_questions_half_keeps_nearly_all() {
+        let feature = |told: f32| Features { dense: 0.5, coverage: told, margin: 0.1, statement: 0.5, told };
+        let spread = |from: f32| (0..100u8).map(|n| feature(from + f32::from(n) / 200.0)).collect::<Vec<_>>();
+        let examples = Examples { answerable: spread(0.4), foreign: spread(0.0), near: spread(0.3) };
+        let calibration = fit(&examples);
+        let kept = examples.answerable.iter().filter(|features| calibration.confidence(features) >= 0.4999).count();
+        assert!((95..=96).contains(&kept), "{kept}");
+    }
+
+    #[test]
     fn a_fit_is_kept_only_where_it_is_better() {
-        let feature = |dense: f32| Features { dense, coverage: 0.5, margin: 0.1 };
+        let feature = |dense: f32| Features { dense, coverage: 0.5, margin: 0.1, statement: 0.5, told: 0.5 };
         let examples = Examples {
             answerable: (0..40u8).map(|n| feature(0.80 + f32::from(n) / 400.0)).collect(),
             foreign: (0..40u8).map(|n| feature(0.60 + f32::from(n) / 400.0)).collect(),
             near: Vec::new(),
         };
         // Constants for an encoder with lower cosines: everything is an answer.
-        let unfit = Calibration { bias: -5.0, weights: [20.0, 0.0, 0.0] };
+        let unfit = Calibration { bias: -5.0, weights: [20.0, 0.0, 0.0, 0.0, 0.0] };
         let judged = judge(&examples, &unfit, 0.5);
         assert!(judged.current.refused < 0.01 && judged.fitted.refused > 0.99, "{judged:?}");
         assert!(judged.is_better(true));

@@ -97,9 +97,9 @@ mod tests {
 
     #[test]
     fn the_figure_names_its_areas() {
-        let features = |dense: f32| Features { dense, coverage: 0.5, margin: 0.1 };
+        let features = |dense: f32| Features { dense, coverage: 0.5, margin: 0.1, statement: 0.5, told: 0.5 };
         let examples = Examples { answerable: vec![features(0.8)], foreign: vec![features(0.1)], near: vec![features(0.8)] };
-        let svg = roc_svg(&examples, &Calibration { bias: -5.0, weights: [10.0, 0.0, 0.0] });
+        let svg = roc_svg(&examples, &Calibration { bias: -5.0, weights: [10.0, 0.0, 0.0, 0.0, 0.0] });
         assert!(svg.contains("foreign questions: area 1.000") && svg.contains("documents left out: area 0.500"), "{svg}");
         assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
     }

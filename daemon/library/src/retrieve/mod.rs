@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-pub use confidence::{Calibration, Features, Fitted, MARGIN_RANK};
+pub use confidence::{Calibration, FEATURES, Features, Fitted, MARGIN_RANK};
 pub use sentences::sentences;
 pub use statements::{ChunkStatement, VERSION as STATEMENTS_VERSION, statements_of_chunk};
 

@@ -177,7 +177,7 @@ fn show(judged: &Judged, threshold: f32) {
     line("fitted ", &judged.fitted);
     let c = &judged.calibration;
     print_line(&format!(
-        "constants: bias {:.3}, dense {:.3}, coverage {:.3}, margin {:.3}",
-        c.bias, c.weights[0], c.weights[1], c.weights[2]
+        "constants: bias {:.3}, dense {:.3}, coverage {:.3}, margin {:.3}, statement {:.3}, told {:.3}",
+        c.bias, c.weights[0], c.weights[1], c.weights[2], c.weights[3], c.weights[4]
     ));
 }
