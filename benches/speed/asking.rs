@@ -173,8 +173,7 @@ impl Program {
     /// Whether the model has read the passages before; now it has. Of what keeps nothing of single passages the round tells.
     fn note(&mut self, found: &[String], before_this: bool) -> Seen {
         let read = match self.running.contender {
-            Contender::Ours("best" | "joined") if !found.is_empty() => &found[..1],
-            Contender::Ours("each") if !found.is_empty() => found,
+            Contender::Ours("read") if !found.is_empty() => &found[..1],
             _ if before_this => return Seen::Before,
             _ => return Seen::New,
         };

@@ -25,13 +25,7 @@ pub(crate) enum Contender {
 }
 
 /// Ours by reader, the quickest first; a peer's ratios are to the lean stack.
-pub(crate) const OURS: [Contender; 5] = [
-    Contender::Ours("quote"),
-    Contender::Ours("best"),
-    Contender::Ours("evidence"),
-    Contender::Ours("each"),
-    Contender::Ours("joined"),
-];
+pub(crate) const OURS: [Contender; 2] = [Contender::Ours("quote"), Contender::Ours("read")];
 /// With the reader that it chooses of itself.
 pub(crate) const DEFAULT: Contender = Contender::Ours("auto");
 pub(crate) const LEAN: Contender = Contender::Peer("lean");
@@ -44,10 +38,7 @@ impl Contender {
         match self {
             Self::Ours("auto") => "vademecum, default reader",
             Self::Ours("quote") => "vademecum, quote",
-            Self::Ours("best") => "vademecum, best",
-            Self::Ours("evidence") => "vademecum, evidence",
-            Self::Ours("each") => "vademecum, each",
-            Self::Ours("joined") => "vademecum, joined",
+            Self::Ours("read") => "vademecum, read",
             Self::Peer("lean") => "llama-cpp-python + FAISS",
             Self::Peer("lean-flash") => "the same, flash attention",
             Self::Peer("server") => "llama-server + FAISS",
@@ -63,7 +54,7 @@ impl Contender {
 
     /// Whether it keeps anything of passages beyond the last prompt.
     pub(crate) fn keeps_passages(self) -> bool {
-        matches!(self, Self::Ours("best" | "each" | "joined")) || self == SERVER
+        matches!(self, Self::Ours("read")) || self == SERVER
     }
 
     pub(crate) fn is_ours(self) -> bool {

@@ -1,7 +1,7 @@
 //! The daemon's engine in a process of its own, asked line by line: how fast it reads prompts and writes.
 
 use llm::engine::{
-    Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PassageSet, PromptPassage, Repack, Request, Tuning, Weights,
+    Asked, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Repack, Request, Tuning, Weights,
 };
 use llm::tune::Topology;
 use serde_json::{Value, json};
@@ -21,7 +21,6 @@ pub(crate) fn serve(model: &Path, threads: &str) -> Result<()> {
         tuning: Tuning { topology: Topology::detect(), saved: None, decode: threads, batch: threads, lookup: Lookup::Off },
         weights: Weights { repack: Repack::Auto, mlock: false, gpu_layers: GpuLayers::Auto },
         queue: 1,
-        system: String::new(),
         slots: 4,
         kv_cache: None,
     };
@@ -49,12 +48,16 @@ pub(crate) fn serve(model: &Path, threads: &str) -> Result<()> {
 async fn run(engine: &Engine, turn: usize, words: usize, generate: usize) -> Result<Completion> {
     // Other words each time: nothing is to be reused of the turn before.
     let numbers: Vec<String> = (0..words).map(|i| ((turn + 7) * 7919 + i * 37).to_string()).collect();
-    let passages = if words == 0 { vec![] } else { vec![PromptPassage { n: 1, document: None, text: numbers.join(" ") }] };
+    let passages = if words == 0 { vec![] } else { vec![PromptPassage { document: None, text: numbers.join(" ") + "\n" }] };
     let request = Request {
         system: String::new(),
-        passage_sets: vec![PassageSet { passages, prior: 0.0 }],
-        no_answer: |_| false,
-        question: format!("{turn}. Write a long story about a journey around the world."),
+        readings: vec![passages],
+        patience: Duration::MAX,
+        asked: Asked {
+            question: format!("Question: {turn}. Write a long story about a journey around the world."),
+            ..Asked::default()
+        },
+        choices: None,
         max_tokens: generate,
         stop: vec![],
         // Not greedy: a base model would soon end, or say one word for ever.

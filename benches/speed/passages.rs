@@ -21,7 +21,7 @@ pub(crate) struct Series {
 /// A new question for every number of passages, asked of freshly started programs in turn; then, of those that keep passages, the same
 /// in other words.
 pub(crate) fn measure(site: &Site, set: &Set, contenders: &[Contender], quick: bool) -> Result<Vec<Series>> {
-    let several = ["best", "evidence", "each", "joined"].map(Contender::Ours).into_iter().chain([LEAN]);
+    let several = ["read"].map(Contender::Ours).into_iter().chain([LEAN]);
     let contenders: Vec<Contender> = several.filter(|contender| contenders.contains(contender)).collect();
     let (rounds, counts) = if quick { (1, vec![1, 3]) } else { (2, vec![1, 2, 3, 4, 5]) };
     // Every question once where there are enough.

@@ -171,8 +171,7 @@ impl Findings {
     }
 
     fn first_token_goals(&self) -> Vec<Goal> {
-        let states =
-            [("best", Seen::Before, 0.10), ("each", Seen::Before, 0.20), ("joined", Seen::New, 0.95), ("best", Seen::New, 0.40)];
+        let states = [("read", Seen::Before, 0.25), ("read", Seen::New, 0.80)];
         let mut goals = Vec::new();
         for (reader, seen, most) in states {
             let ours = Contender::Ours(reader);
@@ -426,7 +425,7 @@ impl Findings {
             let seen = if series.seen { Seen::Before } else { Seen::New };
             line(format!("{}, {}", series.contender.name(), state(seen)), (1..=5).filter_map(at).collect())
         });
-        let memory = [Contender::Ours("best"), LEAN, SERVER].into_iter().flat_map(|contender| {
+        let memory = [Contender::Ours("read"), LEAN, SERVER].into_iter().flat_map(|contender| {
             let of = |which: fn(Memory) -> u64| -> Vec<(f64, f64)> {
                 let at = |sample: &crate::asking::Sample| {
                     let memory = sample.memory.iter().find(|(c, _)| *c == contender)?.1;

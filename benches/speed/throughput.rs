@@ -18,7 +18,7 @@ pub(crate) struct Throughput {
 
 /// Every program with one client and with as many as it has slots, in turn, round after round.
 pub(crate) fn measure(site: &Site, set: &Set, contenders: &[Contender], quick: bool) -> Result<Vec<Throughput>> {
-    let several = [Contender::Ours("evidence"), Contender::Ours("joined"), SERVER];
+    let several = [Contender::Ours("read"), SERVER];
     let contenders: Vec<Contender> = several.into_iter().filter(|contender| contenders.contains(contender)).collect();
     let (rounds, each) = if quick { (1, 1) } else { (2, 2) };
     let stage = Stage::begin("throughput");

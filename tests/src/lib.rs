@@ -416,7 +416,7 @@ impl Setup {
         let data = dir.path().join("data");
         let mut setup = Self { command: bare_vademecum(["run"]), node: "n1".into(), dir: Some(dir), data };
         setup.command.args(["--node", "n1"]);
-        let setup = setup.set("answer.threshold", "0").set("answer.strategy", "evidence").set("service.metrics_every_s", "0");
+        let setup = setup.set("answer.threshold", "0").set("answer.strategy", "read").set("service.metrics_every_s", "0");
         setup.set("mqtt.documents", "true").set("answer.deadline_ms", &NO_DEADLINE_MS.to_string())
     }
 

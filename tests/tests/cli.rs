@@ -446,7 +446,7 @@ fn config_merges_file_environment_and_flags() {
     refused("", &[], &["--node", "a/b"], &["node", "a/b"]);
     let renamed = config("[answer]\nreader = \"best\"\n", &[("VADEMECUM_MODEL_PASSAGES_MB", "7")], &[]).exits(0);
     let all = renamed.json();
-    assert_eq!((&all["answer"]["strategy"], &all["model"]["kv_cache_mb"]), (&json!("best"), &json!(7)));
+    assert_eq!((&all["answer"]["strategy"], &all["model"]["kv_cache_mb"]), (&json!("read"), &json!(7)));
     assert!(["answer.strategy", "model.kv_cache_mb"].iter().all(|name| renamed.stderr.contains(name)), "{renamed:?}");
     fs::remove_file(&file).expect("removed");
     let gone = run(Command::new(vademecum_tests::binary()).args(["config", "--config"]).arg(&file)).exits(1);

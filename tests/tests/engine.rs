@@ -24,7 +24,7 @@ fn the_weights_are_pages_of_the_file() {
 
 #[test]
 fn control_tokens_in_a_document_are_text() {
-    let (_broker, mut daemon, mqtt) = house(|setup| setup.set("answer.strategy", "joined"));
+    let (_broker, mut daemon, mqtt) = house(|setup| setup.set("answer.strategy", "read"));
     let ask = |collection: &str, document: &str, text: &str| {
         let put =
             json!({ "document": document, "text": text, "media_type": "text/plain", "title": "Pump", "collection": collection });
@@ -111,7 +111,7 @@ fn unusable_model_files_are_refused_by_name() {
 #[test]
 fn passages_beyond_the_context_are_left_out() {
     let (_broker, mut daemon, mqtt) =
-        house(|setup| setup.set("model.context", "512").set("answer.strategy", "joined").set("answer.max_tokens", "64"));
+        house(|setup| setup.set("model.context", "512").set("answer.strategy", "read").set("answer.max_tokens", "64"));
     for i in 0..20 {
         let text = format!(
             "The pump in room {i} was inspected in the spring. {}",
@@ -178,7 +178,7 @@ fn stop_strings_end_an_answer() {
 
 #[test]
 fn characters_stay_whole() {
-    let (_broker, daemon, mqtt) = house(|setup| setup.set("answer.strategy", "joined"));
+    let (_broker, daemon, mqtt) = house(|setup| setup.set("answer.strategy", "read"));
     let text =
         "ポンプの取扱説明書。エラーE-7は、吸込フィルターが詰まっていることを示します。🔧 フィルターを水で洗ってください。💧🚰";
     mqtt.put(&daemon, "ポンプ.txt", text);

@@ -59,7 +59,7 @@ fn metrics(mqtt: &Mqtt, daemon: &Daemon, what: &str, is_it: impl Fn(&Value) -> b
 fn passages_are_computed_while_nobody_asks() {
     let dir = temp_dir();
     let settings = |setup: Setup| {
-        let setup = setup.data_dir(dir.path()).set("answer.strategy", "best").set("model.precompute", "true");
+        let setup = setup.data_dir(dir.path()).set("answer.strategy", "read").set("model.precompute", "true");
         setup.set("service.metrics_every_s", "1").set("model.threads", "1")
     };
     let (broker, daemon, mqtt) = house(settings);
@@ -100,7 +100,7 @@ fn passages_are_computed_while_nobody_asks() {
 fn joined_neighbours_are_found_by_the_best_chunk() {
     let dir = temp_dir();
     let settings = |setup: Setup| {
-        let setup = setup.data_dir(dir.path()).set("answer.strategy", "best").set("model.precompute", "true");
+        let setup = setup.data_dir(dir.path()).set("answer.strategy", "read").set("model.precompute", "true");
         setup.set("service.metrics_every_s", "1").set("model.threads", "1")
     };
     let (_broker, daemon, mqtt) = house(settings);
@@ -129,14 +129,14 @@ fn joined_neighbours_are_found_by_the_best_chunk() {
 fn precomputing_says_why_it_does_not() {
     let (_broker, daemon, mqtt) = house(|setup| setup.set("model.precompute", "true"));
     let info = mqtt.first_on(&daemon.topic("info")).json();
-    assert!(info["precompute"]["off"].as_str().is_some_and(|why| why.contains("best and each")), "{info}");
+    assert!(info["precompute"]["off"].as_str().is_some_and(|why| why.contains("reads no passages")), "{info}");
     assert!(daemon.log().contains("model.precompute"));
 }
 
 #[test]
 fn states_do_not_outlive_their_database() {
     let dir = temp_dir();
-    let settings = |setup: Setup| setup.data_dir(dir.path()).set("answer.strategy", "best");
+    let settings = |setup: Setup| setup.data_dir(dir.path()).set("answer.strategy", "read");
     let (broker, daemon, mqtt) = house(settings);
     mqtt.put(&daemon, "pump.md", MANUAL);
     mqtt.request(&daemon, "ask", json!({ "question": QUESTION, "max_tokens": 4 }));
@@ -157,7 +157,7 @@ fn an_answer_is_kept_until_something_changes() {
     let settings = |setup: Setup, reader: &str| {
         setup.data_dir(dir.path()).set("answer.cache", "8").set("answer.strategy", reader).set("model.threads", "1")
     };
-    let (broker, daemon, mqtt) = house(|setup| settings(setup, "evidence"));
+    let (broker, daemon, mqtt) = house(|setup| settings(setup, "read"));
     mqtt.put(&daemon, "pump.md", MANUAL);
     let ask = |daemon: &Daemon, mqtt: &Mqtt, question: &str| {
         let answer = mqtt.request(daemon, "ask", json!({ "question": question, "max_tokens": 12 }));

@@ -21,7 +21,7 @@ fn with_watchdog(setup: Setup, socket: &Path, patience: Duration) -> Setup {
 
 /// A patience that this machine deserves with its present load: a whole question takes one of the four looks.
 fn patience(broker: &Broker) -> Duration {
-    let daemon = Setup::with(broker).set("answer.strategy", "joined").start();
+    let daemon = Setup::with(broker).set("answer.strategy", "read").start();
     let mqtt = Mqtt::to(broker);
     mqtt.put(&daemon, "pump.md", MANUAL);
     let begun = Instant::now();
@@ -75,7 +75,7 @@ fn the_watchdog_tells_long_work_from_a_hang() {
     let patience = patience(&broker);
     let mut systemd = Notified::on(&socket);
     let setup = with_watchdog(Setup::with(&broker), &socket, patience);
-    let mut daemon = setup.set("answer.strategy", "joined").set("embedder.threads", "1").start();
+    let mut daemon = setup.set("answer.strategy", "read").set("embedder.threads", "1").start();
     let mqtt = Mqtt::to(&broker);
     systemd.wait("WATCHDOG=1");
     // The daemon is at rest.

@@ -428,7 +428,7 @@ fn fifty_clients_ask_more_than_it_can() {
     let asker = Asker::on(broker.port);
     let dir = temp_dir();
     // The generator keeps all cores busy, so that a refusal has to compete with it.
-    let setup = setup(broker.port, &dir.path().join("data")).set("answer.strategy", "best").set("answer.max_tokens", "16");
+    let setup = setup(broker.port, &dir.path().join("data")).set("answer.strategy", "read").set("answer.max_tokens", "16");
     let daemon = setup.set("answer.queue", "16").set("answer.cache", "0").start();
     asker.send("documents/put", &json!({ "id": "manual", "document": "pump.md", "text": MANUAL }));
     asker.wait("manual");

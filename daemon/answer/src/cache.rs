@@ -86,8 +86,8 @@ fn plain(word: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
     use std::time::{Duration, Instant};
+    use wire::Mode;
     use wire::Sampling;
-    use wire::{Mode, Timings, Usage};
 
     fn question(text: &str, temperature: f32) -> Question {
         Question {

@@ -83,13 +83,14 @@ impl AnswerError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// As the model's prompt file says.
+    /// As the model's prompt file says, by the kind of the question: the best run of sentences, a verdict before it, or a few words
+    /// that the model takes from them.
     #[default]
     Auto,
     /// No generation: the best sentences are the answer, word for word. Very small models are right less often than the
     /// sentences they read, and sometimes say the opposite (`benches/results/answers.md`).
     Quote,
-    /// The model reads the best section, as far as time allows, and answers.
+    /// The model reads the best section, as far as time allows, and writes every answer.
     #[serde(alias = "evidence", alias = "best", alias = "each", alias = "joined")]
     Read,
 }
@@ -131,6 +132,15 @@ pub struct AnswerOptions {
 }
 
 impl AnswerOptions {
+    /// Whether the generator takes part in answers.
+    fn reads(&self) -> bool {
+        match self.strategy {
+            Strategy::Auto => self.prompts.strategy() == Strategy::Read,
+            Strategy::Quote => false,
+            Strategy::Read => true,
+        }
+    }
+
     /// The system prompt.
     pub fn system(&self) -> &str {
         if self.system.is_empty() { self.prompts.system() } else { &self.system }
@@ -153,10 +163,7 @@ pub struct Answerer {
 
 impl Answerer {
     /// Joins the parts that an answer needs.
-    pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, mut options: AnswerOptions) -> Self {
-        if options.strategy == Strategy::Auto {
-            options.strategy = options.prompts.strategy();
-        }
+    pub fn new(retriever: Retriever, embedder: Embedder, engine: Engine, options: AnswerOptions) -> Self {
         Self {
             retriever,
             selector: Selector::new(embedder),
@@ -174,9 +181,14 @@ impl Answerer {
         &self.engine
     }
 
-    /// The strategy in use; never [`Strategy::Auto`].
+    /// The strategy in use: the configured one, or [`Strategy::Quote`] where the prompt file of the model says so.
     pub fn strategy(&self) -> Strategy {
-        self.options.strategy
+        if self.reads() { self.options.strategy } else { Strategy::Quote }
+    }
+
+    /// Whether the generator takes part in answers.
+    pub fn reads(&self) -> bool {
+        self.options.reads()
     }
 
     /// Below this confidence the library holds no answer.
@@ -246,7 +258,10 @@ impl Answerer {
                 self.quote(question, &evidence, progress, &mut answer);
             }
             (true, Mode::Answer)
-                if kind == Kind::YesNo && language == evidence.language && self.options.prompts.verdict().is_some() =>
+                if kind == Kind::YesNo
+                    && self.options.strategy == Strategy::Auto
+                    && language == evidence.language
+                    && self.options.prompts.verdict().is_some() =>
             {
                 let verdict = self.verdict(question, language, &evidence, cancel, &mut answer).await?;
                 self.quote_behind(verdict, question, &evidence, progress, &mut answer);
@@ -284,7 +299,8 @@ impl Answerer {
 
     /// Whether the answer is given in the passages' words. Passages in another language are of no use to their reader.
     fn is_quoted(&self, kind: Kind, asked: Language, written: Language) -> bool {
-        self.options.strategy == Strategy::Quote || (self.options.prompts.is_quoted(kind) && asked == written)
+        let by_kind = self.options.strategy == Strategy::Auto && self.options.prompts.is_quoted(kind);
+        !self.options.reads() || (by_kind && asked == written)
     }
 
     /// The answer in the words of the passages.
@@ -387,10 +403,15 @@ impl Answerer {
                 evidence.quoted = marked.join("\n");
                 evidence.best =
                     ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
-                if options.strategy == Strategy::Read {
+                if options.reads() {
                     let passages = &retrieval.passages;
-                    evidence.readings =
-                        reading::readings(&options.prompts, &retriever, passages, &ranked, options.prompts.is_narrow(kind))?;
+                    evidence.readings = reading::readings(
+                        &options.prompts,
+                        &retriever,
+                        passages,
+                        &ranked,
+                        options.strategy == Strategy::Auto && options.prompts.is_narrow(kind),
+                    )?;
                 }
             }
             Ok((found, evidence))

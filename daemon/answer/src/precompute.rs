@@ -1,7 +1,7 @@
 //! Computes KV states while the generator is idle: of sections that a question found and had no time to read, and, if configured,
 //! of the whole library. The next question about such a section has it read at once.
 
-use super::{Answerer, Strategy};
+use super::Answerer;
 use crate::reading::{self, SECTION_TOKENS};
 use library::retrieve::RetrieveError;
 use library::store::Outline;
@@ -116,8 +116,8 @@ impl Precompute {
 }
 
 fn why_not(answerer: &Answerer) -> Option<String> {
-    if answerer.strategy() != Strategy::Read {
-        return Some("only the strategy read reads passages, and another one is in use".into());
+    if !answerer.reads() {
+        return Some("the generator reads no passages (answer.strategy)".into());
     }
     match &answerer.engine().info().kv_cache_off {
         Some(why) => Some(why.clone()),

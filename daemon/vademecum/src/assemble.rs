@@ -9,7 +9,7 @@ pub use doors::{Answering, Documents};
 
 use crate::config::Config;
 use crate::models::room;
-use answer::{AnswerOptions, Answerer, Encoder, ModelFacts, Prompts, Strategy};
+use answer::{AnswerOptions, Answerer, Encoder, ModelFacts, Prompts};
 use desk::Limits;
 use library::Encoder as _;
 use library::ingest::{IngestOptions, Pipeline};
@@ -274,7 +274,7 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Result<Answer
     }
     let system = options.system().to_owned();
     let answerer = Answerer::new(rooms.retriever.clone(), rooms.embedder.clone(), engine, options);
-    if answerer.strategy() == Strategy::Read {
+    if answerer.reads() {
         answerer.engine().warm_up(&system)?;
     }
     Ok(answerer)

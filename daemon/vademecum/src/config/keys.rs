@@ -204,10 +204,12 @@ table! {
 
         /// How an answer is made from the passages.
         strategy: Strategy = Strategy::Auto, formerly: "answer.reader", bounds: OneOf(&[
-            ("auto", "as the model's prompt file says: `quote` for models of less than 400 million weights, which are wrong more \
-                      often than the sentences they read (measured), else `read`"),
+            ("auto", "as the model's prompt file says. Models of less than 400 million weights: `quote`. Others: procedures and \
+                      explanations in the manual's own words, yes or no before them, and values as a few words that the model \
+                      takes from them"),
             ("quote", "no model: the best sentences are the answer, word for word"),
-            ("read", "the model reads the best section and what stands beside it, as far as `answer.patience_ms` allows"),
+            ("read", "the model reads the best section and what stands beside it, as far as `answer.patience_ms` allows, and writes \
+                      every answer"),
             ("evidence", "the same as `read` now"),
             ("best", "the same as `read` now"),
             ("each", "the same as `read` now"),

@@ -55,7 +55,7 @@ fn bad_values_are_refused_with_the_right_form() {
         ("[answer]\nthreshold = -1\n", "`answer.threshold` is -1; it must be from 0 to 1"),
         (
             "[answer]\nstrategy = \"composed\"\n",
-            "`answer.strategy` is `composed`; write `auto`, `quote`, `evidence`, `best`, `each` or",
+            "`answer.strategy` is `composed`; write `auto`, `quote`, `read`, `evidence`, `best`, `each` or",
         ),
         ("[answer]\nreader = \"composed\"\n", "`answer.strategy` is `composed`; write"),
         ("[answer]\ncache = true\n", "`answer.cache` is true, a true or false; it must be a whole number"),
