@@ -118,10 +118,9 @@ fn cores() -> Check {
 fn memory(known: Option<&Catalogue>) -> Check {
     let memory = available_memory();
     let mib = |bytes: u64| bytes >> 20;
-    let mut detail = format!("{} MiB free of {} MiB", mib(memory.available), mib(memory.total));
-    if let Some(model) = known.and_then(|known| known.recommended(&memory)) {
-        detail.push_str(&format!("; recommended for it: {} ({} MB)", model.name, model.memory_mb));
-    }
+    let recommended = known.and_then(|known| known.recommended(&memory));
+    let recommended = recommended.map(|model| format!("; recommended for it: {} ({} MB)", model.name, model.memory_mb));
+    let detail = format!("{} MiB free of {} MiB{}", mib(memory.available), mib(memory.total), recommended.unwrap_or_default());
     if memory.available < 200 << 20 {
         return Check::warn("memory", detail, "close other programs, or use a smaller model or model.context");
     }

@@ -281,9 +281,11 @@ fn failed(at: &Uri, error: &ureq::Error) -> WebError {
         ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) => WebError::Refused(format!(
             "{host}: no trusted connection ({error}); check the clock (timedatectl), and that ca-certificates is installed"
         )),
-        ureq::Error::Io(inner) if inner.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => WebError::Refused(format!(
-            "{host}: no trusted connection ({inner}); check the clock (timedatectl), and that ca-certificates is installed"
-        )),
+        ureq::Error::Io(inner) if inner.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some() => {
+            WebError::Refused(format!(
+                "{host}: no trusted connection ({inner}); check the clock (timedatectl), and that ca-certificates is installed"
+            ))
+        }
         ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
             WebError::Refused(format!("{host}: {error}; check the address and HF_TOKEN"))
         }
