@@ -125,6 +125,8 @@ pub struct AnswerOptions {
     pub strategy: Strategy,
     /// Time for reading, before the first token.
     pub patience: Duration,
+    /// Whether sentences that the passages do not support are held back.
+    pub check: bool,
     /// Sentences that a quote has: the best ones of all passages.
     pub sentences: usize,
     /// Answers kept for the same question over the same library; 0: none.
@@ -449,7 +451,8 @@ impl Answerer {
                     answer.usage.read = Some(name.to_owned());
                     let support =
                         Support::new(prompts.languages.of(evidence.language), evidence.language, &evidence.asked, &passages);
-                    written = Some(Written::new(support, kind, words, passages.first().map(|passage| passage.n)));
+                    written =
+                        Some(Written::new(support, kind, words, passages.first().map(|passage| passage.n), self.options.check));
                 }
                 Step::Delta(delta) => {
                     let sent = written.as_mut().map(|written| written.push(&delta)).unwrap_or_default();

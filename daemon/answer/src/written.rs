@@ -1,7 +1,7 @@
 //! The answer as it is written: sentence by sentence, each checked against the passages, with the marks of the passages behind it.
 
 use crate::languages::{Kind, Words};
-use crate::marks;
+use crate::marks::{self, MarkFilter};
 use crate::sentences::{Sentence, SentenceStream};
 use crate::support::{Support, without_list_mark};
 
@@ -13,9 +13,13 @@ pub(super) struct Written<'a> {
     support_of: Support<'a>,
     kind: Kind,
     words: &'a Words,
+    /// Whether sentences are checked; else the text goes out as it comes.
+    check: bool,
     /// The passage that is cited when none stands out: the best one.
     first: Option<usize>,
     stream: SentenceStream,
+    /// The filter of text that is not checked.
+    unmarked: MarkFilter,
     /// The text sent so far.
     pub(super) text: String,
     /// The support of each sentence sent.
@@ -29,13 +33,15 @@ pub(super) struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
-    pub(super) fn new(support_of: Support<'a>, kind: Kind, words: &'a Words, first: Option<usize>) -> Self {
+    pub(super) fn new(support_of: Support<'a>, kind: Kind, words: &'a Words, first: Option<usize>, check: bool) -> Self {
         Self {
             support_of,
             kind,
             words,
+            check,
             first,
             stream: SentenceStream::default(),
+            unmarked: MarkFilter::default(),
             text: String::new(),
             support: vec![],
             withheld: 0,
@@ -46,6 +52,11 @@ impl<'a> Written<'a> {
 
     /// Takes a piece of the generated text; returns the text that may be sent now.
     pub(super) fn push(&mut self, piece: &str) -> String {
+        if !self.check {
+            let out = self.unmarked.push(piece);
+            self.text += &out;
+            return out;
+        }
         let sentences = self.stream.push(piece);
         sentences.into_iter().map(|sentence| self.take(&sentence)).collect()
     }
@@ -53,6 +64,12 @@ impl<'a> Written<'a> {
     /// The rest of the text, at the end of the answer. `best`: the sentence of the passages that answers best. An answer of yes or
     /// no must not leave out its condition, so that sentence stands behind it.
     pub(super) fn finish(&mut self, best: &str) -> String {
+        if !self.check {
+            let rest = self.unmarked.finish().trim_end().to_owned();
+            self.text += &rest;
+            self.cited = self.first.filter(|_| self.text.contains(char::is_alphanumeric));
+            return rest + &self.mark(None);
+        }
         let sentences = self.stream.finish();
         let mut out: String = sentences.into_iter().map(|sentence| self.take(&sentence)).collect();
         if self.kind == Kind::YesNo

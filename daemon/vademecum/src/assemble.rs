@@ -266,6 +266,7 @@ pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Result<Answer
         stop: config.answer.stop.clone(),
         strategy: config.answer.strategy,
         patience: Duration::from_millis(config.answer.patience_ms),
+        check: config.answer.check,
         sentences: config.answer.sentences,
         cache: config.answer.cache,
     };

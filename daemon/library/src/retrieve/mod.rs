@@ -447,19 +447,21 @@ impl Retriever {
             return Ok(None);
         }
         features.coverage = question.coverage(candidates[0].language, &first_terms);
-        (features.statement, features.told) = self.statement_features(&candidates, vector, &question)?;
+        let (statement, told) = self.statement_features(&candidates, vector, &question)?;
+        // Libraries of some encoders have no vectors of statements. The chunk's stands in.
+        (features.statement, features.told) = (statement.unwrap_or(features.dense), told);
         Ok(Some(Ranking { candidates, fusion, features, small, question }))
     }
 
-    /// The highest cosine of a statement of the first candidates with the question, and the largest share of the question's terms
+    /// The highest cosine of a statement of the first candidates with the question, if they have vectors, and the largest share of the question's terms
     /// that one of them holds.
     fn statement_features(
         &self,
         candidates: &[Candidate],
         vector: &[f32],
         question: &Weighed,
-    ) -> Result<(f32, f32), RetrieveError> {
-        let (mut cosine, mut told) = (0.0_f32, 0.0_f32);
+    ) -> Result<(Option<f32>, f32), RetrieveError> {
+        let (mut cosine, mut told) = (None, 0.0_f32);
         for candidate in candidates.iter().take(STATEMENTS_OF) {
             let Some(chunk) = &candidate.chunk else { continue };
             for said in statements_of_chunk(&chunk.text) {
@@ -467,7 +469,8 @@ impl Retriever {
             }
             let kept = self.store.statements(candidate.number, candidate.ordinal)?;
             for kept in kept.into_iter().flat_map(|kept| kept.vectors) {
-                cosine = cosine.max(vector.iter().zip(&kept).map(|(a, b)| a * b).sum());
+                let own = vector.iter().zip(&kept).map(|(a, b)| a * b).sum::<f32>();
+                cosine = Some(cosine.map_or(own, |best: f32| best.max(own)));
             }
         }
         Ok((cosine, told))

@@ -32,8 +32,9 @@ pub const BATCH: usize = STEP + 64;
 /// Tokens of a prompt computed at once while other lanes write: each of their tokens waits for this step.
 const STEP_BESIDE_OTHERS: usize = 64;
 
-/// Sequences for each request that may run: its own, and one that still holds what an earlier question has read.
-const SEQUENCES_PER_SLOT: usize = 2;
+/// Sequences for each request that may run: its own, and those that still hold what earlier questions have read. With an empty one
+/// at hand, a state gets the cells where it would be computed.
+const SEQUENCES_PER_SLOT: usize = 4;
 
 /// Logits for each request that may run: the next token, and guesses.
 const OUTPUTS_PER_SLOT: usize = 4;

@@ -579,7 +579,7 @@ fn the_context_is_made_when_it_is_needed() {
         line.trim_end_matches(" kB").parse::<u64>().expect("a number")
     };
     // A context that takes 190 MB of keys and values.
-    let engine = engine(8192);
+    let engine = Engine::load(&model("generator.gguf"), &options(8192)).expect("loads");
     let loaded = anonymous();
     engine.warm_up(SYSTEM).expect("fits");
     ask(&engine, request("Which fuse is F3?", &[FUSES], 4)).1.expect("answers");

@@ -223,6 +223,12 @@ table! {
         /// nothing else to do.
         patience_ms: u64 = 3000, unit: "milliseconds", bounds: Whole(0..=86_400_000);
 
+        /// Whether sentences of the model that the passages do not support are held back.
+        ///
+        /// An answer then goes out sentence by sentence. If nothing is left of it, the passages are quoted. `false`: the model's
+        /// words go out as they come, true or not.
+        check: bool = true;
+
         /// Folder with prompt files of your own (`*.toml`), which go before the built-in ones. Empty: none.
         ///
         /// docs/models.md describes them.

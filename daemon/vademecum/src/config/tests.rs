@@ -187,7 +187,8 @@ fn every_key_has_a_section_and_a_valid_default() {
             Bounds::OneOf(_) => default.is_str(),
         };
         assert!(fits, "{}: {default} has no bounds, or those of another type", key.name);
-        for (word, _) in key.words() {
+        // Retired words stand for another one.
+        for (word, _) in key.words().iter().filter(|(_, meaning)| !meaning.starts_with("the same as")) {
             let set = load(Some(Path::new("/dev/null")), no_env(), &vec![(key.name.into(), (*word).into())]);
             assert_eq!(flat(&set.expect(word).config)[key.name].as_str(), Some(*word));
         }
