@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use wire::{Answer, AnsweredBy};
 
 /// The scores of one answer. Citation marks do not count as words.
+#[allow(clippy::struct_excessive_bools, reason = "each is a judgement of its own")]
 #[derive(Clone, Debug, Serialize)]
 pub struct Scores {
     /// The answer equals an accepted one, after normalisation.

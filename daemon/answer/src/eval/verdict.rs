@@ -29,9 +29,11 @@ pub(super) fn judge(answer: &str, verdict: Verdict, gold: &[String]) -> Judgemen
     let says = says(answer);
     match (verdict, says) {
         (Verdict::NoAnswer, _) => Judgement::Unclear,
-        (Verdict::OnlyIf, _) if names_condition(answer) => Judgement::Right,
-        (Verdict::OnlyIf, Some(_)) => Judgement::Opposite,
-        (Verdict::OnlyIf, None) => Judgement::Unclear,
+        (Verdict::OnlyIf, _) => match says {
+            _ if names_condition(answer) => Judgement::Right,
+            Some(_) => Judgement::Opposite,
+            None => Judgement::Unclear,
+        },
         (Verdict::Yes | Verdict::No, Some(yes)) if yes == (verdict == Verdict::Yes) => Judgement::Right,
         (Verdict::Yes | Verdict::No, Some(_)) => Judgement::Opposite,
         (Verdict::Yes | Verdict::No, None) => {
