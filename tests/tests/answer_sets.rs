@@ -37,7 +37,7 @@ fn sections(manual: &str, text: &str) -> Vec<Value> {
     };
     for line in text.lines() {
         match (line.strip_prefix("# "), line.strip_prefix("## "), line.strip_prefix("### ")) {
-            (Some(heading), _, _) => title = heading.to_owned(),
+            (Some(heading), _, _) => heading.clone_into(&mut title),
             (_, Some(heading), _) => {
                 end(&title, &path, &mut body);
                 path = vec![heading.to_owned()];
