@@ -127,7 +127,7 @@ fn joined_neighbours_are_found_by_the_best_chunk() {
 
 #[test]
 fn precomputing_says_why_it_does_not() {
-    let (_broker, daemon, mqtt) = house(|setup| setup.set("model.precompute", "true"));
+    let (_broker, daemon, mqtt) = house(|setup| setup.set("model.precompute", "true").set("answer.strategy", "quote"));
     let info = mqtt.first_on(&daemon.topic("info")).json();
     assert!(info["precompute"]["off"].as_str().is_some_and(|why| why.contains("reads no passages")), "{info}");
     assert!(daemon.log().contains("model.precompute"));

@@ -319,6 +319,7 @@ impl Answerer {
         progress: &mut (dyn FnMut(Progress) + Send),
         answer: &mut Answer,
     ) {
+        answer.citations.clone_from(&evidence.citations);
         answer.by = if verdict.is_some() { AnsweredBy::Model } else { AnsweredBy::Quote };
         answer.support = vec![1.0; evidence.quoted.lines().count()];
         answer.answer = verdict.map(|verdict| format!("{verdict}. ")).unwrap_or_default() + &evidence.quoted;
@@ -348,7 +349,13 @@ impl Answerer {
         let words = prompts.languages.of(language);
         let agrees = preference > 0.0;
         let support = Support::new(words, language, &question.text, &[]);
-        let against = agrees && support.is_negated_text(&evidence.best) && !support.is_negated_text(&question.text);
+        // A denial needs a negation or a condition in the text, and an agreement must not stand on a negation: small models lean
+        // towards one of the two.
+        let against = if agrees {
+            support.is_negated_text(&evidence.best) && !support.is_negated_text(&question.text)
+        } else {
+            !support.is_bound(&evidence.quoted)
+        };
         if preference.abs() < SURE_VERDICT || against {
             return Ok(None);
         }
@@ -446,8 +453,9 @@ impl Answerer {
                 Step::Chosen { reading, passages_used } => {
                     self.wish(&evidence.readings, reading);
                     let Reading { name, mut passages, .. } = evidence.readings.swap_remove(reading);
-                    // Passages that did not fit were not read, so they are not cited.
+                    // Passages that were not read are not cited.
                     passages.truncate(passages_used);
+                    answer.citations.retain(|citation| passages.iter().any(|passage| passage.n == citation.n));
                     answer.usage.read = Some(name.to_owned());
                     let support =
                         Support::new(prompts.languages.of(evidence.language), evidence.language, &evidence.asked, &passages);

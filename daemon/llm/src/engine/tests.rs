@@ -504,6 +504,7 @@ fn earlier_questions_do_not_change_a_state() {
         let options = EngineOptions { kv_cache: Some(cache), slots: 2, queue: 8, ..options(1024) };
         let engine = Engine::load(&model("generator.gguf"), &options).expect("loads");
         engine.kv_cache().expect("kept").bind(DATABASE);
+        engine.warm_up(SYSTEM).expect("fits");
         make(&engine);
         drop(engine);
         let mut files = std::fs::read_dir(states_of(dir.path(), 1)).expect("a folder");
