@@ -257,7 +257,7 @@ impl Answerer {
             (false, _) => {}
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
             (true, Mode::Answer) if self.is_quoted(kind, language, evidence.language) => {
-                self.quote(question, &evidence, progress, &mut answer);
+                Self::quote(question, &evidence, progress, &mut answer);
             }
             (true, Mode::Answer)
                 if kind == Kind::YesNo
@@ -266,7 +266,7 @@ impl Answerer {
                     && self.options.prompts.verdict().is_some() =>
             {
                 let verdict = self.verdict(question, language, &evidence, cancel, &mut answer).await?;
-                self.quote_behind(verdict, question, &evidence, progress, &mut answer);
+                Self::quote_behind(verdict, question, &evidence, progress, &mut answer);
             }
             (true, Mode::Answer) => self.read(question, (kind, language), evidence, cancel, progress, &mut answer).await?,
         }
@@ -306,13 +306,12 @@ impl Answerer {
     }
 
     /// The answer in the words of the passages.
-    fn quote(&self, question: &Question, evidence: &Evidence, progress: &mut (dyn FnMut(Progress) + Send), answer: &mut Answer) {
-        self.quote_behind(None, question, evidence, progress, answer);
+    fn quote(question: &Question, evidence: &Evidence, progress: &mut (dyn FnMut(Progress) + Send), answer: &mut Answer) {
+        Self::quote_behind(None, question, evidence, progress, answer);
     }
 
     /// [`Answerer::quote`] behind a verdict.
     fn quote_behind(
-        &self,
         verdict: Option<String>,
         question: &Question,
         evidence: &Evidence,
@@ -344,7 +343,7 @@ impl Answerer {
         let (name, completion) = reader.compare(&evidence.readings, asked, choices).await?;
         let preference = completion.preference.unwrap_or(0.0);
         log::debug!("verdict: preference {preference:.2}");
-        self.note(completion, answer);
+        self.note(&completion, answer);
         answer.usage.read = name;
         let words = prompts.languages.of(language);
         let agrees = preference > 0.0;
@@ -471,12 +470,12 @@ impl Answerer {
         };
         let Some(mut written) = written else { return Err(EngineError::Stopped.into()) };
         send(written.finish(&evidence.best), question, progress, answer);
-        self.note(completion, answer);
+        self.note(&completion, answer);
         answer.usage.withheld = written.withheld;
         if written.silent {
             answer.found = false;
         } else if written.text.is_empty() {
-            self.quote(question, &evidence, progress, answer);
+            Self::quote(question, &evidence, progress, answer);
         } else {
             answer.by = AnsweredBy::Model;
             answer.support = written.support;
@@ -495,7 +494,7 @@ impl Answerer {
     }
 
     /// Notes the times and the tokens of a completion.
-    fn note(&self, completion: Completion, answer: &mut Answer) {
+    fn note(&self, completion: &Completion, answer: &mut Answer) {
         if completion.finish == Finish::Length {
             answer.finish = "length".into();
         }

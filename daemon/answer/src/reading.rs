@@ -107,7 +107,7 @@ fn heading(title: &str, headings: &str, page: Option<u32>) -> String {
         (true, _) => headings.to_owned(),
     };
     if let Some(page) = page {
-        line.push_str(&format!(" (page {page})"));
+        line = format!("{line} (page {page})");
     }
     line
 }

@@ -19,7 +19,7 @@ pub(super) fn speech(answer: &str, citations: &[Citation], words: &Words) -> Str
             spoken.push(' ');
         }
         if let Some(Item::Number(number)) = line.item {
-            spoken.push_str(&format!("{number}: "));
+            spoken = format!("{spoken}{number}: ");
         }
         spoken.push_str(&line.text);
     }

@@ -78,6 +78,7 @@ impl Asked {
 
 /// The desk's decision on a question.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is taken apart at once; a box would be one more allocation for each question")]
 pub enum Admission {
     /// The question has a place.
     Admitted(Place),

@@ -270,7 +270,7 @@ impl Delivery {
                 log::info!("question {id:?} of {} s ago is taken up again", since / 1000);
                 self.counts.resumed.fetch_add(1, Ordering::Relaxed);
                 question.allowed = left;
-                let mut asked = self.asked(&reply, question, &ask, content);
+                let mut asked = Self::asked(&reply, question, &ask, content);
                 asked.suspect = crashes > 0;
                 if let Some(place) = self.desk.resume(asked) {
                     self.desk.enter(place, self.client(name, reply, &ask, Some(seq)), true);
@@ -286,7 +286,7 @@ impl Delivery {
         Reply::open(&self.topics, message, self.desk.limits().max_payload_bytes, first_id, plain)
     }
 
-    fn asked(&self, reply: &Reply, question: Question, ask: &Ask, content: Mark) -> Asked {
+    fn asked(reply: &Reply, question: Question, ask: &Ask, content: Mark) -> Asked {
         let ticket = Ticket { client: question.client.clone(), id: reply.id.clone() };
         Asked { content: content.as_bytes().to_vec(), ..Asked::new(ticket, question, ask.priority.unwrap_or_default()) }
     }
@@ -320,7 +320,7 @@ impl Delivery {
             }
         };
         let name = Mark::of(&[reply.topic.as_bytes(), reply.id.as_bytes()]);
-        let mut asked = self.asked(&reply, question, &ask, content);
+        let mut asked = Self::asked(&reply, question, &ask, content);
         asked.redelivered = message.redelivered;
         let allowed = asked.question.allowed;
         // Before the desk: a repetition needs no room. The mailbox knows a question from its entry on, also while it is at work, so none

@@ -64,7 +64,7 @@ pub(super) fn of_code(coverage: f32) -> f32 {
     1.0 / (1.0 + (-40.0 * (coverage - 0.85)).exp())
 }
 
-/// Highest confidence for a question that names a code which no document knows. Text about other codes is no answer, however
+/// Highest confidence for a question that names a code which no document knows, or which the passages found do not hold. Text about other codes is no answer, however
 /// alike the words.
 pub(super) const UNKNOWN_CODE: f32 = 0.25;
 

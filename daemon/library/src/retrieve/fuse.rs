@@ -69,6 +69,13 @@ impl Weighed {
         self.by_language.iter().flat_map(|(_, terms)| terms).any(|(term, _)| terms::is_code(term))
     }
 
+    /// Whether a text in `language` holds one of the error codes that the question names, or the question names none. `E-17` and
+    /// `P0420` are such codes, `4K` is not.
+    pub(super) fn holds_error_code(&self, language: Language, held: &[String]) -> bool {
+        let mut codes = self.terms(language).iter().map(|(term, _)| term.as_str()).filter(|term| is_error_code(term)).peekable();
+        codes.peek().is_none() || codes.any(|code| held.iter().any(|term| term == code))
+    }
+
     /// Share of the question's terms that are among those `held` by a text in `language`, weighted by rarity; 0 for a question
     /// without terms.
     pub(super) fn coverage(&self, language: Language, held: &[String]) -> f32 {
@@ -165,6 +172,14 @@ impl Fusion {
         // One row, or equal rows: each is as good as the best.
         if span > f32::EPSILON { ((sum - lowest) / span).clamp(0.0, 1.0) } else { 1.0 }
     }
+}
+
+/// Whether a term is up to three letters, perhaps a hyphen, and two digits or more.
+fn is_error_code(term: &str) -> bool {
+    let letters = term.chars().take_while(|c| c.is_alphabetic()).count();
+    let rest: String = term.chars().skip(letters).collect();
+    let digits = rest.strip_prefix('-').unwrap_or(&rest);
+    (1..=3).contains(&letters) && digits.len() >= 2 && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

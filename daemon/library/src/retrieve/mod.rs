@@ -227,7 +227,19 @@ struct Ranking {
     features: Features,
     /// Whether the library has too few chunks for the margin to mean anything.
     small: bool,
+    /// Whether the first candidates hold the error code that the question names, if it names one.
+    holds_code: bool,
     question: Weighed,
+}
+
+/// Features of the statements of the first candidates.
+struct StatementFeatures {
+    /// The highest cosine with the question; `None` without vectors.
+    cosine: Option<f32>,
+    /// The largest share of the question's terms that one of them holds.
+    told: f32,
+    /// See [`Ranking::holds_code`].
+    holds_code: bool,
 }
 
 impl Retriever {
@@ -323,7 +335,7 @@ impl Retriever {
             return Ok(0.0);
         }
         let mut confidence = self.calibration(collection)?.confidence(&ranking.features);
-        if ranking.question.unknown_code {
+        if ranking.question.unknown_code || !ranking.holds_code {
             return Ok(confidence.min(confidence::UNKNOWN_CODE));
         }
         if ranking.question.names_code() {
@@ -447,23 +459,23 @@ impl Retriever {
             return Ok(None);
         }
         features.coverage = question.coverage(candidates[0].language, &first_terms);
-        let (statement, told) = self.statement_features(&candidates, vector, &question)?;
+        let StatementFeatures { cosine, told, holds_code } = self.statement_features(&candidates, vector, &question)?;
         // Libraries of some encoders have no vectors of statements. The chunk's stands in.
-        (features.statement, features.told) = (statement.unwrap_or(features.dense), told);
-        Ok(Some(Ranking { candidates, fusion, features, small, question }))
+        (features.statement, features.told) = (cosine.unwrap_or(features.dense), told);
+        Ok(Some(Ranking { candidates, fusion, features, small, holds_code, question }))
     }
 
-    /// The highest cosine of a statement of the first candidates with the question, if they have vectors, and the largest share of the question's terms
-    /// that one of them holds.
+    /// What the statements of the first candidates tell.
     fn statement_features(
         &self,
         candidates: &[Candidate],
         vector: &[f32],
         question: &Weighed,
-    ) -> Result<(Option<f32>, f32), RetrieveError> {
-        let (mut cosine, mut told) = (None, 0.0_f32);
+    ) -> Result<StatementFeatures, RetrieveError> {
+        let (mut cosine, mut told, mut holds_code) = (None, 0.0_f32, candidates.is_empty());
         for candidate in candidates.iter().take(STATEMENTS_OF) {
             let Some(chunk) = &candidate.chunk else { continue };
+            holds_code |= question.holds_error_code(candidate.language, &terms_of("", chunk, candidate.language));
             for said in statements_of_chunk(&chunk.text) {
                 told = told.max(question.coverage(candidate.language, &terms::analyze(&said.text, candidate.language).terms));
             }
@@ -473,7 +485,7 @@ impl Retriever {
                 cosine = Some(cosine.map_or(own, |best: f32| best.max(own)));
             }
         }
-        Ok((cosine, told))
+        Ok(StatementFeatures { cosine, told, holds_code })
     }
 
     /// Reads the first [`READ`] candidates and counts the order of their words. Returns the terms of the new first candidate. A

@@ -501,7 +501,7 @@ impl Scheduler<'_> {
             // The reservations rule this out. Should it happen, the other requests go on.
             Err(error @ DecodeFailure::NoRoom) if self.running.len() > 1 => {
                 if let Some(running) = self.running.pop() {
-                    self.fail_one(running, error);
+                    self.fail_one(&running, error);
                 }
             }
             Err(error) => self.fail(error),
@@ -638,12 +638,12 @@ impl Scheduler<'_> {
     /// Fails all requests: after a failure nothing in the KV cache can be relied on.
     fn fail(&mut self, error: DecodeFailure) {
         for running in std::mem::take(&mut self.running) {
-            self.fail_one(running, error);
+            self.fail_one(&running, error);
         }
         self.forget();
     }
 
-    fn fail_one(&mut self, running: Running, error: DecodeFailure) {
+    fn fail_one(&mut self, running: &Running, error: DecodeFailure) {
         self.sequences.release(&mut self.context, running.lane.sequence);
         let _ = running.job.events.send(Event::Failed(EngineError::Compute(error.to_string())));
     }
