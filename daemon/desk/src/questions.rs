@@ -93,7 +93,7 @@ pub enum Admission {
 pub struct Place {
     desk: Desk,
     slot: Slot,
-    asked: Option<Asked>,
+    asked: Option<Box<Asked>>,
 }
 
 impl Drop for Place {
@@ -208,7 +208,7 @@ impl Desk {
             }
         }
         if let Some(slot) = admitted {
-            return Admission::Admitted(Place { desk: self.clone(), slot, asked: Some(asked) });
+            return Admission::Admitted(Place { desk: self.clone(), slot, asked: Some(Box::new(asked)) });
         }
         log::info!("question {:?} is already at the desk; the repetition is ignored", asked.ticket.id);
         Admission::Repeated
@@ -218,7 +218,8 @@ impl Desk {
     pub fn enter(&self, mut place: Place, asker: Arc<dyn Asker>, durable: bool) {
         let slot = place.slot;
         if let Some(asked) = place.asked.take() {
-            let job = Job { id: asked.ticket.id, question: asked.question, asker, cancel: Cancel::default() };
+            let Asked { ticket, question, .. } = *asked;
+            let job = Job { id: ticket.id, question, asker, cancel: Cancel::default() };
             self.0.jobs.all().insert(slot, Arc::new(job));
             self.handle(Input::Entered(slot, durable));
         }
