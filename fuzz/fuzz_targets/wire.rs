@@ -71,6 +71,7 @@ impl Crosses for Put {
             title: text("Clock"),
             collection: text("manuals"),
             tags: [("maker".to_owned(), "x".to_owned())].into(),
+            more: Some(3),
             reply_to: text("reply/a"),
         }
     }

@@ -78,7 +78,6 @@ impl Asked {
 
 /// The desk's decision on a question.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "it is taken apart at once; a box would be one more allocation for each question")]
 pub enum Admission {
     /// The question has a place.
     Admitted(Place),
