@@ -75,6 +75,6 @@ mod tests {
         assert_eq!(without(text, |n| n == 1), "Press reset[2]. See  [2], [x] and a[0]\n");
         assert_eq!(without(text, |n| n == 2), "Press reset [1]. See, [x] and a[0]\n[1]");
         assert_eq!(without(text, |_| false), text);
-        assert_eq!(without("größer [7] als [", |_| true), "größer als [");
+        assert_eq!(without("größer [7] als [", |_| true), "größer als ["); // typos: ignore
     }
 }

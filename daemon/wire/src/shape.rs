@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn every_bound_holds() {
         let texts = [
-            "Press reset [1]. Wait [2].\nz. B. größer als 5 [12] ist 漢字。e\u{301} …",
+            "Press reset [1]. Wait [2].\nz. B. größer als 5 [12] ist 漢字。e\u{301} …", // typos: ignore
             "a b c d e f g h i j k",
             "[1][2][3][4][5][6]",
         ];

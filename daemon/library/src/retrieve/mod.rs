@@ -232,7 +232,7 @@ struct Ranking {
     question: Weighed,
 }
 
-/// Features of the statements of the first candidates.
+/// Features that statements give.
 struct StatementFeatures {
     /// The highest cosine with the question; `None` without vectors.
     cosine: Option<f32>,
@@ -465,7 +465,7 @@ impl Retriever {
         Ok(Some(Ranking { candidates, fusion, features, small, holds_code, question }))
     }
 
-    /// What the statements of the first candidates tell.
+    /// The features of the statements of the first candidates.
     fn statement_features(
         &self,
         candidates: &[Candidate],

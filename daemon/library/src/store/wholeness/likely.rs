@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn each_language_has_its_own_stems() {
-        let german = "Die Pumpe wird mit dem grünen Knopf gestartet. Das Ventil ist vor dem Start zu öffnen, und die Anzeige muss leuchten.";
+        let german = "Die Pumpe wird mit dem grünen Knopf gestartet. Das Ventil ist vor dem Start zu öffnen, und die Anzeige muss leuchten."; // typos: ignore
         let candidates = [
             candidate("a.md", "Fuses", "The fuses are in the cellar, and the spare ones on the shelf."),
             candidate("b.md", "", german),
