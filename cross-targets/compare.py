@@ -16,7 +16,7 @@ NEAR_TIE = 0.5
 
 def steps(path: str) -> list[tuple[int, dict[int, float]]]:
     """For each token that was said: which, and the logits of the likeliest."""
-    said = re.compile(r"reading 0 says (\d+); likeliest:((?: \d+:\S+)+)")
+    said = re.compile(r"\bsays (\d+); likeliest:((?: \d+:\S+)+)")
     with open(path + ".log") as log:
         found = [said.search(line) for line in log]
     pairs = ((int(match[1]), match[2].split()) for match in found if match)

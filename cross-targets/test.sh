@@ -57,7 +57,7 @@ job() {
     local node=$1 daemon data=$work/$1 options
     shift
     options=(--data-dir "$data" --node "$node" --set model.threads=1 --set model.batch_threads=1 --set embedder.threads=1
-        --set answer.strategy=read --set answer.deadline_ms=600000 --set model.lookup=off --set answer.temperature=0 --set log.level=trace)
+        --set answer.strategy=read --set answer.check=false --set answer.patience_ms=86400000 --set answer.deadline_ms=600000 --set model.lookup=off --set answer.temperature=0 --set log.level=trace)
     "$@" run --broker "mqtt://127.0.0.1:$port" --generator "$models/generator.gguf" --embedder "$models/embedder.gguf" "${options[@]}" \
         >"$work/$node.log" 2>&1 &
     daemon=$!

@@ -420,6 +420,7 @@ impl Setup {
             .set("answer.threshold", "0")
             .set("answer.strategy", "read")
             .set("answer.check", "false")
+            .set("answer.patience_ms", "86400000")
             .set("service.metrics_every_s", "0");
         setup.set("mqtt.documents", "true").set("answer.deadline_ms", &NO_DEADLINE_MS.to_string())
     }
