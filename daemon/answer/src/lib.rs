@@ -143,6 +143,12 @@ impl AnswerOptions {
         }
     }
 
+    /// Whether the answer is given in the passages' words. Passages in another language are of no use to their reader.
+    fn is_quoted(&self, kind: Kind, asked: Language, written: Language) -> bool {
+        let by_kind = self.strategy == Strategy::Auto && self.prompts.is_quoted(kind);
+        !self.reads() || (by_kind && asked == written)
+    }
+
     /// The system prompt.
     pub fn system(&self) -> &str {
         if self.system.is_empty() { self.prompts.system() } else { &self.system }
@@ -256,8 +262,8 @@ impl Answerer {
         match (found, question.mode) {
             (false, _) => {}
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
-            (true, Mode::Answer) if self.is_quoted(kind, language, evidence.language) => {
-                Self::quote(question, &evidence, progress, &mut answer);
+            (true, Mode::Answer) if self.options.is_quoted(kind, language, evidence.language) => {
+                Self::quote(None, question, &evidence, progress, &mut answer);
             }
             (true, Mode::Answer)
                 if kind == Kind::YesNo
@@ -266,7 +272,7 @@ impl Answerer {
                     && self.options.prompts.verdict().is_some() =>
             {
                 let verdict = self.verdict(question, language, &evidence, cancel, &mut answer).await?;
-                Self::quote_behind(verdict, question, &evidence, progress, &mut answer);
+                Self::quote(verdict, question, &evidence, progress, &mut answer);
             }
             (true, Mode::Answer) => self.read(question, (kind, language), evidence, cancel, progress, &mut answer).await?,
         }
@@ -299,19 +305,8 @@ impl Answerer {
         Ok(answer)
     }
 
-    /// Whether the answer is given in the passages' words. Passages in another language are of no use to their reader.
-    fn is_quoted(&self, kind: Kind, asked: Language, written: Language) -> bool {
-        let by_kind = self.options.strategy == Strategy::Auto && self.options.prompts.is_quoted(kind);
-        !self.options.reads() || (by_kind && asked == written)
-    }
-
-    /// The answer in the words of the passages.
-    fn quote(question: &Question, evidence: &Evidence, progress: &mut (dyn FnMut(Progress) + Send), answer: &mut Answer) {
-        Self::quote_behind(None, question, evidence, progress, answer);
-    }
-
-    /// [`Answerer::quote`] behind a verdict.
-    fn quote_behind(
+    /// The answer in the words of the passages, behind a verdict if there is one.
+    fn quote(
         verdict: Option<String>,
         question: &Question,
         evidence: &Evidence,
@@ -378,6 +373,7 @@ impl Answerer {
         let (retriever, selector) = (self.retriever.clone(), self.selector.clone());
         let options = Arc::clone(&self.options);
         let earlier = earlier.cloned();
+        let mode = question.mode;
         let follows_up = options.prompts.languages.of(language).is_follow_up(&question.text);
         let work = move || -> Result<(bool, Evidence), AnswerError> {
             let (retrieval, asked, turn) = with_earlier(&retriever, query, earlier, follows_up)?;
@@ -411,7 +407,7 @@ impl Answerer {
                 evidence.quoted = marked.join("\n");
                 evidence.best =
                     ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
-                if options.reads() {
+                if mode == Mode::Answer && !options.is_quoted(kind, language, evidence.language) {
                     let passages = &retrieval.passages;
                     evidence.readings = reading::readings(
                         &options.prompts,
@@ -475,7 +471,7 @@ impl Answerer {
         if written.silent {
             answer.found = false;
         } else if written.text.is_empty() {
-            Self::quote(question, &evidence, progress, answer);
+            Self::quote(None, question, &evidence, progress, answer);
         } else {
             answer.by = AnsweredBy::Model;
             answer.support = written.support;

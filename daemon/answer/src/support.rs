@@ -98,12 +98,9 @@ impl<'a> Support<'a> {
             support.numbers.extend(support.numbers_of(&passage.text));
             for said in statements_of_chunk(&passage.text) {
                 let terms = support.terms(&said.text);
-                support.known.extend(terms.iter().cloned());
-                let clauses: Vec<Clause> = support.clauses_of(&said.text).collect();
-                support.clauses.extend(clauses);
+                support.clauses.extend(support.clauses_of(&said.text));
                 support.statements.push(Statement { n: passage.n, terms, heading: heading.clone() });
             }
-            // Long passages have more words than statements.
             support.known.extend(support.terms(&passage.text));
         }
         let asked = support.terms(question);
@@ -193,7 +190,7 @@ impl<'a> Support<'a> {
 
     /// Whether a clause of the sentence says the opposite of a clause that was read, and none that was read says the same.
     fn is_opposite(&self, sentence: &str) -> bool {
-        self.clauses_of(sentence).any(|own| {
+        self.clauses_of(sentence).iter().any(|own| {
             if own.terms.len() < 2 {
                 return false;
             }
@@ -204,12 +201,9 @@ impl<'a> Support<'a> {
         })
     }
 
-    fn clauses_of(&self, text: &str) -> impl Iterator<Item = Clause> {
+    fn clauses_of(&self, text: &str) -> Vec<Clause> {
         let parts = text.split([',', ';', ':', '(', ')', '–', '—', '\n']).filter(|part| part.contains(char::is_alphanumeric));
-        parts
-            .map(|part| Clause { terms: self.terms(part), negated: self.is_negated(&lower_words(part)) })
-            .collect::<Vec<_>>()
-            .into_iter()
+        parts.map(|part| Clause { terms: self.terms(part), negated: self.is_negated(&lower_words(part)) }).collect()
     }
 
     /// Two negations cancel each other out, as in "do not use it without the filter".

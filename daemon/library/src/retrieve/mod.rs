@@ -475,7 +475,9 @@ impl Retriever {
         let (mut cosine, mut told, mut holds_code) = (None, 0.0_f32, candidates.is_empty());
         for candidate in candidates.iter().take(STATEMENTS_OF) {
             let Some(chunk) = &candidate.chunk else { continue };
-            holds_code |= question.holds_error_code(candidate.language, &terms_of("", chunk, candidate.language));
+            if !holds_code {
+                holds_code = question.holds_error_code(candidate.language, &terms_of("", chunk, candidate.language));
+            }
             for said in statements_of_chunk(&chunk.text) {
                 told = told.max(question.coverage(candidate.language, &terms::analyze(&said.text, candidate.language).terms));
             }
