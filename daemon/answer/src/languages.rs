@@ -46,6 +46,9 @@ pub struct Words {
     code: Vec<String>,
     #[serde(default)]
     explanation: Vec<String>,
+    /// Beginnings of questions that ask what a thing is. With more words the question is about a part of it: a value.
+    #[serde(default)]
+    definition: Vec<String>,
     #[serde(default)]
     value: Vec<String>,
     /// Words that turn a statement into its opposite.
@@ -70,6 +73,9 @@ pub struct Words {
     #[serde(default)]
     pub(super) numbers: Vec<String>,
 }
+
+/// Most words of a thing in a question that asks what it is.
+const DEFINED_WORDS: usize = 3;
 
 /// The words of all languages.
 #[derive(Debug, Clone)]
@@ -121,12 +127,21 @@ impl Words {
         self.silent.iter().any(|part| sentence.contains(part.as_str()))
     }
 
+    /// Whether a question in lower case asks what a thing is, in few words.
+    fn is_definition(&self, asked: &str) -> bool {
+        let rest = self.definition.iter().filter(|opening| fits(opening, asked)).filter_map(|opening| asked.get(opening.len()..));
+        rest.map(|rest| rest.split_whitespace().count()).min().is_some_and(|words| (1..=DEFINED_WORDS).contains(&words))
+    }
+
     /// The kind of a question in this language. A table tells by its openings; the longest one that fits counts.
     pub fn kind(&self, question: &str) -> Kind {
         let asked = lower(question);
         let names_code = || asked.split_whitespace().map(plain).any(terms::is_code);
         if self.code.iter().any(|word| fits(word, &asked)) && names_code() {
             return Kind::Code;
+        }
+        if self.is_definition(&asked) {
+            return Kind::Explanation;
         }
         // Of equal lengths the first kind counts.
         let openings = self.openings();
@@ -204,6 +219,15 @@ mod tests {
             ("Why does it hum?", Kind::Explanation),
             ("What happens if the pressure falls?", Kind::Explanation),
             ("What are the parts of the set?", Kind::List),
+            ("What is a three-way valve?", Kind::Explanation),
+            ("What are cookies?", Kind::Explanation),
+            ("What is the largest pressure of the circuit?", Kind::Value),
+            ("What are private schools in Germany called?", Kind::Value),
+            ("The pump took how many hours?", Kind::Value),
+            ("The pump hums. What should I do?", Kind::Steps),
+            ("Where do I find the filter?", Kind::Steps),
+            ("Where did they live?", Kind::Value),
+            ("Was ist ein Dreiwegeventil?", Kind::Explanation),
             ("E-17?", Kind::Explanation),
             ("Along with the pump, what is delivered?", Kind::Value),
             ("Wie stelle ich die Uhr?", Kind::Steps),

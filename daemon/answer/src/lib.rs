@@ -26,7 +26,7 @@ pub use languages::{Kind, Languages, Words};
 use library::retrieve::{Passage, Query, Retrieval, RetrieveError, Retriever};
 use library::store::terms::Language;
 use llm::embed::{EmbedError, Embedder};
-use llm::engine::{Asked, Completion, Engine, EngineError, Event, Finish, Request};
+use llm::engine::{Asked, Completion, Engine, EngineError, Event, Finish, Form, Request};
 pub use precompute::Precompute;
 use precompute::Wishes;
 pub use prompts::{ModelFacts, PromptError, Prompts};
@@ -147,6 +147,11 @@ impl AnswerOptions {
     fn is_quoted(&self, kind: Kind, asked: Language, written: Language) -> bool {
         let by_kind = self.strategy == Strategy::Auto && self.prompts.is_quoted(kind);
         !self.reads() || (by_kind && asked == written)
+    }
+
+    /// Whether the generator answers with a run of the passages' words.
+    fn is_copied(&self, kind: Kind, asked: Language, written: Language) -> bool {
+        self.strategy == Strategy::Auto && self.prompts.is_copied(kind) && asked == written
     }
 
     /// The system prompt.
@@ -332,10 +337,9 @@ impl Answerer {
         let prompts = &self.options.prompts;
         let Some(verdict) = prompts.verdict() else { return Ok(None) };
         let asked =
-            Asked { question: prompts.question(&evidence.asked), task: prompts.task(Kind::YesNo, None), opening: String::new() };
-        let choices = [verdict.yes.clone(), verdict.no.clone()];
-        let reader = Reader { answerer: self, question, kind: Kind::YesNo, cancel };
-        let (name, completion) = reader.compare(&evidence.readings, asked, choices).await?;
+            Asked { question: prompts.question(&evidence.asked), task: prompts.task(Kind::YesNo, None) };
+        let words = [verdict.yes.clone(), verdict.no.clone()];
+        let (name, completion) = Reader { answerer: self, question, cancel }.compare(&evidence.readings, asked, words).await?;
         let preference = completion.preference.unwrap_or(0.0);
         log::debug!("verdict: preference {preference:.2}");
         self.note(&completion, answer);
@@ -439,9 +443,10 @@ impl Answerer {
         let asked = Asked {
             question: prompts.question(&evidence.asked),
             task: prompts.task(kind, name),
-            opening: prompts.opening(kind).to_owned(),
         };
-        let mut generation = Reader { answerer: self, question, kind, cancel }.start(&evidence.readings, asked, None)?;
+        let copied = self.options.is_copied(kind, language, evidence.language);
+        let form = if copied { Form::Copied } else { Form::Written };
+        let mut generation = Reader { answerer: self, question, cancel }.start(&evidence.readings, asked, form)?;
         let mut written: Option<Written<'_>> = None;
         let completion = loop {
             match generation.next().await? {
@@ -569,7 +574,6 @@ fn send(text: String, question: &Question, progress: &mut (dyn FnMut(Progress) +
 struct Reader<'a> {
     answerer: &'a Answerer,
     question: &'a Question,
-    kind: Kind,
     cancel: &'a Cancel,
 }
 
@@ -588,16 +592,16 @@ enum Step {
 }
 
 impl<'a> Reader<'a> {
-    fn start(&self, readings: &[Reading], asked: Asked, choices: Option<[Vec<String>; 2]>) -> Result<Running<'a>, AnswerError> {
+    fn start(&self, readings: &[Reading], asked: Asked, form: Form) -> Result<Running<'a>, AnswerError> {
         let options = &self.answerer.options;
         let request = Request {
             system: options.system().to_owned(),
             readings: readings.iter().map(|reading| reading.prompt.clone()).collect(),
             patience: options.patience,
             asked,
-            max_tokens: if choices.is_some() { 1 } else { self.question.max_tokens },
-            choices,
-            stop: options.stop.iter().chain(options.prompts.stops(self.kind)).cloned().collect(),
+            max_tokens: if matches!(form, Form::Compared(_)) { 1 } else { self.question.max_tokens },
+            form,
+            stop: options.stop.clone(),
             sampling: self.question.sampling.clone(),
             deadline: self.question.asked + self.question.allowed,
         };
@@ -610,9 +614,9 @@ impl<'a> Reader<'a> {
         &self,
         readings: &[Reading],
         asked: Asked,
-        choices: [Vec<String>; 2],
+        words: [Vec<String>; 2],
     ) -> Result<(Option<String>, Completion), AnswerError> {
-        let mut running = self.start(readings, asked, Some(choices))?;
+        let mut running = self.start(readings, asked, Form::Compared(words))?;
         let mut name = None;
         loop {
             match running.next().await? {

@@ -69,6 +69,8 @@ struct Frame {
     quoted: Vec<Kind>,
     #[serde(default)]
     narrow: Vec<Kind>,
+    #[serde(default)]
+    copied: Vec<Kind>,
     system: String,
     passage: String,
     question: String,
@@ -92,10 +94,6 @@ struct File {
     model: Models,
     prompt: Frame,
     tasks: BTreeMap<Kind, String>,
-    #[serde(default)]
-    openings: BTreeMap<Kind, String>,
-    #[serde(default)]
-    stops: BTreeMap<Kind, Vec<String>>,
     verdict: Option<Verdict>,
 }
 
@@ -176,16 +174,6 @@ impl Prompts {
         task + &answer_in.unwrap_or_default()
     }
 
-    /// The beginning of an answer of this kind.
-    pub fn opening(&self, kind: Kind) -> &str {
-        self.file.openings.get(&kind).map_or("", String::as_str)
-    }
-
-    /// Strings that end an answer of this kind.
-    pub fn stops(&self, kind: Kind) -> &[String] {
-        self.file.stops.get(&kind).map_or(&[], Vec::as_slice)
-    }
-
     /// Whether questions of this kind are answered in the words of the text.
     pub fn is_quoted(&self, kind: Kind) -> bool {
         self.file.prompt.quoted.contains(&kind)
@@ -194,6 +182,11 @@ impl Prompts {
     /// Whether the best few sentences are enough for questions of this kind.
     pub fn is_narrow(&self, kind: Kind) -> bool {
         self.file.prompt.narrow.contains(&kind)
+    }
+
+    /// Whether the model answers questions of this kind with a run of words of the text.
+    pub fn is_copied(&self, kind: Kind) -> bool {
+        self.file.prompt.copied.contains(&kind)
     }
 
     /// The first words of answers to yes-or-no questions, if the model is asked for these alone.

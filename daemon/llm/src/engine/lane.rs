@@ -1,10 +1,11 @@
 //! A lane: the prompt of one question in one sequence, and the model's answer to it.
 
 use super::Finish;
+use super::copying::Copier;
 use super::prompt::Prompt;
 use super::text::TextStream;
+use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::vocab::LlamaVocab;
 use wire::Sampling;
 
 /// How the next token is chosen from logits.
@@ -97,6 +98,8 @@ pub(super) struct Lane {
     /// Tokens of the prompt that were reused from the KV cache.
     pub(super) reused: usize,
     chooser: Chooser,
+    /// Chooses instead, for an answer that is copied.
+    copier: Option<Copier>,
     stream: TextStream,
     pub(super) said: Vec<LlamaToken>,
     /// Text of the answer that has not been sent yet.
@@ -118,6 +121,7 @@ impl Lane {
             prompt,
             reused,
             chooser: Chooser::new(sampling),
+            copier: None,
             stream: TextStream::new(stops),
             said: vec![],
             unsent: String::new(),
@@ -140,6 +144,12 @@ impl Lane {
         self
     }
 
+    /// Makes the lane copy its answer.
+    pub(super) fn copying(mut self, copier: Copier) -> Self {
+        self.copier = Some(copier);
+        self
+    }
+
     /// The answer so far.
     pub(super) fn text(&self) -> &str {
         self.stream.text()
@@ -147,8 +157,15 @@ impl Lane {
 
     /// Takes the logits after the prompt or the last token and advances by one token. `room`: whether another token can be
     /// computed after this one.
-    pub(super) fn advance(&mut self, logits: &[f32], vocab: &LlamaVocab, max_tokens: usize, room: bool) {
-        let token = self.chooser.choose(logits);
+    pub(super) fn advance(&mut self, logits: &[f32], model: &LlamaModel, max_tokens: usize, room: bool) {
+        let vocab = model.vocab();
+        let token = match &mut self.copier {
+            None => self.chooser.choose(logits),
+            Some(copier) => match copier.choose(model, logits) {
+                Some(token) => token,
+                None => return self.end(Finish::Stop),
+            },
+        };
         log::trace!("says {}; likeliest:{}", token.0, likeliest(logits));
         if let Some([first, second]) = self.choices.take() {
             self.preference = Some(log_sum(logits, &first) - log_sum(logits, &second));

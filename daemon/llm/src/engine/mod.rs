@@ -6,6 +6,7 @@
 //! A request has one [`Reading`] or several, best first. The first one that the model reads within the asker's patience is taken.
 //! Tokens whose state is kept cost no time, so a passage that was read before is read whole at once.
 
+mod copying;
 mod kv_cache;
 mod lane;
 mod lookup;
@@ -146,6 +147,18 @@ pub struct Tuned {
 
 pub use crate::llama::{GpuLayers, Pulse, Repack, Weights};
 
+/// The form of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Text of the model's own.
+    #[default]
+    Written,
+    /// A run of words of the passages that were read; [`Request::sampling`] does not matter.
+    Copied,
+    /// Two groups of words that an answer may begin with; [`Completion::preference`] compares them.
+    Compared([Vec<String>; 2]),
+}
+
 /// One question to the generator.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -157,8 +170,8 @@ pub struct Request {
     pub patience: Duration,
     /// The question with its task.
     pub asked: Asked,
-    /// Two groups of words that an answer may begin with; [`Completion::preference`] compares them.
-    pub choices: Option<[Vec<String>; 2]>,
+    /// The form of the answer.
+    pub form: Form,
     /// Longest answer in tokens.
     pub max_tokens: usize,
     /// Strings that end the answer.
@@ -220,7 +233,7 @@ pub struct Completion {
     pub drafted_tokens: usize,
     /// Guessed tokens that the model confirmed.
     pub accepted_tokens: usize,
-    /// ln of the odds that the answer begins with a word of the first group of [`Request::choices`], not of the second.
+    /// ln of the odds that the answer begins with a word of the first group of [`Form::Compared`], not of the second.
     pub preference: Option<f64>,
     /// Time in the queue.
     pub waited: Duration,

@@ -32,8 +32,6 @@ pub struct Asked {
     pub question: String,
     /// The task, behind the question.
     pub task: String,
-    /// The beginning of the answer. The model goes on from it.
-    pub opening: String,
 }
 
 /// A prompt that fits.
@@ -173,9 +171,8 @@ impl Template {
     ) -> Result<Prompt, TooLong> {
         let question = data_tokens(model, &asked.question);
         let task = data_tokens(model, &asked.task);
-        let opening = data_tokens(model, &asked.opening);
         let anchor = self.prefix(model, system).len();
-        let fixed = self.tokens(model, system, &[]).len() + question.len() + task.len() + opening.len();
+        let fixed = self.tokens(model, system, &[]).len() + question.len() + task.len();
         let mut user = Vec::new();
         let mut starts = vec![anchor];
         let mut passages_used = 0;
@@ -201,8 +198,7 @@ impl Template {
         user.extend(question);
         starts.push(anchor + user.len());
         user.extend(task);
-        let mut tokens = self.tokens(model, system, &user);
-        tokens.extend(opening);
+        let tokens = self.tokens(model, system, &user);
         if tokens.len() > room {
             return Err(TooLong { needed: tokens.len() });
         }

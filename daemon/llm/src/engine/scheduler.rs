@@ -3,6 +3,7 @@
 //! Every batch holds one token of each lane that writes. The rest of the batch goes to the next steps of prompts, the earliest
 //! request first.
 
+use super::copying::{self, Copier};
 use super::kv_cache::{KvCache, Reason, StateKeys};
 use super::lane::Lane;
 use super::lookup;
@@ -14,7 +15,7 @@ use super::state_file::HEAD;
 use super::tuner::Tuner;
 use wire::ModelInfo;
 
-use super::{Completion, EngineError, EngineOptions, Event, Finish, Job, Work};
+use super::{Completion, EngineError, EngineOptions, Event, Finish, Form, Job, Work};
 use crate::gguf::{Gguf, ModelKind};
 use crate::llama::{BatchEntry, Context, ContextOptions, DecodeFailure, Placed, Pulse};
 use llama_cpp_2::model::LlamaModel;
@@ -160,6 +161,7 @@ pub(super) fn run(
         asked,
         speed,
         unkept: vec![],
+        ends: copying::ends(&model),
         entries: vec![],
     };
     scheduler.take(work);
@@ -194,6 +196,8 @@ pub(super) struct Scheduler<'model> {
     speed: ReadingSpeed,
     /// The prefix whose state a comparison computed and did not keep.
     unkept: Vec<LlamaToken>,
+    /// The tokens that end an answer.
+    ends: Vec<LlamaToken>,
     /// The batch, kept for its allocation.
     pub(super) entries: Vec<BatchEntry>,
 }
@@ -392,8 +396,13 @@ impl Scheduler<'_> {
         let inherits = prompt.keep.is_some_and(inherits);
         let mut lane = Lane::new(sequence, prompt, reused, &request.sampling, stops);
         lane.unkept = inherits;
-        if let Some(choices) = &request.choices {
-            lane = lane.comparing(choices.each_ref().map(|words| self.first_tokens(words)));
+        match &request.form {
+            Form::Written => {}
+            Form::Copied => {
+                let read = request.readings[number].iter().take(lane.prompt.passages_used).map(|passage| passage.text.as_str());
+                lane = lane.copying(Copier::new(self.model, read.collect(), &request.asked.question, self.ends.clone()));
+            }
+            Form::Compared(words) => lane = lane.comparing(words.each_ref().map(|words| self.first_tokens(words))),
         }
         // Drop idle cells. Attention masks them but still scans them: 2,000 idle cells cost 20 % of the speed. States on disk are
         // loaded again when they are needed.
@@ -564,7 +573,6 @@ impl Scheduler<'_> {
 
     /// Hands the results of a batch to the lanes.
     fn distribute(&mut self, entries: &[BatchEntry], routes: &[Route]) {
-        let vocab = self.model.vocab();
         let mut at = 0;
         for route in routes {
             let computed: Vec<_> = entries[at..at + route.tokens].iter().map(|entry| entry.token).collect();
@@ -584,7 +592,7 @@ impl Scheduler<'_> {
             let mut accepted = 0;
             loop {
                 lane.next = None;
-                lane.advance(self.context.logits(index + accepted), &vocab, max_tokens, sure + accepted + 1 < self.cells);
+                lane.advance(self.context.logits(index + accepted), self.model, max_tokens, sure + accepted + 1 < self.cells);
                 match guessed.get(accepted) {
                     Some(guess) if lane.next == Some(*guess) => accepted += 1,
                     _ => break,
@@ -611,7 +619,7 @@ impl Scheduler<'_> {
         // A dropped receiver has cancelled; there is nobody to tell.
         let _ = running.job.events.send(Event::Done(running.completion(finish)));
         let Running { job, mut lane, .. } = running;
-        let compared = job.request.choices.is_some();
+        let compared = matches!(job.request.form, Form::Compared(_));
         drop(job);
         match lane.prompt.keep {
             // The answer to the same question follows, and reads on where this prompt parts from it.

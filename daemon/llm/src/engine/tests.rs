@@ -49,9 +49,8 @@ fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
         asked: Asked {
             question: format!("Question: {question}\n"),
             task: "Answer with a few words of the text.".into(),
-            ..Asked::default()
         },
-        choices: None,
+        form: Form::Written,
         max_tokens,
         stop: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, min_p: 0.0, seed: 0 },
@@ -321,7 +320,7 @@ fn two_beginnings_of_an_answer_are_compared() {
     let prefers = |question: &str| {
         let mut compared = about(1, question, FUSES);
         compared.asked.task = "Answer with yes or no.".into();
-        compared.choices = Some([vec!["Yes".into(), "yes".into()], vec!["No".into(), "no".into()]]);
+        compared.form = Form::Compared([vec!["Yes".into(), "yes".into()], vec!["No".into(), "no".into()]]);
         compared.max_tokens = 1;
         ask(&engine, compared).1.expect("answers").preference.expect("compared")
     };

@@ -1,0 +1,206 @@
+//! Answers that are a run of words of the passages, copied token by token.
+//!
+//! A small model that is asked for "a few words of the text" knows the place, and yet writes numbers that stand nowhere or begins
+//! to retell. Here each token is the likeliest among those that go on with the text, so the answer is always a run of its words.
+//! Decoding within the input is an old idea (pointer networks, Vinyals et al. 2015, arXiv 1506.03134).
+
+use super::prompt::data_tokens;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+
+/// Most places where an answer may begin; the rest of the text is left out.
+const MOST_STARTS: usize = 1000;
+
+/// Characters behind a place that its first token is taken from.
+const FIRST_CHARS: usize = 24;
+
+/// Longest run, in characters.
+const MOST_CHARS: usize = 240;
+
+/// Taken off the logit of a first token, and of an end, while a run has none but words of the question. Small models like to
+/// repeat those.
+const REPEATED: f32 = 2.0;
+
+/// Least letters of a word that another one may begin with, for the two to count as forms of one.
+const STEM: usize = 4;
+
+/// Texts by which a model ends an answer, beside its own end tokens.
+const ENDS: [&str; 6] = ["\n", "\n\n", ".\n", ".\n\n", "\"", "\".\n"];
+
+/// The tokens that end an answer.
+pub(super) fn ends(model: &LlamaModel) -> Vec<LlamaToken> {
+    let vocab = model.vocab();
+    let single = |text: &&str| match data_tokens(model, text).as_slice() {
+        [token] => Some(*token),
+        _ => None,
+    };
+    let of_answers = (0..model.n_vocab()).map(LlamaToken).filter(|token| vocab.is_eog(*token));
+    of_answers.chain(ENDS.iter().filter_map(single)).collect()
+}
+
+/// A run of words on its way out of a text.
+pub(super) struct Copier {
+    text: String,
+    ends: Vec<LlamaToken>,
+    /// The words of the question, in lower case.
+    asked: Vec<String>,
+    /// The runs that agree with the tokens said so far; before the first one, all that may begin.
+    runs: Vec<Run>,
+    said: usize,
+}
+
+/// A place in the text, with the tokens from there on.
+struct Run {
+    start: usize,
+    /// The first token alone until it is said.
+    tokens: Vec<LlamaToken>,
+    /// Whether its first letter is a capital, other than in the text.
+    capital: bool,
+    /// Whether its first word stands in the question.
+    repeats: bool,
+}
+
+impl Copier {
+    pub(super) fn new(model: &LlamaModel, text: String, question: &str, ends: Vec<LlamaToken>) -> Self {
+        let asked: Vec<String> = words(question).map(str::to_lowercase).collect();
+        let mut runs = Vec::new();
+        for start in starts(&text).into_iter().take(MOST_STARTS) {
+            for capital in [false, true] {
+                let written = written(&text, start, capital, FIRST_CHARS);
+                let differs = !capital || !text[start..].starts_with(&written);
+                if let Some(first) = data_tokens(model, &written).first().filter(|_| differs) {
+                    let repeats = words(&written).next().is_some_and(|word| is_among(&asked, word));
+                    runs.push(Run { start, tokens: vec![*first], capital, repeats });
+                }
+            }
+        }
+        Self { text, ends, asked, runs, said: 0 }
+    }
+
+    /// The next token; `None` at the end of the answer.
+    pub(super) fn choose(&mut self, model: &LlamaModel, logits: &[f32]) -> Option<LlamaToken> {
+        if self.said == 1 {
+            for run in &mut self.runs {
+                run.tokens = data_tokens(model, &written(&self.text, run.start, run.capital, MOST_CHARS));
+            }
+        }
+        let logit = |token: LlamaToken| logits.get(token.0 as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let less = |run: &Run| if self.said == 0 && run.repeats { REPEATED } else { 0.0 };
+        let candidates = self.runs.iter().filter_map(|run| run.tokens.get(self.said).map(|token| (*token, logit(*token) - less(run))));
+        let (best, likely) = candidates.max_by(|a, b| a.1.total_cmp(&b.1))?;
+        if self.said > 0 {
+            let end = self.ends.iter().map(|end| logit(*end)).fold(f32::NEG_INFINITY, f32::max);
+            let ends = |repeats: bool| end - if repeats { REPEATED } else { 0.0 } >= likely;
+            if ends(false) && self.may_end(model).is_some_and(ends) {
+                return None;
+            }
+        }
+        self.runs.retain(|run| run.tokens.get(self.said) == Some(&best));
+        self.said += 1;
+        Some(best)
+    }
+
+    /// If one of the runs may end here, whether it has none but words of the question.
+    fn may_end(&self, model: &LlamaModel) -> Option<bool> {
+        let mut piece = Vec::new();
+        self.runs.iter().find_map(|run| {
+            let mut said = Vec::new();
+            for token in run.tokens.iter().take(self.said) {
+                piece.clear();
+                model.vocab().token_to_piece_into(*token, &mut piece, false, None);
+                said.extend_from_slice(&piece);
+            }
+            // Some vocabularies write a space before the first word.
+            let length = said.len() - usize::from(said.starts_with(b" "));
+            let at = run.start + length;
+            is_end(&self.text, at).then(|| words(&self.text[run.start..at]).all(|word| is_among(&self.asked, word)))
+        })
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// Whether a word, or another form of it, is among words in lower case.
+fn is_among(words: &[String], word: &str) -> bool {
+    let word = word.to_lowercase();
+    let shortest = |other: &str| other.chars().count().min(word.chars().count());
+    words.iter().any(|other| {
+        *other == word || (shortest(other) >= STEM && (other.starts_with(&word) || word.starts_with(other.as_str())))
+    })
+}
+
+/// The places where a run may begin: words, and the signs before them.
+fn starts(text: &str) -> Vec<usize> {
+    let mut places = Vec::new();
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        let sign = matches!(c, '"' | '“' | '„' | '«' | '$' | '€' | '£' | '-' | '−' | '+' | '<' | '>' | '≤' | '≥' | '±' | '~');
+        let begins = c.is_alphanumeric() && (!before.is_alphanumeric() || has_no_spaces(c)) || sign && before.is_whitespace();
+        if begins {
+            places.push(at);
+        }
+        before = c;
+    }
+    places
+}
+
+/// Whether a character belongs to a script that puts no spaces between words.
+fn has_no_spaces(c: char) -> bool {
+    matches!(u32::from(c),
+        0x0E00..=0x0EFF | 0x1000..=0x109F | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x9FFF | 0xF900..=0xFAFF | 0x20000..=0x3FFFF)
+}
+
+/// Whether a run may end before the byte `at`: not in a word, and not in a number such as `51.6%`.
+fn is_end(text: &str, at: usize) -> bool {
+    let (Some(before), Some(after)) = (text.get(..at), text.get(at..)) else { return false };
+    let Some(last) = before.chars().next_back() else { return false };
+    let mut after = after.chars();
+    let Some(next) = after.next() else { return true };
+    let joins = last.is_alphanumeric() && after.next().is_some_and(char::is_alphanumeric);
+    match next {
+        '%' | '°' => false,
+        '.' | ',' | '\'' | '’' | '-' | '‑' | '/' | ':' | '_' => !joins,
+        _ => !(last.is_alphanumeric() && next.is_alphanumeric()) || has_no_spaces(next),
+    }
+}
+
+/// At most `most` characters from a place to the end of its line; `capital`: the first one is a capital letter.
+fn written(text: &str, start: usize, capital: bool, most: usize) -> String {
+    let mut letters = text[start..].chars().take(most).take_while(|c| *c != '\n');
+    let first = letters.next();
+    // A capital of another length would move the places behind it.
+    let upper = first.and_then(|c| c.to_uppercase().next().filter(|upper| capital && upper.len_utf8() == c.len_utf8()));
+    upper.or(first).into_iter().chain(letters).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_begin_at_words_and_their_signs() {
+        let at = |text: &str| starts(text).iter().map(|at| text[*at..].to_owned()).collect::<Vec<_>>();
+        assert_eq!(at("It's 5°C"), ["It's 5°C", "s 5°C", "5°C", "C"]);
+        assert_eq!(at("to -5 (max)"), ["to -5 (max)", "-5 (max)", "5 (max)", "max)"]);
+        assert_eq!(at("水泵"), ["水泵", "泵"]);
+    }
+
+    #[test]
+    fn runs_end_with_whole_words_and_numbers() {
+        let ends = |text: &str| (1..=text.len()).filter(|at| is_end(text, *at)).map(|at| &text[..at]).collect::<Vec<_>>();
+        assert_eq!(ends("51.6% of"), ["51.6%", "51.6% ", "51.6% of"]);
+        assert_eq!(ends("V-7, on."), ["V-7", "V-7,", "V-7, ", "V-7, on", "V-7, on."]);
+        assert_eq!(ends("水泵"), ["水", "水泵"]);
+        assert_eq!(ends("né"), ["né"], "no half characters");
+    }
+
+    #[test]
+    fn a_run_stays_in_its_line() {
+        let text = "over half\nof it";
+        assert_eq!(written(text, 0, false, 99), "over half");
+        assert_eq!(written(text, 5, true, 3), "Hal");
+        assert_eq!(written("ßa", 0, true, 9), "ßa");
+    }
+}
