@@ -132,7 +132,7 @@ fn weighted(passage_scores: &[f32], passage: usize, sentence: &Scored) -> f32 {
 }
 
 /// The sentences of all passages, best first, each with its passage.
-fn in_order<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) -> Vec<(usize, &'a Scored)> {
+pub(super) fn in_order<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) -> Vec<(usize, &'a Scored)> {
     let weighted = |passage: usize, sentence: &Scored| weighted(passage_scores, passage, sentence);
     let mut all: Vec<(usize, &Scored)> =
         ranked.iter().enumerate().flat_map(|(i, sentences)| sentences.iter().map(move |s| (i, s))).collect();

@@ -69,6 +69,9 @@ pub struct Words {
     /// Words of a question that goes on from the one before.
     #[serde(default)]
     follow_ups: Vec<String>,
+    /// Parts of questions that ask for a number.
+    #[serde(default)]
+    amounts: Vec<String>,
     /// The numbers from zero on, as words.
     #[serde(default)]
     pub(super) numbers: Vec<String>,
@@ -131,6 +134,12 @@ impl Words {
     fn is_definition(&self, asked: &str) -> bool {
         let rest = self.definition.iter().filter(|opening| fits(opening, asked)).filter_map(|opening| asked.get(opening.len()..));
         rest.map(|rest| rest.split_whitespace().count()).min().is_some_and(|words| (1..=DEFINED_WORDS).contains(&words))
+    }
+
+    /// Whether a question asks for a number or a date.
+    pub(super) fn asks_for_number(&self, question: &str) -> bool {
+        let asked = lower(question);
+        self.amounts.iter().any(|opening| fits(opening, &asked))
     }
 
     /// The kind of a question in this language. A table tells by its openings; the longest one that fits counts.

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod copying;
 mod encoder;
 pub mod eval;
 mod evidence;
@@ -20,6 +21,7 @@ mod waiting;
 mod written;
 
 use cache::Cache;
+use copying::SpanRules;
 pub use encoder::Encoder;
 use evidence::{Scored, Selector};
 pub use languages::{Kind, Languages, Words};
@@ -336,8 +338,7 @@ impl Answerer {
     ) -> Result<Option<String>, AnswerError> {
         let prompts = &self.options.prompts;
         let Some(verdict) = prompts.verdict() else { return Ok(None) };
-        let asked =
-            Asked { question: prompts.question(&evidence.asked), task: prompts.task(Kind::YesNo, None) };
+        let asked = Asked { question: prompts.question(&evidence.asked), task: prompts.task(Kind::YesNo, None) };
         let words = [verdict.yes.clone(), verdict.no.clone()];
         let (name, completion) = Reader { answerer: self, question, cancel }.compare(&evidence.readings, asked, words).await?;
         let preference = completion.preference.unwrap_or(0.0);
@@ -390,6 +391,7 @@ impl Answerer {
                 asked,
                 turn,
                 best: String::new(),
+                favoured: vec![],
                 confidence: retrieval.confidence,
                 embed_ms: retrieval.embed_ms,
                 search_ms: retrieval.search_ms,
@@ -411,6 +413,11 @@ impl Answerer {
                 evidence.quoted = marked.join("\n");
                 evidence.best =
                     ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
+                evidence.favoured = evidence::in_order(&ranked, &scores)
+                    .iter()
+                    .take(copying::FAVOURED)
+                    .map(|(_, said)| said.text.clone())
+                    .collect();
                 if mode == Mode::Answer && !options.is_quoted(kind, language, evidence.language) {
                     let passages = &retrieval.passages;
                     evidence.readings = reading::readings(
@@ -440,14 +447,12 @@ impl Answerer {
         let prompts = &self.options.prompts;
         let words = prompts.languages.of(language);
         let name = (language != Language::English).then_some(words.name.as_str());
-        let asked = Asked {
-            question: prompts.question(&evidence.asked),
-            task: prompts.task(kind, name),
-        };
+        let asked = Asked { question: prompts.question(&evidence.asked), task: prompts.task(kind, name) };
         let copied = self.options.is_copied(kind, language, evidence.language);
-        let form = if copied { Form::Copied } else { Form::Written };
+        let form = if copied { Form::Copied(Arc::new(evidence.copy_rules(question, words))) } else { Form::Written };
         let mut generation = Reader { answerer: self, question, cancel }.start(&evidence.readings, asked, form)?;
         let mut written: Option<Written<'_>> = None;
+        let mut run = String::new();
         let completion = loop {
             match generation.next().await? {
                 Step::Chosen { reading, passages_used } => {
@@ -462,6 +467,8 @@ impl Answerer {
                     written =
                         Some(Written::new(support, kind, words, passages.first().map(|passage| passage.n), self.options.check));
                 }
+                // The signs at its end are not known before.
+                Step::Delta(delta) if copied => run.push_str(&delta),
                 Step::Delta(delta) => {
                     let sent = written.as_mut().map(|written| written.push(&delta)).unwrap_or_default();
                     send(sent, question, progress, answer);
@@ -470,7 +477,8 @@ impl Answerer {
             }
         };
         let Some(mut written) = written else { return Err(EngineError::Stopped.into()) };
-        send(written.finish(&evidence.best), question, progress, answer);
+        let rest = if copied { written.copied(copying::trimmed(&run)) } else { written.finish(&evidence.best) };
+        send(rest, question, progress, answer);
         self.note(&completion, answer);
         answer.usage.withheld = written.withheld;
         if written.silent {
@@ -668,9 +676,18 @@ struct Evidence {
     turn: String,
     /// The sentence of the best passage that answers best.
     best: String,
+    /// The sentences that answer best, best first.
+    favoured: Vec<String>,
     confidence: f32,
     embed_ms: f64,
     search_ms: f64,
+}
+
+impl Evidence {
+    /// The rules for an answer that is copied.
+    fn copy_rules(&self, question: &Question, words: &Words) -> SpanRules {
+        SpanRules::new(&question.text, self.language, words, self.favoured.clone())
+    }
 }
 
 /// Heading and page belong to the best sentence, because a passage may span several.

@@ -82,6 +82,17 @@ impl<'a> Written<'a> {
         out + &self.mark(None)
     }
 
+    /// An answer that is a run of words of the passages, whole. Nothing in it can be unsupported.
+    pub(super) fn copied(&mut self, run: &str) -> String {
+        if run.is_empty() {
+            return String::new();
+        }
+        self.support.push(1.0);
+        self.cited = self.support_of.check(run).n.or(self.first);
+        self.text = run.to_owned();
+        self.text.clone() + &self.mark(None)
+    }
+
     fn take(&mut self, sentence: &Sentence) -> String {
         let text = marks::removed(&sentence.text);
         if self.silent || !text.contains(char::is_alphanumeric) || without_list_mark(&text).is_empty() {

@@ -7,6 +7,7 @@
 use super::prompt::data_tokens;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
+use std::sync::Arc;
 
 /// Most places where an answer may begin; the rest of the text is left out.
 const MOST_STARTS: usize = 1000;
@@ -17,12 +18,17 @@ const FIRST_CHARS: usize = 24;
 /// Longest run, in characters.
 const MOST_CHARS: usize = 240;
 
-/// Taken off the logit of a first token, and of an end, while a run has none but words of the question. Small models like to
-/// repeat those.
-const REPEATED: f32 = 2.0;
+/// Taken off the logit of an end where the run is not whole.
+const NOT_WHOLE: f32 = 2.0;
 
-/// Least letters of a word that another one may begin with, for the two to count as forms of one.
-const STEM: usize = 4;
+/// The asker's view of the runs of a text.
+pub trait CopyRules: std::fmt::Debug + Send + Sync {
+    /// Added to the logit of a run's first token. The run begins at the byte `at` of a line.
+    fn at_start(&self, line: &str, at: usize) -> f32;
+
+    /// Whether a run may stand as an answer.
+    fn is_whole(&self, run: &str) -> bool;
+}
 
 /// Texts by which a model ends an answer, beside its own end tokens.
 const ENDS: [&str; 6] = ["\n", "\n\n", ".\n", ".\n\n", "\"", "\".\n"];
@@ -42,8 +48,7 @@ pub(super) fn ends(model: &LlamaModel) -> Vec<LlamaToken> {
 pub(super) struct Copier {
     text: String,
     ends: Vec<LlamaToken>,
-    /// The words of the question, in lower case.
-    asked: Vec<String>,
+    rules: Arc<dyn CopyRules>,
     /// The runs that agree with the tokens said so far; before the first one, all that may begin.
     runs: Vec<Run>,
     said: usize,
@@ -56,25 +61,25 @@ struct Run {
     tokens: Vec<LlamaToken>,
     /// Whether its first letter is a capital, other than in the text.
     capital: bool,
-    /// Whether its first word stands in the question.
-    repeats: bool,
+    /// Added to the logit of its first token.
+    bonus: f32,
 }
 
 impl Copier {
-    pub(super) fn new(model: &LlamaModel, text: String, question: &str, ends: Vec<LlamaToken>) -> Self {
-        let asked: Vec<String> = words(question).map(str::to_lowercase).collect();
+    pub(super) fn new(model: &LlamaModel, text: String, rules: Arc<dyn CopyRules>, ends: Vec<LlamaToken>) -> Self {
         let mut runs = Vec::new();
         for start in starts(&text).into_iter().take(MOST_STARTS) {
+            let line = text[..start].rfind('\n').map_or(0, |at| at + 1);
+            let bonus = rules.at_start(text[line..].lines().next().unwrap_or(""), start - line);
             for capital in [false, true] {
                 let written = written(&text, start, capital, FIRST_CHARS);
                 let differs = !capital || !text[start..].starts_with(&written);
                 if let Some(first) = data_tokens(model, &written).first().filter(|_| differs) {
-                    let repeats = words(&written).next().is_some_and(|word| is_among(&asked, word));
-                    runs.push(Run { start, tokens: vec![*first], capital, repeats });
+                    runs.push(Run { start, tokens: vec![*first], capital, bonus });
                 }
             }
         }
-        Self { text, ends, asked, runs, said: 0 }
+        Self { text, ends, rules, runs, said: 0 }
     }
 
     /// The next token; `None` at the end of the answer.
@@ -85,13 +90,14 @@ impl Copier {
             }
         }
         let logit = |token: LlamaToken| logits.get(token.0 as usize).copied().unwrap_or(f32::NEG_INFINITY);
-        let less = |run: &Run| if self.said == 0 && run.repeats { REPEATED } else { 0.0 };
-        let candidates = self.runs.iter().filter_map(|run| run.tokens.get(self.said).map(|token| (*token, logit(*token) - less(run))));
+        let bonus = |run: &Run| if self.said == 0 { run.bonus } else { 0.0 };
+        let next = |run: &Run| run.tokens.get(self.said).map(|token| (*token, logit(*token) + bonus(run)));
+        let candidates = self.runs.iter().filter_map(next);
         let (best, likely) = candidates.max_by(|a, b| a.1.total_cmp(&b.1))?;
         if self.said > 0 {
             let end = self.ends.iter().map(|end| logit(*end)).fold(f32::NEG_INFINITY, f32::max);
-            let ends = |repeats: bool| end - if repeats { REPEATED } else { 0.0 } >= likely;
-            if ends(false) && self.may_end(model).is_some_and(ends) {
+            let ends = |whole: bool| end - if whole { 0.0 } else { NOT_WHOLE } >= likely;
+            if ends(true) && self.may_end(model).is_some_and(ends) {
                 return None;
             }
         }
@@ -100,7 +106,7 @@ impl Copier {
         Some(best)
     }
 
-    /// If one of the runs may end here, whether it has none but words of the question.
+    /// If one of the runs may end here, whether it is whole.
     fn may_end(&self, model: &LlamaModel) -> Option<bool> {
         let mut piece = Vec::new();
         self.runs.iter().find_map(|run| {
@@ -113,22 +119,9 @@ impl Copier {
             // Some vocabularies write a space before the first word.
             let length = said.len() - usize::from(said.starts_with(b" "));
             let at = run.start + length;
-            is_end(&self.text, at).then(|| words(&self.text[run.start..at]).all(|word| is_among(&self.asked, word)))
+            is_end(&self.text, at).then(|| self.rules.is_whole(&self.text[run.start..at]))
         })
     }
-}
-
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
-}
-
-/// Whether a word, or another form of it, is among words in lower case.
-fn is_among(words: &[String], word: &str) -> bool {
-    let word = word.to_lowercase();
-    let shortest = |other: &str| other.chars().count().min(word.chars().count());
-    words.iter().any(|other| {
-        *other == word || (shortest(other) >= STEM && (other.starts_with(&word) || word.starts_with(other.as_str())))
-    })
 }
 
 /// The places where a run may begin: words, and the signs before them.
@@ -155,15 +148,23 @@ fn has_no_spaces(c: char) -> bool {
 /// Whether a run may end before the byte `at`: not in a word, and not in a number such as `51.6%`.
 fn is_end(text: &str, at: usize) -> bool {
     let (Some(before), Some(after)) = (text.get(..at), text.get(at..)) else { return false };
-    let Some(last) = before.chars().next_back() else { return false };
+    let mut before = before.chars().rev();
+    let Some(last) = before.next() else { return false };
+    let joined = before.next().is_some_and(char::is_alphanumeric) && after.starts_with(char::is_alphanumeric);
     let mut after = after.chars();
     let Some(next) = after.next() else { return true };
     let joins = last.is_alphanumeric() && after.next().is_some_and(char::is_alphanumeric);
     match next {
         '%' | '°' => false,
-        '.' | ',' | '\'' | '’' | '-' | '‑' | '/' | ':' | '_' => !joins,
+        _ if joined && is_joint(last) => false,
+        _ if is_joint(next) => !joins,
         _ => !(last.is_alphanumeric() && next.is_alphanumeric()) || has_no_spaces(next),
     }
+}
+
+/// Whether a sign joins letters and digits into one word.
+fn is_joint(sign: char) -> bool {
+    matches!(sign, '.' | ',' | '\'' | '’' | '-' | '‑' | '/' | ':' | '_')
 }
 
 /// At most `most` characters from a place to the end of its line; `capital`: the first one is a capital letter.
@@ -189,7 +190,8 @@ mod tests {
 
     #[test]
     fn runs_end_with_whole_words_and_numbers() {
-        let ends = |text: &str| (1..=text.len()).filter(|at| is_end(text, *at)).map(|at| &text[..at]).collect::<Vec<_>>();
+        let ends =
+            |text: &str| (1..=text.len()).filter(|at| is_end(text, *at)).map(|at| text[..at].to_owned()).collect::<Vec<_>>();
         assert_eq!(ends("51.6% of"), ["51.6%", "51.6% ", "51.6% of"]);
         assert_eq!(ends("V-7, on."), ["V-7", "V-7,", "V-7, ", "V-7, on", "V-7, on."]);
         assert_eq!(ends("水泵"), ["水", "水泵"]);

@@ -21,6 +21,7 @@ pub mod state_file;
 mod text;
 mod tuner;
 
+pub use copying::CopyRules;
 pub use kv_cache::{KvCache, KvCacheOptions};
 pub use precompute::Precomputed;
 pub use prompt::{Asked, PromptPassage, Reading};
@@ -148,13 +149,13 @@ pub struct Tuned {
 pub use crate::llama::{GpuLayers, Pulse, Repack, Weights};
 
 /// The form of an answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub enum Form {
     /// Text of the model's own.
     #[default]
     Written,
     /// A run of words of the passages that were read; [`Request::sampling`] does not matter.
-    Copied,
+    Copied(Arc<dyn CopyRules>),
     /// Two groups of words that an answer may begin with; [`Completion::preference`] compares them.
     Compared([Vec<String>; 2]),
 }

@@ -398,9 +398,9 @@ impl Scheduler<'_> {
         lane.unkept = inherits;
         match &request.form {
             Form::Written => {}
-            Form::Copied => {
+            Form::Copied(rules) => {
                 let read = request.readings[number].iter().take(lane.prompt.passages_used).map(|passage| passage.text.as_str());
-                lane = lane.copying(Copier::new(self.model, read.collect(), &request.asked.question, self.ends.clone()));
+                lane = lane.copying(Copier::new(self.model, read.collect(), Arc::clone(rules), self.ends.clone()));
             }
             Form::Compared(words) => lane = lane.comparing(words.each_ref().map(|words| self.first_tokens(words))),
         }

@@ -46,10 +46,7 @@ fn request(question: &str, passages: &[&str], max_tokens: usize) -> Request {
         system: SYSTEM.into(),
         readings: vec![passages.iter().map(passage).collect()],
         patience: Duration::MAX,
-        asked: Asked {
-            question: format!("Question: {question}\n"),
-            task: "Answer with a few words of the text.".into(),
-        },
+        asked: Asked { question: format!("Question: {question}\n"), task: "Answer with a few words of the text.".into() },
         form: Form::Written,
         max_tokens,
         stop: vec![],
@@ -334,6 +331,40 @@ fn two_beginnings_of_an_answer_are_compared() {
     let engine = keeping(dir.path());
     let again = ask(&engine, about(1, "What clicks?", FUSES)).1.expect("answers");
     assert_eq!(engine.kv_cache().expect("kept").stats().hits, 1, "{again:?}");
+}
+
+/// Rules that prefer one line.
+#[derive(Debug)]
+struct Line(&'static str);
+
+impl CopyRules for Line {
+    fn at_start(&self, line: &str, _: usize) -> f32 {
+        if line.starts_with(self.0) { 100.0 } else { 0.0 }
+    }
+
+    fn is_whole(&self, run: &str) -> bool {
+        run != "The"
+    }
+}
+
+#[test]
+fn copied_answers_are_runs_of_the_text() {
+    let engine = engine(1024);
+    let copied = |question: &str, line: &'static str, text: &str| {
+        let asked = Request { form: Form::Copied(Arc::new(Line(line))), ..request(question, &[text], 24) };
+        ask(&engine, asked).1.expect("answers").text
+    };
+    let text = "Pump P2 moves water.\nZwölf Rohre für 51.6% führen heran.\n水泵在地下室。";
+    for question in ["What moves water?", "Wie viele Rohre?", "水泵在哪里？", ""] {
+        let answer = copied(question, "", text);
+        let lower = |text: &str| text.to_lowercase();
+        assert!(!answer.is_empty() && lower(text).contains(&lower(&answer)), "{question} {answer}");
+        assert!(!answer.contains('\n'), "{answer}");
+        let preferred = copied(question, "Zwölf", text);
+        assert!(lower("Zwölf Rohre für 51.6% führen heran.").contains(&lower(&preferred)), "{question} {preferred}");
+    }
+    // A text without words gives no answer.
+    assert_eq!(copied("What?", "", "…"), "");
 }
 
 #[test]

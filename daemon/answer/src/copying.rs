@@ -1,0 +1,147 @@
+//! The rules for an answer that is a run of words of the passages: where it should begin, and when it is whole.
+
+use crate::languages::Words;
+use library::store::terms::{self, Language};
+use llm::engine::CopyRules;
+use std::collections::HashSet;
+
+/// Sentences whose words are favoured.
+pub(super) const FAVOURED: usize = 2;
+
+/// Added to the logits of first words of the best sentence; half of it for the second best. The encoder knows the place better
+/// than a small model does.
+const FAVOUR: f32 = 2.0;
+
+/// Taken off the logits of first words that stand in the question: small models like to repeat them.
+const REPEATED: f32 = 3.0;
+
+/// Added to the logits of numbers where the question asks for one.
+const NUMBER: f32 = 2.0;
+
+/// The rules of one question.
+#[derive(Debug)]
+pub(super) struct SpanRules {
+    language: Language,
+    /// Terms of the question.
+    asked: HashSet<String>,
+    /// The best sentences, best first.
+    favoured: Vec<String>,
+    /// Whether a number is asked for.
+    number: bool,
+    /// Words that are numbers.
+    numbers: Vec<String>,
+}
+
+impl SpanRules {
+    /// `words`: of the question's language, which is the passages' too.
+    pub(super) fn new(question: &str, language: Language, words: &Words, favoured: Vec<String>) -> Self {
+        Self {
+            language,
+            asked: terms::analyze(question, language).terms.into_iter().collect(),
+            favoured,
+            number: words.asks_for_number(question),
+            numbers: words.numbers.clone(),
+        }
+    }
+
+    /// Whether a text has terms, and all of them stand in the question.
+    fn repeats(&self, text: &str) -> bool {
+        let own = terms::analyze(text, self.language).terms;
+        !own.is_empty() && own.iter().all(|term| self.asked.contains(term))
+    }
+
+    fn is_number(&self, word: &str) -> bool {
+        word.contains(|c: char| c.is_numeric()) || self.numbers.contains(&word.to_lowercase())
+    }
+}
+
+impl CopyRules for SpanRules {
+    fn at_start(&self, line: &str, at: usize) -> f32 {
+        let word = line[at..].split(|c: char| c.is_whitespace()).next().unwrap_or("");
+        let plain = word.trim_matches(|c: char| !c.is_alphanumeric());
+        let rank = self.favoured.iter().position(|sentence| sentence.trim() == line.trim());
+        let favour = rank.map_or(0.0, |rank| FAVOUR / (rank + 1) as f32);
+        let number = if self.number && self.is_number(plain) { NUMBER } else { 0.0 };
+        let repeated = if self.repeats(plain) { REPEATED } else { 0.0 };
+        favour + number - repeated
+    }
+
+    fn is_whole(&self, run: &str) -> bool {
+        let last = run.split_whitespace().next_back().unwrap_or("");
+        terms::analyze(last, self.language).length > 0 && !self.repeats(run)
+    }
+}
+
+/// A run without the signs at its ends: points, and brackets and quotation marks that have no partner in it.
+pub(super) fn trimmed(run: &str) -> &str {
+    const PAIRS: [(char, char); 6] = [('(', ')'), ('[', ']'), ('"', '"'), ('“', '”'), ('„', '“'), ('«', '»')];
+    let mut run = run.trim();
+    loop {
+        let before = run.len();
+        run = run.trim_end_matches(['.', ',', ';', ':', '?', '!']).trim();
+        for (open, close) in PAIRS {
+            let lonely = |c: char, other: char| {
+                run.contains(c) && if c == other { run.matches(c).count() == 1 } else { !run.contains(other) }
+            };
+            if lonely(close, open) {
+                run = run.trim_end_matches(close).trim();
+            }
+            if lonely(open, close) {
+                run = run.trim_start_matches(open).trim();
+            }
+        }
+        if run.len() == before {
+            return run;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::languages::Languages;
+    use crate::prompts::LANGUAGES;
+
+    fn rules(question: &str) -> SpanRules {
+        let languages = Languages::parse(LANGUAGES).expect("parses");
+        let favoured = vec!["The pump gives 29 bar.".to_owned(), "It has five stages.".to_owned()];
+        SpanRules::new(question, Language::English, languages.of(Language::English), favoured)
+    }
+
+    #[test]
+    fn the_best_sentence_and_numbers_are_favoured() {
+        let asked = rules("Which pressure does the pump give?");
+        let at = |line: &str, word: &str| asked.at_start(line, line.find(word).expect("held"));
+        let (best, second, other) = ("The pump gives 29 bar.", "It has five stages.", "Other pumps give 29 bar.");
+        assert_eq!([at(best, "29"), at(second, "five"), at(other, "29")], [FAVOUR, FAVOUR / 2.0, 0.0]);
+        assert_eq!(at(other, "pumps"), -REPEATED, "another form of a word that was asked");
+        let asked = rules("How many stages does it have?");
+        assert_eq!(asked.at_start(second, 7), FAVOUR / 2.0 + NUMBER, "a number as a word");
+        assert_eq!(asked.at_start(second, 0), FAVOUR / 2.0);
+    }
+
+    #[test]
+    fn an_answer_says_more_than_the_question() {
+        let asked = rules("What is the Dutch word for the pump?");
+        for (run, whole) in
+            [("Dutch", false), ("the pump", false), ("Dutch: pomp", true), ("pomp of the", false), ("5 bar", true)]
+        {
+            assert_eq!(asked.is_whole(run), whole, "{run}");
+        }
+    }
+
+    #[test]
+    fn lonely_signs_at_the_ends_go() {
+        for (run, wanted) in [
+            ("7.4%)", "7.4%"),
+            ("the filter (left)", "the filter (left)"),
+            (" 18.;", "18"),
+            ("\"We are beggars,\"", "\"We are beggars,\""),
+            ("\"We are beggars", "We are beggars"),
+            ("“Ja", "Ja"),
+            ("f(x", "f(x"),
+        ] {
+            assert_eq!(trimmed(run), wanted, "{run}");
+        }
+    }
+}
