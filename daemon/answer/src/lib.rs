@@ -153,7 +153,12 @@ impl AnswerOptions {
 
     /// Whether the generator answers with a run of the passages' words.
     fn is_copied(&self, kind: Kind, asked: Language, written: Language) -> bool {
-        self.strategy == Strategy::Auto && self.prompts.is_copied(kind) && asked == written
+        self.reads() && self.strategy == Strategy::Auto && self.prompts.is_copied(kind) && asked == written
+    }
+
+    /// Whether the best few sentences are read, unless the section was read before.
+    fn is_narrow(&self, kind: Kind) -> bool {
+        self.strategy == Strategy::Auto && self.prompts.is_narrow(kind)
     }
 
     /// The system prompt.
@@ -340,7 +345,8 @@ impl Answerer {
         let Some(verdict) = prompts.verdict() else { return Ok(None) };
         let asked = Asked { question: prompts.question(&evidence.asked), task: prompts.task(Kind::YesNo, None) };
         let words = [verdict.yes.clone(), verdict.no.clone()];
-        let (name, completion) = Reader { answerer: self, question, cancel }.compare(&evidence.readings, asked, words).await?;
+        let (name, completion) =
+            Reader { answerer: self, question, kind: Kind::YesNo, cancel }.compare(&evidence.readings, asked, words).await?;
         let preference = completion.preference.unwrap_or(0.0);
         log::debug!("verdict: preference {preference:.2}");
         self.note(&completion, answer);
@@ -382,11 +388,17 @@ impl Answerer {
         let follows_up = options.prompts.languages.of(language).is_follow_up(&question.text);
         let work = move || -> Result<(bool, Evidence), AnswerError> {
             let (retrieval, asked, turn) = with_earlier(&retriever, query, earlier, follows_up)?;
-            let found = !retrieval.passages.is_empty() && retrieval.confidence >= options.threshold;
+            let written = retrieval.passages.first().map(|passage| passage.language).unwrap_or_default();
+            // The generator has its say after reading.
+            let reachable = match mode {
+                Mode::Answer if options.is_copied(kind, language, written) => copying::confidence(retrieval.confidence, 0.0),
+                _ => retrieval.confidence,
+            };
+            let found = !retrieval.passages.is_empty() && reachable >= options.threshold;
             let mut evidence = Evidence {
                 citations: vec![],
                 readings: vec![],
-                language: retrieval.passages.first().map(|passage| passage.language).unwrap_or_default(),
+                language: written,
                 quoted: String::new(),
                 asked,
                 turn,
@@ -420,13 +432,8 @@ impl Answerer {
                     .collect();
                 if mode == Mode::Answer && !options.is_quoted(kind, language, evidence.language) {
                     let passages = &retrieval.passages;
-                    evidence.readings = reading::readings(
-                        &options.prompts,
-                        &retriever,
-                        passages,
-                        &ranked,
-                        options.strategy == Strategy::Auto && options.prompts.is_narrow(kind),
-                    )?;
+                    evidence.readings =
+                        reading::readings(&options.prompts, &retriever, passages, &ranked, options.is_narrow(kind))?;
                 }
             }
             Ok((found, evidence))
@@ -450,7 +457,7 @@ impl Answerer {
         let asked = Asked { question: prompts.question(&evidence.asked), task: prompts.task(kind, name) };
         let copied = self.options.is_copied(kind, language, evidence.language);
         let form = if copied { Form::Copied(Arc::new(evidence.copy_rules(question, words))) } else { Form::Written };
-        let mut generation = Reader { answerer: self, question, cancel }.start(&evidence.readings, asked, form)?;
+        let mut generation = Reader { answerer: self, question, kind, cancel }.start(&evidence.readings, asked, form)?;
         let mut written: Option<Written<'_>> = None;
         let mut run = String::new();
         let completion = loop {
@@ -477,6 +484,15 @@ impl Answerer {
             }
         };
         let Some(mut written) = written else { return Err(EngineError::Stopped.into()) };
+        if let Some(certainty) = completion.certainty {
+            answer.confidence = copying::confidence(answer.confidence, certainty);
+            log::debug!("certainty {certainty:.2}, confidence {:.2}", answer.confidence);
+            if answer.confidence < self.options.threshold {
+                self.note(&completion, answer);
+                answer.found = false;
+                return Ok(());
+            }
+        }
         let rest = if copied { written.copied(copying::trimmed(&run)) } else { written.finish(&evidence.best) };
         send(rest, question, progress, answer);
         self.note(&completion, answer);
@@ -582,6 +598,7 @@ fn send(text: String, question: &Question, progress: &mut (dyn FnMut(Progress) +
 struct Reader<'a> {
     answerer: &'a Answerer,
     question: &'a Question,
+    kind: Kind,
     cancel: &'a Cancel,
 }
 
@@ -605,7 +622,7 @@ impl<'a> Reader<'a> {
         let request = Request {
             system: options.system().to_owned(),
             readings: readings.iter().map(|reading| reading.prompt.clone()).collect(),
-            patience: options.patience,
+            patience: if options.is_narrow(self.kind) { Duration::ZERO } else { options.patience },
             asked,
             max_tokens: if matches!(form, Form::Compared(_)) { 1 } else { self.question.max_tokens },
             form,
@@ -628,7 +645,10 @@ impl<'a> Reader<'a> {
         let mut name = None;
         loop {
             match running.next().await? {
-                Step::Chosen { reading, .. } => name = readings.get(reading).map(|reading| reading.name.to_owned()),
+                Step::Chosen { reading, .. } => {
+                    self.answerer.wish(readings, reading);
+                    name = readings.get(reading).map(|reading| reading.name.to_owned());
+                }
                 Step::Delta(_) => {}
                 Step::Done(completion) => return Ok((name, completion)),
             }

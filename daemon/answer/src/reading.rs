@@ -37,8 +37,8 @@ impl Reading {
 /// Sentences of the narrowest reading.
 const SENTENCES: usize = 4;
 
-/// The readings for some passages, best first. `ranked`: the sentences of each passage, best first. `narrow`: the best few
-/// sentences are enough.
+/// The readings for some passages, best first. `ranked`: the sentences of each passage, best first. `narrow`: the section, which
+/// may have been read before, or else the best few sentences.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -55,10 +55,12 @@ pub(super) fn readings(
     let said = passages.iter().zip(best).enumerate().filter(|(_, (_, chosen))| !chosen.is_empty());
     let said = said.map(|(i, (passage, chosen))| (None, ReadPassage { text: evidence::text(&chosen), ..chunk(i + 1, passage) }));
     let sentences = Reading::of("sentences", prompts, said.collect());
-    if narrow {
-        return Ok(vec![sentences]);
-    }
     let section = retriever.section(first.number, first.ordinal, SECTION_TOKENS)?;
+    if narrow {
+        let read = |section: &Section| vec![(Some(section.number), of_section(1, &first.title, section))];
+        let section = section.as_ref().map(|section| Reading::of("section", prompts, read(section)));
+        return Ok(section.into_iter().chain([sentences]).collect());
+    }
     let whole = |passage: &Passage, n: usize| (Some(passage.number), chunk(n, passage));
     let mut all = Vec::new();
     if let Some(section) = &section {

@@ -4,6 +4,7 @@
 //! to retell. Here each token is the likeliest among those that go on with the text, so the answer is always a run of its words.
 //! Decoding within the input is an old idea (pointer networks, Vinyals et al. 2015, arXiv 1506.03134).
 
+use super::lane::log_sum;
 use super::prompt::data_tokens;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
@@ -52,6 +53,8 @@ pub(super) struct Copier {
     /// The runs that agree with the tokens said so far; before the first one, all that may begin.
     runs: Vec<Run>,
     said: usize,
+    /// See [`super::Completion::certainty`].
+    pub(super) certainty: Option<f64>,
 }
 
 /// A place in the text, with the tokens from there on.
@@ -79,7 +82,7 @@ impl Copier {
                 }
             }
         }
-        Self { text, ends, rules, runs, said: 0 }
+        Self { text, ends, rules, runs, said: 0, certainty: None }
     }
 
     /// The next token; `None` at the end of the answer.
@@ -94,7 +97,14 @@ impl Copier {
         let next = |run: &Run| run.tokens.get(self.said).map(|token| (*token, logit(*token) + bonus(run)));
         let candidates = self.runs.iter().filter_map(next);
         let (best, likely) = candidates.max_by(|a, b| a.1.total_cmp(&b.1))?;
-        if self.said > 0 {
+        if self.said == 0 {
+            let mut firsts: Vec<LlamaToken> = self.runs.iter().filter_map(|run| run.tokens.first().copied()).collect();
+            firsts.sort_unstable_by_key(|token| token.0);
+            firsts.dedup();
+            let all = log_sum(logits.iter().copied());
+            let copied = log_sum(firsts.iter().map(|token| logit(*token)));
+            self.certainty = Some((copied - all) + (f64::from(logit(best)) - all));
+        } else {
             let end = self.ends.iter().map(|end| logit(*end)).fold(f32::NEG_INFINITY, f32::max);
             let ends = |whole: bool| end - if whole { 0.0 } else { NOT_WHOLE } >= likely;
             if ends(true) && self.may_end(model).is_some_and(ends) {
@@ -167,9 +177,9 @@ fn is_joint(sign: char) -> bool {
     matches!(sign, '.' | ',' | '\'' | '’' | '-' | '‑' | '/' | ':' | '_')
 }
 
-/// At most `most` characters from a place to the end of its line; `capital`: the first one is a capital letter.
+/// At most `most` characters from a place to the end of its line, or of its cell in a table; `capital`: the first one is a capital letter.
 fn written(text: &str, start: usize, capital: bool, most: usize) -> String {
-    let mut letters = text[start..].chars().take(most).take_while(|c| *c != '\n');
+    let mut letters = text[start..].chars().take(most).take_while(|c| !matches!(c, '\n' | '|'));
     let first = letters.next();
     // A capital of another length would move the places behind it.
     let upper = first.and_then(|c| c.to_uppercase().next().filter(|upper| capital && upper.len_utf8() == c.len_utf8()));
@@ -199,7 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn a_run_stays_in_its_line() {
+    fn a_run_stays_in_its_line_or_cell() {
+        assert_eq!(written("| E-17 | high | x |", 9, false, 99), "high ");
         let text = "over half\nof it";
         assert_eq!(written(text, 0, false, 99), "over half");
         assert_eq!(written(text, 5, true, 3), "Hal");

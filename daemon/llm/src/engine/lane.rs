@@ -77,11 +77,10 @@ fn greedy(logits: &[f32]) -> usize {
     best.0
 }
 
-/// ln of the sum of the exponentials of some tokens' logits: up to a constant, ln of their probability together.
-fn log_sum(logits: &[f32], tokens: &[LlamaToken]) -> f64 {
-    let own = || tokens.iter().filter_map(|token| logits.get(token.0 as usize)).map(|logit| f64::from(*logit));
-    let highest = own().fold(f64::MIN, f64::max);
-    highest + own().map(|logit| (logit - highest).exp()).sum::<f64>().ln()
+/// ln of the sum of the exponentials of logits: up to a constant, ln of the probability of their tokens together.
+pub(super) fn log_sum(logits: impl Iterator<Item = f32> + Clone) -> f64 {
+    let highest = logits.clone().map(f64::from).fold(f64::MIN, f64::max);
+    highest + logits.map(|logit| (f64::from(logit) - highest).exp()).sum::<f64>().ln()
 }
 
 /// The likeliest tokens with their logits, for the log: they show how close the choice was where two builds differ.
@@ -150,6 +149,11 @@ impl Lane {
         self
     }
 
+    /// See [`super::Completion::certainty`].
+    pub(super) fn certainty(&self) -> Option<f64> {
+        self.copier.as_ref().and_then(|copier| copier.certainty)
+    }
+
     /// The answer so far.
     pub(super) fn text(&self) -> &str {
         self.stream.text()
@@ -168,7 +172,8 @@ impl Lane {
         };
         log::trace!("says {}; likeliest:{}", token.0, likeliest(logits));
         if let Some([first, second]) = self.choices.take() {
-            self.preference = Some(log_sum(logits, &first) - log_sum(logits, &second));
+            let own = |tokens: &[LlamaToken]| log_sum(tokens.iter().filter_map(|token| logits.get(token.0 as usize)).copied());
+            self.preference = Some(own(&first) - own(&second));
         }
         if vocab.is_eog(token) {
             return self.end(Finish::Stop);
@@ -263,10 +268,9 @@ mod tests {
     #[test]
     fn groups_of_tokens_are_weighed_together() {
         let logits = [0.0, 1.0, 3.0, f32::NEG_INFINITY];
-        let of = |tokens: &[i32]| log_sum(&logits, &tokens.iter().map(|token| LlamaToken(*token)).collect::<Vec<_>>());
-        assert!((of(&[0, 1]) - (1.0 + 1.0_f64.exp()).ln()).abs() < 1e-6);
-        assert!((of(&[2, 3]) - 3.0).abs() < 1e-6);
-        assert!(of(&[99]) < of(&[0]), "a token that is not in the vocabulary");
+        assert!((log_sum(logits[..2].iter().copied()) - (1.0 + 1.0_f64.exp()).ln()).abs() < 1e-6);
+        assert!((log_sum(logits[2..].iter().copied()) - 3.0).abs() < 1e-6);
+        assert!(log_sum(std::iter::empty()) < log_sum(logits.iter().copied()), "no token at all");
         assert_eq!(greedy(&logits), 2);
         assert_eq!(greedy(&[2.0, 2.0]), 0);
     }

@@ -167,7 +167,7 @@ pub struct Request {
     pub system: String,
     /// The readings, best first; at least one.
     pub readings: Vec<Reading>,
-    /// Time for reading. The first of `readings` that is read within it is taken, else the last.
+    /// Time for reading. The first of `readings` that is read within it is taken, else the one with the fewest unread tokens.
     pub patience: Duration,
     /// The question with its task.
     pub asked: Asked,
@@ -236,6 +236,9 @@ pub struct Completion {
     pub accepted_tokens: usize,
     /// ln of the odds that the answer begins with a word of the first group of [`Form::Compared`], not of the second.
     pub preference: Option<f64>,
+    /// How sure the model is of a copied answer, 0 or less: ln of the probability that it copies at all, plus ln of that of its
+    /// first token.
+    pub certainty: Option<f64>,
     /// Time in the queue.
     pub waited: Duration,
     /// Time to read the prompt.

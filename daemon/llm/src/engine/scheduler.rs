@@ -240,6 +240,7 @@ impl Running {
             drafted_tokens: self.drafted,
             accepted_tokens: self.accepted,
             preference: lane.preference,
+            certainty: lane.certainty(),
             waited: self.started - self.job.queued,
             prefill: read - self.started,
             decode: now - read,
@@ -411,14 +412,15 @@ impl Scheduler<'_> {
         Ok(())
     }
 
-    /// The first reading whose unread tokens fit the budget, else the last; with its number. A reading that does not fit into the
-    /// context is passed over.
+    /// The first reading whose unread tokens fit the budget, else the one with the fewest; with its number. A reading that does
+    /// not fit into the context is passed over.
     ///
     /// # Errors
     /// No reading fits: the tokens that the last one needs.
     fn choose(&self, job: &Job, room: usize, budget: usize) -> Result<(usize, Prompt), usize> {
         let request = &job.request;
-        let mut last = Err(0);
+        let mut fewest = usize::MAX;
+        let mut best = Err(0);
         for (number, reading) in request.readings.iter().enumerate() {
             match self.template.lay_out(self.model, &request.system, reading, &request.asked, room) {
                 Ok(prompt) => {
@@ -427,13 +429,16 @@ impl Scheduler<'_> {
                     if unread <= budget {
                         return Ok((number, prompt));
                     }
-                    last = Ok((number, prompt));
+                    if unread <= fewest {
+                        fewest = unread;
+                        best = Ok((number, prompt));
+                    }
                 }
-                Err(too_long) if last.is_err() => last = Err(too_long.needed),
+                Err(too_long) if best.is_err() => best = Err(too_long.needed),
                 Err(_) => {}
             }
         }
-        last
+        best
     }
 
     /// Tokens of a prompt whose state is held, in memory or on disk.
@@ -682,6 +687,7 @@ impl Completion {
             drafted_tokens: 0,
             accepted_tokens: 0,
             preference: None,
+            certainty: None,
             waited,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
