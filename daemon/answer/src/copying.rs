@@ -18,6 +18,9 @@ const REPEATED: f32 = 3.0;
 /// Added to the logits of numbers where the question asks for one.
 const NUMBER: f32 = 2.0;
 
+/// Added to the logits of codes where the question asks for one.
+const CODE: f32 = 4.0;
+
 /// Weight of the generator's certainty in the confidence, and the constant beside it. With them some 95 % of the answerable
 /// questions of xquad-en-a keep a confidence of 0.5, as they do before the reading (`benches/results/answers.md`).
 const CERTAINTY_WEIGHT: f64 = 0.5;
@@ -41,6 +44,8 @@ pub(super) struct SpanRules {
     favoured: Vec<String>,
     /// Whether a number is asked for.
     number: bool,
+    /// Whether a code is asked for.
+    code: bool,
     /// Words that are numbers.
     numbers: Vec<String>,
 }
@@ -53,6 +58,7 @@ impl SpanRules {
             asked: terms::analyze(question, language).terms.into_iter().collect(),
             favoured,
             number: words.asks_for_number(question),
+            code: words.asks_for_code(question),
             numbers: words.numbers.clone(),
         }
     }
@@ -78,7 +84,8 @@ impl CopyRules for SpanRules {
         let favour = rank.map_or(0.0, |rank| FAVOUR / (rank + 1) as f32);
         let number = if self.number && self.is_number(plain) { NUMBER } else { 0.0 };
         let repeated = if self.repeats(plain) { REPEATED } else { 0.0 };
-        favour + number - repeated
+        let code = if self.code && terms::is_code(&plain.to_lowercase()) { CODE } else { 0.0 };
+        favour + number + code - repeated
     }
 
     fn is_whole(&self, run: &str) -> bool {
@@ -148,7 +155,7 @@ mod tests {
     #[test]
     fn certainty_moves_the_confidence() {
         assert!((confidence(0.5, -2.0 * CERTAINTY_BIAS) - 0.5).abs() < 1e-6);
-        assert!(confidence(0.5, 0.0) > 0.6 && confidence(0.5, -6.0) < 0.1);
+        assert!(confidence(0.5, 0.0) > 0.6 && confidence(0.5, -8.0) < 0.1);
         assert!(confidence(0.25, 0.0) < 0.5, "an unknown code stays unknown");
         for (retrieval, certainty) in [(1.0, f64::NEG_INFINITY), (0.0, 0.0), (1.0, 0.0)] {
             assert!((0.0..=1.0).contains(&confidence(retrieval, certainty)), "{retrieval} {certainty}");

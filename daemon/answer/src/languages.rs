@@ -136,6 +136,13 @@ impl Words {
         rest.map(|rest| rest.split_whitespace().count()).min().is_some_and(|words| (1..=DEFINED_WORDS).contains(&words))
     }
 
+    /// Whether a question asks which code it is: it speaks of codes, and names none.
+    pub(super) fn asks_for_code(&self, question: &str) -> bool {
+        let asked = lower(question);
+        let speaks = self.code.iter().any(|word| fits(word, &asked));
+        speaks && !asked.split_whitespace().map(plain).any(terms::is_code)
+    }
+
     /// Whether a question asks for a number or a date.
     pub(super) fn asks_for_number(&self, question: &str) -> bool {
         let asked = lower(question);
@@ -149,7 +156,7 @@ impl Words {
         if self.code.iter().any(|word| fits(word, &asked)) && names_code() {
             return Kind::Code;
         }
-        if self.is_definition(&asked) {
+        if self.is_definition(&asked) && longest(&self.value, &asked) <= longest(&self.definition, &asked) {
             return Kind::Explanation;
         }
         // Of equal lengths the first kind counts.
@@ -195,10 +202,16 @@ fn plain(word: &str) -> &str {
     word.trim_matches(|c: char| !c.is_alphanumeric())
 }
 
-/// Whether a question opens with these words. `*` before them: it holds them anywhere. `*` behind them: its next word may go on.
+/// Whether a question opens with these words. `*` before them: it holds them anywhere. `*` between them: anything stands there.
+/// `*` behind them: its next word may go on.
 fn fits(opening: &str, asked: &str) -> bool {
-    if let Some(anywhere) = opening.strip_prefix('*') {
-        return asked.contains(anywhere);
+    let inner = opening.trim_end_matches('*');
+    if let Some((first, rest)) = inner.split_once('*') {
+        let mut left = if first.is_empty() { Some(asked) } else { asked.strip_prefix(first) };
+        for part in rest.split('*') {
+            left = left.and_then(|left| left.find(part).map(|at| &left[at + part.len()..]));
+        }
+        return left.is_some();
     }
     let open_end = opening.ends_with(['*', ' ', '\'']);
     asked.strip_prefix(opening.trim_end_matches('*')).is_some_and(|rest| open_end || !rest.starts_with(char::is_alphanumeric))

@@ -354,12 +354,12 @@ impl Answerer {
         let words = prompts.languages.of(language);
         let agrees = preference > 0.0;
         let support = Support::new(words, language, &question.text, &[]);
-        // A denial needs a negation or a condition in the text, and an agreement must not stand on a negation: small models lean
+        // A denial needs a negation in the best sentence, and an agreement must not stand on a negation: small models lean
         // towards one of the two.
         let against = if agrees {
             support.is_negated_text(&evidence.best) && !support.is_negated_text(&question.text)
         } else {
-            !support.is_bound(&evidence.quoted)
+            !support.is_negated_text(&evidence.best)
         };
         if preference.abs() < SURE_VERDICT || against {
             return Ok(None);
@@ -387,7 +387,9 @@ impl Answerer {
         let mode = question.mode;
         let follows_up = options.prompts.languages.of(language).is_follow_up(&question.text);
         let work = move || -> Result<(bool, Evidence), AnswerError> {
+            let text = query.text.clone();
             let (retrieval, asked, turn) = with_earlier(&retriever, query, earlier, follows_up)?;
+            let searched = if turn == text { text } else { format!("{turn} {text}") };
             let written = retrieval.passages.first().map(|passage| passage.language).unwrap_or_default();
             // The generator has its say after reading.
             let reachable = match mode {
@@ -409,14 +411,14 @@ impl Answerer {
                 search_ms: retrieval.search_ms,
             };
             if found {
-                let ranked = selector.rank(&retrieval.vector, &retrieval.passages)?;
+                let ranked = selector.rank(&searched, &retrieval.vector, &retrieval.passages)?;
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
                 let quotes = evidence::quotes(&ranked, &scores);
                 for (i, ((passage, ranked), quote)) in retrieval.passages.iter().zip(&ranked).zip(quotes).enumerate() {
                     evidence.citations.push(cite(i + 1, passage, ranked.first(), &quote));
                 }
                 let best = match kind {
-                    Kind::Value => evidence::best_of_all(&ranked, &scores, options.sentences),
+                    Kind::Value | Kind::YesNo => evidence::best_of_all(&ranked, &scores, options.sentences),
                     _ => evidence::best_run(&ranked, &scores),
                 };
                 let best = best.into_iter().enumerate();

@@ -20,7 +20,7 @@ const FIRST_CHARS: usize = 24;
 const MOST_CHARS: usize = 240;
 
 /// Taken off the logit of an end where the run is not whole.
-const NOT_WHOLE: f32 = 2.0;
+const NOT_WHOLE: f32 = 4.0;
 
 /// The asker's view of the runs of a text.
 pub trait CopyRules: std::fmt::Debug + Send + Sync {
@@ -165,7 +165,7 @@ fn is_end(text: &str, at: usize) -> bool {
     let Some(next) = after.next() else { return true };
     let joins = last.is_alphanumeric() && after.next().is_some_and(char::is_alphanumeric);
     match next {
-        '%' | '°' => false,
+        '%' | '°' | ')' => false,
         _ if joined && is_joint(last) => false,
         _ if is_joint(next) => !joins,
         _ => !(last.is_alphanumeric() && next.is_alphanumeric()) || has_no_spaces(next),
