@@ -89,7 +89,7 @@ impl<'a> Written<'a> {
         }
         self.support.push(1.0);
         self.cited = self.support_of.check(run).n.or(self.first);
-        self.text = run.to_owned();
+        run.clone_into(&mut self.text);
         self.text.clone() + &self.mark(None)
     }
 
