@@ -1,7 +1,7 @@
 //! The daemon's engine in a process of its own, asked line by line: how fast it reads prompts and writes.
 
 use llm::engine::{
-    Asked, Completion, Engine, EngineOptions, Event, GpuLayers, Lookup, PromptPassage, Repack, Request, Tuning, Weights,
+    Asked, Completion, Engine, EngineOptions, Event, Form, GpuLayers, Lookup, PromptPassage, Repack, Request, Tuning, Weights,
 };
 use llm::tune::Topology;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ async fn run(engine: &Engine, turn: usize, words: usize, generate: usize) -> Res
             question: format!("Question: {turn}. Write a long story about a journey around the world."),
             ..Asked::default()
         },
-        choices: None,
+        form: Form::Written,
         max_tokens: generate,
         stop: vec![],
         // Not greedy: a base model would soon end, or say one word for ever.
