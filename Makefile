@@ -27,8 +27,10 @@ setup: ## Install what is missing and fetch the test models (a no-op when done)
 bench-models: ## Fetch the generators of 0.5 and 1.5 billion weights for the answer benchmarks (1.6 GB)
 	@$(SETUP)/setup.sh bench-models
 
-demo: setup build ## Ask a sample manual three questions over MQTT
-	@env -u VADEMECUM_CACHE $(BINARY) demo --models "$(MODELS)"
+demo: setup build ## Ask a sample manual three questions over MQTT (another model: make demo MODEL=qwen2.5-coder-0.5b, or a GGUF file)
+	@models="$(MODELS)" model="$(MODEL)"; unset VADEMECUM_CACHE; \
+	[ -z "$$model" ] || [ -f "$$model" ] || $(BINARY) model pull "$$model" --alone --to "$$models"; \
+	$(BINARY) demo --models "$$models" $${model:+--model "$$model"}
 
 run: setup build ## Run the daemon with the test models (options: make run ARGS="--node kitchen")
 	@models="$(MODELS)"; exec env -u VADEMECUM_CACHE $(BINARY) run --generator "$$models/generator.gguf" --embedder "$$models/embedder.gguf" $(ARGS)

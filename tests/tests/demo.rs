@@ -3,6 +3,19 @@
 use vademecum_tests::{bare_vademecum, cache, generator, repository, run};
 
 #[test]
+fn the_demo_takes_a_model_by_name_or_file() {
+    generator();
+    let demo = |model: &str| {
+        let mut demo = bare_vademecum(["demo", "--model", model, "--models"]);
+        run(demo.arg(cache().join("models")).current_dir(repository()))
+    };
+    let by_file = demo(&cache().join("models/generator.gguf").display().to_string());
+    assert!(by_file.code == Some(0) && by_file.stdout.contains("E-17") && !by_file.stdout.contains("make demo"), "{by_file:?}");
+    let unknown = demo("qwen2.5-koder-0.5b");
+    assert!(unknown.code == Some(2) && unknown.stderr.contains("did you mean qwen2.5-coder-0.5b"), "{unknown:?}");
+}
+
+#[test]
 fn the_demo_answers_cites_and_abstains() {
     generator();
     let mut demo = bare_vademecum(["demo", "--models"]);
@@ -23,6 +36,7 @@ fn the_demo_answers_cites_and_abstains() {
         assert!(answer.contains("[1]") && answer.contains(".md, score") && answer.contains("evidence"), "{question}: {shown:?}");
     }
     assert!(parts[1].contains("E-17"), "{shown:?}");
+    assert!(parts[3].contains("make demo MODEL="), "{shown:?}");
     assert!(parts[3].contains("does not hold an answer") && !parts[3].contains(".md, score"), "{shown:?}");
     assert_eq!(shown.code, Some(0), "{shown:?}");
 }

@@ -165,6 +165,9 @@ const QUOTED: usize = 2;
 /// Most quoted sentences from one passage.
 const MOST_QUOTED: usize = 4;
 
+/// Share of the score of its passage's best sentence that a further quoted sentence needs: rows of other codes have less.
+const WORTH_QUOTING: f32 = 0.35;
+
 /// Share of the best score that a sentence of another passage needs to appear in an answer. Sentences of the best passage need
 /// none: they continue the same subject.
 const ELSEWHERE: f32 = 0.75;
@@ -261,7 +264,8 @@ pub(super) fn quotes<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) -> V
         quoted[*passage] += 1;
     }
     for (passage, sentence) in others {
-        if chosen.len() < QUOTED * ranked.len() && quoted[passage] < MOST_QUOTED {
+        let best = ranked[passage].first().map_or(0.0, |best| best.score);
+        if chosen.len() < QUOTED * ranked.len() && quoted[passage] < MOST_QUOTED && sentence.score >= WORTH_QUOTING * best {
             quoted[passage] += 1;
             chosen.push((passage, sentence));
         }

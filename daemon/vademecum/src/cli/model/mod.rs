@@ -96,6 +96,11 @@ pub(super) fn catalogue(loaded: &Loaded) -> Result<Catalogue, Failure> {
     Catalogue::load(&dir).map_err(|error| Failure::Other(error.to_string()))
 }
 
+/// The file of a generator: a path, a name of the catalogue, or a file name in one of the folders of models.
+pub(super) fn generator_file(loaded: &Loaded, name: &str) -> Result<PathBuf, Failure> {
+    use_model::resolved(name, &catalogue(loaded)?, loaded).map(|(path, _)| path)
+}
+
 /// The folders of models, the one that `pull` fills first.
 fn places(loaded: &Loaded) -> Vec<PathBuf> {
     let mut places = vec![loaded.config.pull_dir()];
