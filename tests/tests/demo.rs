@@ -12,7 +12,7 @@ fn the_demo_takes_a_model_by_name_or_file() {
     let by_file = demo(&cache().join("models/generator.gguf").display().to_string());
     assert!(by_file.code == Some(0) && by_file.stdout.contains("E-17") && !by_file.stdout.contains("make demo"), "{by_file:?}");
     let unknown = demo("qwen2.5-koder-0.5b");
-    assert!(unknown.code == Some(2) && unknown.stderr.contains("did you mean qwen2.5-coder-0.5b"), "{unknown:?}");
+    assert!(unknown.code == Some(2) && unknown.stderr.contains("did you mean qwen2.5-0.5b, qwen2.5-coder-0.5b"), "{unknown:?}");
 }
 
 #[test]

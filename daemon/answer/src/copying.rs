@@ -21,6 +21,9 @@ const NUMBER: f32 = 2.0;
 /// Added to the logits of codes where the question asks for one.
 const CODE: f32 = 4.0;
 
+/// Taken off the logits of first words of headings: a path of headings is no answer.
+const HEADING: f32 = 100.0;
+
 /// Weight of the generator's certainty in the confidence, and the constant beside it. With them some 95 % of the answerable
 /// questions of xquad-en-a keep a confidence of 0.5, as they do before the reading (`benches/results/answers.md`).
 const CERTAINTY_WEIGHT: f64 = 0.5;
@@ -42,6 +45,8 @@ pub(super) struct SpanRules {
     asked: HashSet<String>,
     /// The best sentences, best first.
     favoured: Vec<String>,
+    /// Lines that are headings.
+    headings: Vec<String>,
     /// Whether a number is asked for.
     number: bool,
     /// Whether a code is asked for.
@@ -52,11 +57,12 @@ pub(super) struct SpanRules {
 
 impl SpanRules {
     /// `words`: of the question's language, which is the passages' too.
-    pub(super) fn new(question: &str, language: Language, words: &Words, favoured: Vec<String>) -> Self {
+    pub(super) fn new(question: &str, language: Language, words: &Words, favoured: Vec<String>, headings: Vec<String>) -> Self {
         Self {
             language,
             asked: terms::analyze(question, language).terms.into_iter().collect(),
             favoured,
+            headings,
             number: words.asks_for_number(question),
             code: words.asks_for_code(question),
             numbers: words.numbers.clone(),
@@ -76,6 +82,9 @@ impl SpanRules {
 
 impl CopyRules for SpanRules {
     fn at_start(&self, line: &str, at: usize) -> f32 {
+        if self.headings.iter().any(|heading| heading.trim() == line.trim()) {
+            return -HEADING;
+        }
         let word = line[at..].split(|c: char| c.is_whitespace()).next().unwrap_or("");
         let plain = word.trim_matches(|c: char| !c.is_alphanumeric());
         let is_in =
@@ -127,7 +136,7 @@ mod tests {
     fn rules(question: &str) -> SpanRules {
         let languages = Languages::parse(LANGUAGES).expect("parses");
         let favoured = vec!["The pump gives 29 bar.".to_owned(), "It has five stages.".to_owned()];
-        SpanRules::new(question, Language::English, languages.of(Language::English), favoured)
+        SpanRules::new(question, Language::English, languages.of(Language::English), favoured, vec!["Manual > Pump".into()])
     }
 
     #[test]
@@ -136,6 +145,7 @@ mod tests {
         let at = |line: &str, word: &str| asked.at_start(line, line.find(word).expect("held"));
         let (best, second, other) = ("The pump gives 29 bar.", "It has five stages.", "Other pumps give 29 bar.");
         let is = |bonus: f32, wanted: f32, why: &str| assert!((bonus - wanted).abs() < 1e-6, "{why}: {bonus}");
+        is(at("Manual > Pump", "Pump"), -HEADING, "a heading");
         is(at(best, "29"), FAVOUR, "the best sentence");
         is(at(second, "five"), FAVOUR / 2.0, "the second");
         is(at(other, "29"), 0.0, "another");

@@ -38,6 +38,8 @@ pub(super) struct Scored {
     pub(super) text: String,
     /// How well the sentence answers.
     pub(super) score: f32,
+    /// Where its section begins in the passage, in bytes.
+    pub(super) section: usize,
 }
 
 /// Chooses sentences; cheap to clone.
@@ -100,6 +102,7 @@ impl Selector {
                 at: statement.at,
                 text: statement.shown.clone(),
                 score: score(passage, &terms, statement),
+                section: passage.section_at(statement.at),
             };
             let mut ranked: Vec<Scored> = passage.statements.iter().map(scored).collect();
             ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -165,8 +168,8 @@ const QUOTED: usize = 2;
 /// Most quoted sentences from one passage.
 const MOST_QUOTED: usize = 4;
 
-/// Share of the score of its passage's best sentence that a further quoted sentence needs: rows of other codes have less.
-const WORTH_QUOTING: f32 = 0.35;
+/// Share of the score of its passage's best sentence that a further sentence needs: rows of other codes have less.
+const WORTH_QUOTING: f32 = 0.25;
 
 /// Share of the best score that a sentence of another passage needs to appear in an answer. Sentences of the best passage need
 /// none: they continue the same subject.
@@ -208,7 +211,12 @@ pub(super) fn best_of_all<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32],
     all.truncate(count);
     if let Some(&(first, best)) = all.first() {
         let least = ELSEWHERE * weighted(passage_scores, first, best);
-        all.retain(|&(passage, sentence)| passage == first || weighted(passage_scores, passage, sentence) >= least);
+        let worth = WORTH_QUOTING * best.score;
+        all.retain(
+            |&(passage, sentence)| {
+                if passage == first { sentence.score >= worth } else { weighted(passage_scores, passage, sentence) >= least }
+            },
+        );
     }
     by_passage(&all, ranked.len())
 }
@@ -227,7 +235,8 @@ pub(super) fn best_run<'a>(ranked: &'a [Vec<Scored>], passage_scores: &[f32]) ->
 /// The run of neighbouring sentences whose scores, less a share of the best score each, have the largest sum (Kadane's
 /// algorithm). A procedure is told whole that way, and the sentences that lead away from the question are not.
 fn run(ranked: &[Scored]) -> Vec<&Scored> {
-    let mut in_order: Vec<&Scored> = ranked.iter().collect();
+    let section = ranked.first().map(|best| best.section);
+    let mut in_order: Vec<&Scored> = ranked.iter().filter(|sentence| Some(sentence.section) == section).collect();
     in_order.sort_by_key(|sentence| sentence.at);
     let least = ranked.first().map_or(0.0, |best| ENOUGH * best.score);
     let (mut best, mut best_sum) = (0..0, f32::NEG_INFINITY);
@@ -279,7 +288,7 @@ mod tests {
     use llm::embed::EmbedOptions;
 
     fn scored(at: usize, text: &str, score: f32) -> Scored {
-        Scored { at, text: text.to_owned(), score }
+        Scored { at, text: text.to_owned(), score, section: 0 }
     }
 
     fn best_of_all(ranked: &[Vec<Scored>], scores: &[f32], count: usize) -> Vec<String> {
@@ -297,7 +306,7 @@ mod tests {
         assert_eq!(best_of_all(&ranked, &[1.0, 0.0, 0.0], 2), ["a.\nc.", "", ""]);
         assert_eq!(best_of_all(&[], &[], 2), [""; 0]);
         // A sentence of another passage, far from the best, though it is second.
-        let ranked = [vec![scored(2, "c.", 0.9), scored(0, "a.", 0.1)], vec![scored(0, "d.", 0.4)]];
+        let ranked = [vec![scored(2, "c.", 0.9), scored(0, "a.", 0.3), scored(1, "b.", 0.1)], vec![scored(0, "d.", 0.4)]];
         assert_eq!(best_of_all(&ranked, &[1.0; 2], 2), ["c.", ""]);
         assert_eq!(best_of_all(&ranked, &[1.0; 2], 3), ["a.\nc.", ""]);
     }
@@ -342,6 +351,8 @@ mod tests {
         let table = [vec![scored(0, "These are the fuses:", 0.9), scored(20, "F1: 2 A.", 0.1), scored(30, "Other.", 0.1)]];
         assert_eq!(told(&table), ["These are the fuses:\nF1: 2 A."], "no list: what follows");
         assert_eq!(told(&[vec![scored(0, "Nothing follows:", 0.9)]]), ["Nothing follows:"]);
+        let next = Scored { section: 10, ..scored(10, "Another section.", 0.8) };
+        assert_eq!(told(&[vec![scored(0, "Press it.", 0.9), next]]), ["Press it."]);
     }
 
     #[test]

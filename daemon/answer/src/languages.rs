@@ -77,6 +77,9 @@ pub struct Words {
     pub(super) numbers: Vec<String>,
 }
 
+/// Least bytes of an opening that tells a language against its common words.
+const SEVERAL_WORDS: usize = 8;
+
 /// Most words of a thing in a question that asks what it is.
 const DEFINED_WORDS: usize = 3;
 
@@ -106,14 +109,20 @@ impl Languages {
         self.0.get(&language).unwrap_or_else(|| &self.0[&Language::English])
     }
 
-    /// The language of a question: as its common words tell, else its opening, else English.
-    pub fn language_of(&self, question: &str) -> Language {
-        let by_opening = || {
-            let asked = lower(question);
-            let fits = self.0.iter().filter_map(|(language, words)| Some((words.longest_opening(&asked)?, *language)));
-            fits.max_by_key(|(length, _)| *length).map(|(_, language)| language)
-        };
-        terms::language_of_question(question).or_else(by_opening).unwrap_or_default()
+    /// The language of a question: as an opening of several words tells, else its common words, else its opening. `None` if
+    /// nothing tells; codes do not.
+    pub fn language_of(&self, question: &str) -> Option<Language> {
+        let asked = lower(question);
+        let words: Vec<&str> = asked.split_whitespace().filter(|word| !terms::is_code(plain(word))).collect();
+        let fits = self.0.iter().filter_map(|(language, words)| Some((words.longest_opening(&asked)?, *language)));
+        let opening = fits.max_by_key(|(length, _)| *length);
+        let by_words = terms::language_of_question(&words.join(" "));
+        let own = by_words.and_then(|language| self.of(language).longest_opening(&asked));
+        match opening {
+            // "Was" alone is English as well as German.
+            Some((length, language)) if length >= SEVERAL_WORDS && own.is_none_or(|own| length > own) => Some(language),
+            _ => by_words.or(opening.map(|(_, language)| language)),
+        }
     }
 }
 
@@ -153,7 +162,8 @@ impl Words {
     pub fn kind(&self, question: &str) -> Kind {
         let asked = lower(question);
         let names_code = || asked.split_whitespace().map(plain).any(terms::is_code);
-        if self.code.iter().any(|word| fits(word, &asked)) && names_code() {
+        let only_codes = !asked.is_empty() && asked.split_whitespace().all(|word| terms::is_code(plain(word)));
+        if only_codes || (self.code.iter().any(|word| fits(word, &asked)) && names_code()) {
             return Kind::Code;
         }
         if self.is_definition(&asked) && longest(&self.value, &asked) <= longest(&self.definition, &asked) {
@@ -250,7 +260,8 @@ mod tests {
             ("Where do I find the filter?", Kind::Steps),
             ("Where did they live?", Kind::Value),
             ("Was ist ein Dreiwegeventil?", Kind::Explanation),
-            ("E-17?", Kind::Explanation),
+            ("E-17?", Kind::Code),
+            ("Was bedeutet F2?", Kind::Code),
             ("Along with the pump, what is delivered?", Kind::Value),
             ("Wie stelle ich die Uhr?", Kind::Steps),
             ("Was bedeutet der Fehler E-17?", Kind::Code),
@@ -261,7 +272,7 @@ mod tests {
             ("¿Cuántos litros caben?", Kind::Value),
         ];
         for (question, kind) in questions {
-            let words = languages.of(languages.language_of(question));
+            let words = languages.of(languages.language_of(question).unwrap_or_default());
             assert_eq!(words.kind(question), kind, "{question} ({})", words.name);
         }
     }

@@ -146,14 +146,15 @@ impl AnswerOptions {
     }
 
     /// Whether the answer is given in the passages' words. Passages in another language are of no use to their reader.
-    fn is_quoted(&self, kind: Kind, asked: Language, written: Language) -> bool {
+    fn is_quoted(&self, kind: Kind, asked: Option<Language>, written: Language) -> bool {
         let by_kind = self.strategy == Strategy::Auto && self.prompts.is_quoted(kind);
-        !self.reads() || (by_kind && asked == written)
+        !self.reads() || (by_kind && asked.is_none_or(|asked| asked == written))
     }
 
     /// Whether the generator answers with a run of the passages' words.
-    fn is_copied(&self, kind: Kind, asked: Language, written: Language) -> bool {
-        self.reads() && self.strategy == Strategy::Auto && self.prompts.is_copied(kind) && asked == written
+    fn is_copied(&self, kind: Kind, asked: Option<Language>, written: Language) -> bool {
+        let by_kind = self.strategy == Strategy::Auto && self.prompts.is_copied(kind);
+        self.reads() && by_kind && asked.is_none_or(|asked| asked == written)
     }
 
     /// Whether the best few sentences are read, unless the section was read before.
@@ -250,7 +251,9 @@ impl Answerer {
         }
         let session = SessionKey::of(question);
         let earlier = session.as_ref().and_then(|session| self.sessions.last(session, Instant::now()));
-        let language = self.options.prompts.languages.language_of(&question.text);
+        // A question of codes alone has no language; it is answered in the words of the text.
+        let told = self.options.prompts.languages.language_of(&question.text);
+        let language = told.unwrap_or_default();
         let kind = self.options.prompts.languages.of(language).kind(&question.text);
         let Searched { found, library, evidence } =
             self.patient_evidence(question, (kind, language), earlier.as_ref(), cancel, progress).await?;
@@ -274,7 +277,7 @@ impl Answerer {
         match (found, question.mode) {
             (false, _) => {}
             (true, Mode::Evidence) => answer.answer = answer.citations.first().map(|c| c.quote.clone()).unwrap_or_default(),
-            (true, Mode::Answer) if self.options.is_quoted(kind, language, evidence.language) => {
+            (true, Mode::Answer) if self.options.is_quoted(kind, told, evidence.language) => {
                 Self::quote(None, question, &evidence, progress, &mut answer);
             }
             (true, Mode::Answer)
@@ -350,6 +353,8 @@ impl Answerer {
         let preference = completion.preference.unwrap_or(0.0);
         log::debug!("verdict: preference {preference:.2}");
         self.note(&completion, answer);
+        // Its one token is all that was wanted.
+        answer.finish = "stop".into();
         answer.usage.read = name;
         let words = prompts.languages.of(language);
         let agrees = preference > 0.0;
@@ -357,7 +362,7 @@ impl Answerer {
         // A denial needs a negation in the best sentence, and an agreement must not stand on a negation: small models lean
         // towards one of the two.
         let against = if agrees {
-            support.is_negated_text(&evidence.best) && !support.is_negated_text(&question.text)
+            evidence.quoted.lines().any(|line| support.is_negated_text(line)) && !support.is_negated_text(&question.text)
         } else {
             !support.is_negated_text(&evidence.best)
         };
@@ -385,6 +390,7 @@ impl Answerer {
         let options = Arc::clone(&self.options);
         let earlier = earlier.cloned();
         let mode = question.mode;
+        let told = options.prompts.languages.language_of(&question.text);
         let follows_up = options.prompts.languages.of(language).is_follow_up(&question.text);
         let work = move || -> Result<(bool, Evidence), AnswerError> {
             let text = query.text.clone();
@@ -393,7 +399,7 @@ impl Answerer {
             let written = retrieval.passages.first().map(|passage| passage.language).unwrap_or_default();
             // The generator has its say after reading.
             let reachable = match mode {
-                Mode::Answer if options.is_copied(kind, language, written) => copying::confidence(retrieval.confidence, 0.0),
+                Mode::Answer if options.is_copied(kind, told, written) => copying::confidence(retrieval.confidence, 0.0),
                 _ => retrieval.confidence,
             };
             let found = !retrieval.passages.is_empty() && reachable >= options.threshold;
@@ -432,7 +438,7 @@ impl Answerer {
                     .take(copying::FAVOURED)
                     .map(|(_, said)| said.text.clone())
                     .collect();
-                if mode == Mode::Answer && !options.is_quoted(kind, language, evidence.language) {
+                if mode == Mode::Answer && !options.is_quoted(kind, told, evidence.language) {
                     let passages = &retrieval.passages;
                     evidence.readings =
                         reading::readings(&options.prompts, &retriever, passages, &ranked, options.is_narrow(kind))?;
@@ -457,7 +463,8 @@ impl Answerer {
         let words = prompts.languages.of(language);
         let name = (language != Language::English).then_some(words.name.as_str());
         let asked = Asked { question: prompts.question(&evidence.asked), task: prompts.task(kind, name) };
-        let copied = self.options.is_copied(kind, language, evidence.language);
+        let told = prompts.languages.language_of(&question.text);
+        let copied = self.options.is_copied(kind, told, evidence.language);
         let form = if copied { Form::Copied(Arc::new(evidence.copy_rules(question, words))) } else { Form::Written };
         let mut generation = Reader { answerer: self, question, kind, cancel }.start(&evidence.readings, asked, form)?;
         let mut written: Option<Written<'_>> = None;
@@ -560,6 +567,11 @@ fn capitalised(word: &str) -> String {
 /// Confidence below which a question of a session is searched for with the question before it as well.
 const WEAK: f32 = 0.9;
 
+/// Most words of a short question with a pronoun and without a number, and the share of its own confidence that the search with the question before it
+/// needs to win.
+const SHORT_FOLLOW_UP: usize = 7;
+const POINTS_BACK: f32 = 0.7;
+
 /// Most characters of the last answer in a prompt.
 const EARLIER_CHARS: usize = 300;
 
@@ -577,7 +589,10 @@ fn with_earlier(
     let Some(earlier) = earlier.filter(|_| follows_up || alone.confidence < WEAK) else { return Ok((alone, text.clone(), text)) };
     let both = Query { text: format!("{} {text}", earlier.question), ..query };
     let together = retriever.search(&both)?;
-    if together.confidence <= alone.confidence {
+    // "How do I reset it?" finds something in any manual; "it" means the thing before.
+    let names_number = text.contains(|c: char| c.is_numeric());
+    let short = follows_up && !names_number && text.split_whitespace().count() <= SHORT_FOLLOW_UP;
+    if together.confidence <= if short { POINTS_BACK * alone.confidence } else { alone.confidence } {
         return Ok((alone, text.clone(), text));
     }
     let mut said = earlier.answer;
@@ -708,7 +723,9 @@ struct Evidence {
 impl Evidence {
     /// The rules for an answer that is copied.
     fn copy_rules(&self, question: &Question, words: &Words) -> SpanRules {
-        SpanRules::new(&question.text, self.language, words, self.favoured.clone())
+        let read = self.readings.iter().flat_map(|reading| &reading.passages);
+        let headings = read.map(|passage| passage.heading.clone()).collect();
+        SpanRules::new(&question.text, self.language, words, self.favoured.clone(), headings)
     }
 }
 
@@ -752,7 +769,7 @@ mod tests {
             headings: vec![(0, "Care > Filter".into()), (20, "Care > Pump".into())],
             ..Passage::default()
         };
-        let said = |at, text: &str| Scored { at, text: text.into(), score: 1.0 };
+        let said = |at, text: &str| Scored { at, text: text.into(), score: 1.0, section: 0 };
         let (rinse, oil, turn) = (said(0, "Rinse it weekly."), said(22, "Oil it."), said(30, "Turn it."));
         let both = cite(1, &passage, Some(&oil), &[&rinse, &oil]);
         assert_eq!((both.page, both.pages.as_slice(), both.heading.as_str()), (Some(4), &[3, 4][..], "Care > Pump"));

@@ -82,6 +82,9 @@ struct Frame {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Verdict {
+    /// Least weights of a model that is asked; smaller ones quote.
+    #[serde(default)]
+    least_parameters: u64,
     /// Words that agree.
     pub yes: Vec<String>,
     /// Words that deny.
@@ -143,7 +146,11 @@ impl Prompts {
         let fits = |file: &File| file.model.fits(model);
         // The built-in files fit every model.
         let found = files.iter().position(|(_, file)| fits(file)).unwrap_or(files.len() - 1);
-        let (name, file) = files.swap_remove(found);
+        let (name, mut file) = files.swap_remove(found);
+        if file.verdict.as_ref().is_some_and(|verdict| model.parameters < verdict.least_parameters) {
+            file.verdict = None;
+            file.prompt.quoted.push(Kind::YesNo);
+        }
         Ok(Self { name, languages, file })
     }
 

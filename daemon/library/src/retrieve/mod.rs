@@ -130,6 +130,11 @@ impl Passage {
         at_place(&self.pages, at).copied()
     }
 
+    /// Where the section begins that holds an offset in the text, in bytes.
+    pub fn section_at(&self, at: usize) -> usize {
+        self.headings.iter().map(|(begins, _)| *begins).take_while(|begins| *begins <= at).last().unwrap_or(0)
+    }
+
     /// The headings at an offset in the text, in bytes.
     pub fn heading_at(&self, at: usize) -> &str {
         at_place(&self.headings, at).map_or(self.heading.as_str(), String::as_str)
