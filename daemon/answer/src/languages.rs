@@ -259,7 +259,7 @@ mod tests {
             ("The pump hums. What should I do?", Kind::Steps),
             ("Where do I find the filter?", Kind::Steps),
             ("Where did they live?", Kind::Value),
-            ("Was ist ein Dreiwegeventil?", Kind::Explanation),
+            ("Was sind Cookies?", Kind::Explanation),
             ("E-17?", Kind::Code),
             ("Was bedeutet F2?", Kind::Code),
             ("Along with the pump, what is delivered?", Kind::Value),

@@ -153,7 +153,8 @@ impl AnswerOptions {
 
     /// Whether the generator answers with a run of the passages' words.
     fn is_copied(&self, kind: Kind, asked: Option<Language>, written: Language) -> bool {
-        let by_kind = self.strategy == Strategy::Auto && self.prompts.is_copied(kind);
+        let otherwise = self.prompts.is_quoted(kind) || (kind == Kind::YesNo && self.prompts.verdict().is_some());
+        let by_kind = self.strategy == Strategy::Auto && self.prompts.is_copied(kind) && !otherwise;
         self.reads() && by_kind && asked.is_none_or(|asked| asked == written)
     }
 
@@ -493,10 +494,16 @@ impl Answerer {
             }
         };
         let Some(mut written) = written else { return Err(EngineError::Stopped.into()) };
-        if let Some(certainty) = completion.certainty {
-            answer.confidence = copying::confidence(answer.confidence, certainty);
-            log::debug!("certainty {certainty:.2}, confidence {:.2}", answer.confidence);
-            if answer.confidence < self.options.threshold {
+        if copied {
+            if let Some(certainty) = completion.certainty {
+                answer.confidence = copying::confidence(answer.confidence, certainty);
+                log::debug!("certainty {certainty:.2}, confidence {:.2}", answer.confidence);
+            } else {
+                // A run that was cut, or that only repeats the question, is no answer.
+                run.clear();
+            }
+            let sure = answer.confidence >= self.options.threshold;
+            if !sure {
                 self.note(&completion, answer);
                 answer.found = false;
                 return Ok(());

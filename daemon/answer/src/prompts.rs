@@ -4,6 +4,7 @@ use crate::Strategy;
 use crate::languages::{Kind, Languages};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// The built-in prompts, in the order in which they are tried.
@@ -222,11 +223,14 @@ fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, PromptError> {
 
 fn read(path: &Path) -> Result<String, PromptError> {
     let failed = |source| PromptError::Read { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if bytes > MAX_BYTES {
-        return Err(PromptError::Format { path: path.to_owned(), reason: format!("{bytes} bytes are too many for a prompt") });
+    let format = |reason: &str| PromptError::Format { path: path.to_owned(), reason: reason.to_owned() };
+    // A device or a pipe would be read without end.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(format("it is not a plain file"));
     }
-    std::fs::read_to_string(path).map_err(failed)
+    let mut text = String::new();
+    std::fs::File::open(path).map_err(failed)?.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_BYTES { Err(format("more than 1 MiB is too much for a prompt")) } else { Ok(text) }
 }
 
 /// Fills in the places of a text in one pass, so that a filled-in text is never read for places.
@@ -294,5 +298,16 @@ mod tests {
         let error = Prompts::load(Some(dir.path()), facts(1, true)).expect_err("refused").to_string();
         assert!(error.contains("a.toml") && error.contains("unknown"), "{error}");
         assert!(Prompts::load(Some(&dir.path().join("nowhere")), facts(1, true)).is_err());
+        std::fs::remove_file(dir.path().join("a.toml")).expect("removed");
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("z.toml")).expect("linked");
+        let error = Prompts::load(Some(dir.path()), facts(1, true)).expect_err("refused").to_string();
+        assert!(error.contains("z.toml") && error.contains("plain file"), "{error}");
+    }
+
+    #[test]
+    fn small_models_are_not_asked_for_a_verdict() {
+        let of = |parameters| Prompts::load(None, facts(parameters, true)).expect("loads");
+        assert!(of(500_000_000).verdict().is_none() && of(500_000_000).is_quoted(Kind::YesNo));
+        assert!(of(1_500_000_000).verdict().is_some() && !of(1_500_000_000).is_quoted(Kind::YesNo));
     }
 }

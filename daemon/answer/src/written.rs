@@ -84,12 +84,13 @@ impl<'a> Written<'a> {
 
     /// An answer that is a run of words of the passages, whole. Nothing in it can be unsupported.
     pub(super) fn copied(&mut self, run: &str) -> String {
+        let run = marks::removed(run);
         if run.is_empty() {
             return String::new();
         }
         self.support.push(1.0);
-        self.cited = self.support_of.check(run).n.or(self.first);
-        run.clone_into(&mut self.text);
+        self.cited = self.support_of.check(&run).n.or(self.first);
+        self.text.clone_from(&run);
         self.text.clone() + &self.mark(None)
     }
 

@@ -53,8 +53,9 @@ pub(super) struct Copier {
     /// The runs that agree with the tokens said so far; before the first one, all that may begin.
     runs: Vec<Run>,
     said: usize,
-    /// See [`super::Completion::certainty`].
-    pub(super) certainty: Option<f64>,
+    certainty: Option<f64>,
+    /// Whether the answer has ended where it may.
+    whole: bool,
 }
 
 /// A place in the text, with the tokens from there on.
@@ -82,21 +83,28 @@ impl Copier {
                 }
             }
         }
-        Self { text, ends, rules, runs, said: 0, certainty: None }
+        Self { text, ends, rules, runs, said: 0, certainty: None, whole: false }
     }
 
     /// The next token; `None` at the end of the answer.
     pub(super) fn choose(&mut self, model: &LlamaModel, logits: &[f32]) -> Option<LlamaToken> {
         if self.said == 1 {
             for run in &mut self.runs {
-                run.tokens = data_tokens(model, &written(&self.text, run.start, run.capital, MOST_CHARS));
+                let tokens = data_tokens(model, &written(&self.text, run.start, run.capital, MOST_CHARS));
+                // A long word may be divided otherwise than its beginning was.
+                if tokens.first() == run.tokens.first() {
+                    run.tokens = tokens;
+                }
             }
         }
         let logit = |token: LlamaToken| logits.get(token.0 as usize).copied().unwrap_or(f32::NEG_INFINITY);
         let bonus = |run: &Run| if self.said == 0 { run.bonus } else { 0.0 };
         let next = |run: &Run| run.tokens.get(self.said).map(|token| (*token, logit(*token) + bonus(run)));
         let candidates = self.runs.iter().filter_map(next);
-        let (best, likely) = candidates.max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let Some((best, likely)) = candidates.max_by(|a, b| a.1.total_cmp(&b.1)) else {
+            self.whole = self.may_end(model) == Some(true);
+            return None;
+        };
         if self.said == 0 {
             let mut firsts: Vec<LlamaToken> = self.runs.iter().filter_map(|run| run.tokens.first().copied()).collect();
             firsts.sort_unstable_by_key(|token| token.0);
@@ -107,13 +115,21 @@ impl Copier {
         } else {
             let end = self.ends.iter().map(|end| logit(*end)).fold(f32::NEG_INFINITY, f32::max);
             let ends = |whole: bool| end - if whole { 0.0 } else { NOT_WHOLE } >= likely;
-            if ends(true) && self.may_end(model).is_some_and(ends) {
+            if ends(true)
+                && let Some(whole) = self.may_end(model).filter(|whole| ends(*whole))
+            {
+                self.whole = whole;
                 return None;
             }
         }
         self.runs.retain(|run| run.tokens.get(self.said) == Some(&best));
         self.said += 1;
         Some(best)
+    }
+
+    /// See [`super::Completion::certainty`].
+    pub(super) fn certainty(&self) -> Option<f64> {
+        self.certainty.filter(|certainty| self.whole && !certainty.is_nan())
     }
 
     /// If one of the runs may end here, whether it is whole.
@@ -134,19 +150,26 @@ impl Copier {
     }
 }
 
-/// The places where a run may begin: words, and the signs before them.
+/// The places where a run may begin: words with the signs that belong to them. `-5` without its sign, or a part of `3.5`, would
+/// be another value.
 fn starts(text: &str) -> Vec<usize> {
     let mut places = Vec::new();
-    let mut before = ' ';
+    let (mut first, mut before) = (' ', ' ');
     for (at, c) in text.char_indices() {
-        let sign = matches!(c, '"' | '“' | '„' | '«' | '$' | '€' | '£' | '-' | '−' | '+' | '<' | '>' | '≤' | '≥' | '±' | '~');
-        let begins = c.is_alphanumeric() && (!before.is_alphanumeric() || has_no_spaces(c)) || sign && before.is_whitespace();
-        if begins {
+        let quotes = matches!(c, '"' | '“' | '„' | '«');
+        let signed = is_sign(before) && !first.is_alphanumeric() || is_joint(before) && first.is_alphanumeric();
+        let word = c.is_alphanumeric() && !signed && (!before.is_alphanumeric() || has_no_spaces(c));
+        if word || (quotes || is_sign(c)) && before.is_whitespace() {
             places.push(at);
         }
-        before = c;
+        (first, before) = (before, c);
     }
     places
+}
+
+/// Whether a sign before a number or a word changes its meaning.
+fn is_sign(c: char) -> bool {
+    matches!(c, '$' | '€' | '£' | '-' | '−' | '+' | '<' | '>' | '≤' | '≥' | '±' | '~')
 }
 
 /// Whether a character belongs to a script that puts no spaces between words.
@@ -182,7 +205,13 @@ fn written(text: &str, start: usize, capital: bool, most: usize) -> String {
     let mut letters = text[start..].chars().take(most).take_while(|c| !matches!(c, '\n' | '|'));
     let first = letters.next();
     // A capital of another length would move the places behind it.
-    let upper = first.and_then(|c| c.to_uppercase().next().filter(|upper| capital && upper.len_utf8() == c.len_utf8()));
+    let single = |c: char| {
+        let mut upper = c.to_uppercase();
+        upper.next().filter(|first| upper.next().is_none() && first.len_utf8() == c.len_utf8())
+    };
+    // `kPa` is a unit.
+    let mixed = text[start..].chars().nth(1).is_some_and(char::is_uppercase);
+    let upper = first.filter(|_| capital && !mixed).and_then(single);
     upper.or(first).into_iter().chain(letters).collect()
 }
 
@@ -193,8 +222,10 @@ mod tests {
     #[test]
     fn runs_begin_at_words_and_their_signs() {
         let at = |text: &str| starts(text).iter().map(|at| text[*at..].to_owned()).collect::<Vec<_>>();
-        assert_eq!(at("It's 5°C"), ["It's 5°C", "s 5°C", "5°C", "C"]);
-        assert_eq!(at("to -5 (max)"), ["to -5 (max)", "-5 (max)", "5 (max)", "max)"]);
+        assert_eq!(at("It's 5°C"), ["It's 5°C", "5°C", "C"]);
+        assert_eq!(at("to -5 (max)"), ["to -5 (max)", "-5 (max)", "max)"]);
+        assert_eq!(at("E-17 −0.8"), ["E-17 −0.8", "−0.8"]);
+        assert_eq!(at("\"We are\""), ["\"We are\"", "We are\"", "are\""]);
         assert_eq!(at("水泵"), ["水泵", "泵"]);
     }
 
@@ -215,5 +246,7 @@ mod tests {
         assert_eq!(written(text, 0, false, 99), "over half");
         assert_eq!(written(text, 5, true, 3), "Hal");
         assert_eq!(written("ßa", 0, true, 9), "ßa");
+        assert_eq!(written("kPa", 0, true, 9), "kPa");
+        assert_eq!(written("ŉa", 0, true, 9), "ŉa");
     }
 }

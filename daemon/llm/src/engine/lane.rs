@@ -151,7 +151,7 @@ impl Lane {
 
     /// See [`super::Completion::certainty`].
     pub(super) fn certainty(&self) -> Option<f64> {
-        self.copier.as_ref().and_then(|copier| copier.certainty)
+        self.copier.as_ref().and_then(Copier::certainty)
     }
 
     /// The answer so far.

@@ -237,7 +237,7 @@ pub struct Completion {
     /// ln of the odds that the answer begins with a word of the first group of [`Form::Compared`], not of the second.
     pub preference: Option<f64>,
     /// How sure the model is of a copied answer, 0 or less: ln of the probability that it copies at all, plus ln of that of its
-    /// first token.
+    /// first token. `None` if no whole run was copied: the text is then no answer.
     pub certainty: Option<f64>,
     /// Time in the queue.
     pub waited: Duration,

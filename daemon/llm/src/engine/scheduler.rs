@@ -401,7 +401,8 @@ impl Scheduler<'_> {
             Form::Written => {}
             Form::Copied(rules) => {
                 let read = request.readings[number].iter().take(lane.prompt.passages_used).map(|passage| passage.text.as_str());
-                lane = lane.copying(Copier::new(self.model, read.collect(), Arc::clone(rules), self.ends.clone()));
+                let text = read.collect::<Vec<_>>().join("\n");
+                lane = lane.copying(Copier::new(self.model, text, Arc::clone(rules), self.ends.clone()));
             }
             Form::Compared(words) => lane = lane.comparing(words.each_ref().map(|words| self.first_tokens(words))),
         }

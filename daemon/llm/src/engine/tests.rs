@@ -363,6 +363,12 @@ fn copied_answers_are_runs_of_the_text() {
         let preferred = copied(question, "Zwölf", text);
         assert!(lower("Zwölf Rohre für 51.6% führen heran.").contains(&lower(&preferred)), "{question} {preferred}");
     }
+    let asked = |max_tokens| Request {
+        form: Form::Copied(Arc::new(Line("Zwölf"))),
+        ..request("Wie viele Rohre?", &["Zwölfhundertfünfundvierzig Rohre"], max_tokens)
+    };
+    assert_eq!(ask(&engine, asked(1)).1.expect("answers").certainty, None, "a word that was cut");
+    assert!(ask(&engine, asked(24)).1.expect("answers").certainty.is_some_and(|certainty| certainty <= 0.0));
     // A text without words gives no answer.
     assert_eq!(copied("What?", "", "…"), "");
 }
