@@ -38,7 +38,7 @@ pub(super) struct Scored {
     pub(super) text: String,
     /// How well the sentence answers.
     pub(super) score: f32,
-    /// Where its section begins in the passage, in bytes.
+    /// The beginning of its section in the passage, in bytes.
     pub(super) section: usize,
 }
 

@@ -130,7 +130,7 @@ impl Passage {
         at_place(&self.pages, at).copied()
     }
 
-    /// Where the section begins that holds an offset in the text, in bytes.
+    /// The beginning of the section that holds an offset in the text, in bytes.
     pub fn section_at(&self, at: usize) -> usize {
         self.headings.iter().map(|(begins, _)| *begins).take_while(|begins| *begins <= at).last().unwrap_or(0)
     }
