@@ -159,7 +159,7 @@ fn starts(text: &str) -> Vec<usize> {
         let quotes = matches!(c, '"' | '“' | '„' | '«');
         let signed = is_sign(before) && !first.is_alphanumeric() || is_joint(before) && first.is_alphanumeric();
         let word = c.is_alphanumeric() && !signed && (!before.is_alphanumeric() || has_no_spaces(c));
-        if word || (quotes || is_sign(c)) && before.is_whitespace() {
+        if word || (quotes && before.is_whitespace()) || (is_sign(c) && !before.is_alphanumeric()) {
             places.push(at);
         }
         (first, before) = (before, c);
@@ -200,7 +200,8 @@ fn is_joint(sign: char) -> bool {
     matches!(sign, '.' | ',' | '\'' | '’' | '-' | '‑' | '/' | ':' | '_')
 }
 
-/// At most `most` characters from a place to the end of its line, or of its cell in a table; `capital`: the first one is a capital letter.
+/// At most `most` characters from a place to the end of its line, or of its cell in a table. `capital`: the first one is a
+/// capital letter.
 fn written(text: &str, start: usize, capital: bool, most: usize) -> String {
     let mut letters = text[start..].chars().take(most).take_while(|c| !matches!(c, '\n' | '|'));
     let first = letters.next();
@@ -224,6 +225,7 @@ mod tests {
         let at = |text: &str| starts(text).iter().map(|at| text[*at..].to_owned()).collect::<Vec<_>>();
         assert_eq!(at("It's 5°C"), ["It's 5°C", "5°C", "C"]);
         assert_eq!(at("to -5 (max)"), ["to -5 (max)", "-5 (max)", "max)"]);
+        assert_eq!(at("(-5 °C)"), ["-5 °C)", "C)"]);
         assert_eq!(at("E-17 −0.8"), ["E-17 −0.8", "−0.8"]);
         assert_eq!(at("\"We are\""), ["\"We are\"", "We are\"", "are\""]);
         assert_eq!(at("水泵"), ["水泵", "泵"]);
