@@ -59,22 +59,18 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
 /// A separate data directory, port and node, so that the demo disturbs no other daemon.
 fn configuration(common: &Common, args: &Args) -> Result<Config, Failure> {
     let failed = |e: std::io::Error| Failure::Other(format!("cannot prepare the demo: {e}"));
-    let dir = std::env::temp_dir().join(format!("vademecum-demo-{}", new_id()));
-    std::fs::create_dir(&dir).map_err(failed)?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(failed)?.port();
+    // Before the directory is made, which only a running demo removes.
     let loaded = load(Some(Path::new("/dev/null")), std::iter::empty(), &Vec::new())?;
-    let in_folder = |name: &String| {
+    let in_folder = |name: &str| {
         let file = super::model::catalogue(&loaded).ok()?.get(name)?.file.clone();
         args.models.as_ref().map(|dir| dir.join(file)).filter(|path| path.is_file())
     };
-    let chosen = match &args.model {
-        Some(name) => Some(match in_folder(name) {
-            Some(path) => path,
-            None => super::model::generator_file(&loaded, name)?,
-        }),
-        None => None,
-    };
+    let found = |name: &String| in_folder(name).map_or_else(|| super::model::generator_file(&loaded, name), Ok);
+    let chosen = args.model.as_ref().map(found).transpose()?;
     let chosen = chosen.map(|path| path.display().to_string()).or_else(|| common.generator.clone());
+    let dir = std::env::temp_dir().join(format!("vademecum-demo-{}", new_id()));
+    std::fs::create_dir(&dir).map_err(failed)?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(failed)?.port();
     let model = |given: &Option<String>, name: &str| {
         given.clone().or_else(|| args.models.as_ref().map(|dir| dir.join(name).display().to_string()))
     };

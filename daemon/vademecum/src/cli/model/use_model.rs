@@ -98,7 +98,7 @@ fn encoder_for(args: &Args, catalogue: &Catalogue, loaded: &Loaded) -> Result<Op
 }
 
 /// The file of a name or path, opened.
-pub(in crate::cli) fn resolved(name: &str, catalogue: &Catalogue, loaded: &Loaded) -> Result<(PathBuf, Gguf), Failure> {
+pub(super) fn resolved(name: &str, catalogue: &Catalogue, loaded: &Loaded) -> Result<(PathBuf, Gguf), Failure> {
     let path = match catalogue.get(name) {
         Some(model) => found(loaded, &model.file)
             .ok_or_else(|| Failure::Other(format!("{name} is not here; `vademecum model pull {name}` fetches it")))?,
