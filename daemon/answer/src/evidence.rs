@@ -4,6 +4,7 @@
 //! terms weigh more. Vectors come with the passages. Libraries of an older version or of another kind of encoder have none. Those
 //! sentences are encoded here, and their vectors kept for the next question: people ask about the same pages.
 
+use crate::languages::{codes_of, words_of};
 use crate::support::without_list_mark;
 use library::retrieve::{Passage, Statement};
 use library::store::terms::{self, Language};
@@ -80,29 +81,35 @@ impl Selector {
         let without = passages.iter().flat_map(|passage| &passage.statements).filter(|statement| statement.vector.is_none());
         let computed = self.vectors(without.map(|statement| statement.text.as_str()))?;
         let codes = codes_of(question);
-        let names = |statement: &Statement| codes.iter().any(|code| words_of(&statement.text).any(|word| word == *code));
+        let names = |statement: &Statement| words_of(&statement.text).any(|word| codes.contains(&word));
         let coded = !codes.is_empty() && passages.iter().flat_map(|passage| &passage.statements).any(names);
-        let code_weight = |statement: &Statement| match (coded, words_of(&statement.shown).next()) {
-            (false, _) => 1.0,
-            (true, Some(first)) if codes.contains(&first) => OWN_ROW,
-            (true, _) if names(statement) => 1.0,
-            (true, _) => OTHER_CODE,
+        let begins = |statement: &Statement| words_of(&statement.shown).next().is_some_and(|word| codes.contains(&word));
+        let code_weight = |statement: &Statement| {
+            if coded && begins(statement) {
+                OWN_ROW
+            } else if coded && !names(statement) {
+                OTHER_CODE
+            } else {
+                1.0
+            }
         };
-        let score = |passage: &Passage, terms: &HashSet<String>, statement: &Statement| {
+        let score = |statement: &Statement, heading: f32| {
             let vector = statement.vector.as_deref().or_else(|| computed.get(statement.text.as_str()).map(AsRef::as_ref));
             let cosine = vector.map_or(0.0, |vector| asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>());
-            let heading = share(terms, &format!("{} {}", passage.title, passage.heading_at(statement.at)), passage.language);
             let score = (cosine + COVERAGE_WEIGHT * statement.coverage + HEADING_WEIGHT * heading) * code_weight(statement);
             // A question is no answer, however alike it is to the one that was asked.
             if statement.text.trim_end().ends_with(['?', '？', '؟']) { QUESTION_WEIGHT * score } else { score }
         };
         let rank = |passage: &Passage| {
             let terms = terms::analyze(question, passage.language).terms.into_iter().collect();
-            let scored = |statement: &Statement| Scored {
-                at: statement.at,
-                text: statement.shown.clone(),
-                score: score(passage, &terms, statement),
-                section: passage.section_at(statement.at),
+            // Of each section once: its statements share the headings.
+            let mut headings: HashMap<usize, f32> = HashMap::new();
+            let scored = |statement: &Statement| {
+                let section = passage.section_at(statement.at);
+                let heading = *headings.entry(section).or_insert_with(|| {
+                    share(&terms, &format!("{} {}", passage.title, passage.heading_at(statement.at)), passage.language)
+                });
+                Scored { at: statement.at, text: statement.shown.clone(), score: score(statement, heading), section }
             };
             let mut ranked: Vec<Scored> = passage.statements.iter().map(scored).collect();
             ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -140,18 +147,6 @@ impl Selector {
         }
         Ok(found)
     }
-}
-
-/// The words of a text in lower case, without the signs around them.
-fn words_of(text: &str) -> impl Iterator<Item = String> {
-    text.split_whitespace()
-        .map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase())
-        .filter(|word| !word.is_empty())
-}
-
-/// The codes that a question names.
-fn codes_of(question: &str) -> Vec<String> {
-    words_of(question).filter(|word| terms::is_code(word)).collect()
 }
 
 /// Share of a question's terms that a text holds, 0 to 1.

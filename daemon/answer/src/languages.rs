@@ -141,15 +141,18 @@ impl Words {
 
     /// Whether a question in lower case asks what a thing is, in few words.
     fn is_definition(&self, asked: &str) -> bool {
-        let rest = self.definition.iter().filter(|opening| fits(opening, asked)).filter_map(|opening| asked.get(opening.len()..));
-        rest.map(|rest| rest.split_whitespace().count()).min().is_some_and(|words| (1..=DEFINED_WORDS).contains(&words))
+        let Some(opening) = longest(&self.definition, asked) else { return false };
+        let words = asked.get(opening..).map_or(0, |rest| rest.split_whitespace().count());
+        (1..=DEFINED_WORDS).contains(&words) && longest(&self.value, asked) <= Some(opening)
     }
 
     /// Whether a question asks which code it is: it speaks of codes, and names none.
     pub(super) fn asks_for_code(&self, question: &str) -> bool {
-        let asked = lower(question);
-        let speaks = self.code.iter().any(|word| fits(word, &asked));
-        speaks && !asked.split_whitespace().map(plain).any(terms::is_code)
+        self.speaks_of_codes(&lower(question)) && codes_of(question).is_empty()
+    }
+
+    fn speaks_of_codes(&self, asked: &str) -> bool {
+        self.code.iter().any(|word| fits(word, asked))
     }
 
     /// Whether a question asks for a number or a date.
@@ -161,12 +164,11 @@ impl Words {
     /// The kind of a question in this language. A table tells by its openings; the longest one that fits counts.
     pub fn kind(&self, question: &str) -> Kind {
         let asked = lower(question);
-        let names_code = || asked.split_whitespace().map(plain).any(terms::is_code);
-        let only_codes = !asked.is_empty() && asked.split_whitespace().all(|word| terms::is_code(plain(word)));
-        if only_codes || (self.code.iter().any(|word| fits(word, &asked)) && names_code()) {
+        let codes = codes_of(question).len();
+        if codes > 0 && (codes == words_of(question).count() || self.speaks_of_codes(&asked)) {
             return Kind::Code;
         }
-        if self.is_definition(&asked) && longest(&self.value, &asked) <= longest(&self.definition, &asked) {
+        if self.is_definition(&asked) {
             return Kind::Explanation;
         }
         // Of equal lengths the first kind counts.
@@ -210,6 +212,16 @@ fn longest(openings: &[String], asked: &str) -> Option<usize> {
 /// A word without the signs around it.
 fn plain(word: &str) -> &str {
     word.trim_matches(|c: char| !c.is_alphanumeric())
+}
+
+/// The words of a text in lower case, without the signs around them.
+pub(super) fn words_of(text: &str) -> impl Iterator<Item = String> {
+    text.split_whitespace().map(|word| plain(word).to_lowercase()).filter(|word| !word.is_empty())
+}
+
+/// The codes that a question names.
+pub(super) fn codes_of(question: &str) -> Vec<String> {
+    words_of(question).filter(|word| terms::is_code(word)).collect()
 }
 
 /// Whether a question opens with these words. `*` before them: it holds them anywhere. `*` between them: anything stands there.

@@ -257,7 +257,7 @@ impl Answerer {
         let language = told.unwrap_or_default();
         let kind = self.options.prompts.languages.of(language).kind(&question.text);
         let Searched { found, library, evidence } =
-            self.patient_evidence(question, (kind, language), earlier.as_ref(), cancel, progress).await?;
+            self.patient_evidence(question, (kind, told), earlier.as_ref(), cancel, progress).await?;
         let mut answer = Answer {
             found,
             confidence: evidence.confidence,
@@ -290,7 +290,7 @@ impl Answerer {
                 let verdict = self.verdict(question, language, &evidence, cancel, &mut answer).await?;
                 Self::quote(verdict, question, &evidence, progress, &mut answer);
             }
-            (true, Mode::Answer) => self.read(question, (kind, language), evidence, cancel, progress, &mut answer).await?,
+            (true, Mode::Answer) => self.read(question, (kind, told), evidence, cancel, progress, &mut answer).await?,
         }
         if !answer.found {
             answer.citations.clear();
@@ -377,7 +377,7 @@ impl Answerer {
     async fn evidence(
         &self,
         question: &Question,
-        (kind, language): (Kind, Language),
+        (kind, told): (Kind, Option<Language>),
         earlier: Option<&Turn>,
     ) -> Result<(bool, Evidence), AnswerError> {
         let query = Query {
@@ -391,8 +391,7 @@ impl Answerer {
         let options = Arc::clone(&self.options);
         let earlier = earlier.cloned();
         let mode = question.mode;
-        let told = options.prompts.languages.language_of(&question.text);
-        let follows_up = options.prompts.languages.of(language).is_follow_up(&question.text);
+        let follows_up = options.prompts.languages.of(told.unwrap_or_default()).is_follow_up(&question.text);
         let work = move || -> Result<(bool, Evidence), AnswerError> {
             let text = query.text.clone();
             let (retrieval, asked, turn) = with_earlier(&retriever, query, earlier, follows_up)?;
@@ -434,12 +433,9 @@ impl Answerer {
                 evidence.quoted = marked.join("\n");
                 evidence.best =
                     ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
-                evidence.favoured = evidence::in_order(&ranked, &scores)
-                    .iter()
-                    .take(copying::FAVOURED)
-                    .map(|(_, said)| said.text.clone())
-                    .collect();
                 if mode == Mode::Answer && !options.is_quoted(kind, told, evidence.language) {
+                    let best = evidence::in_order(&ranked, &scores).into_iter().take(copying::FAVOURED);
+                    evidence.favoured = best.map(|(_, said)| said.text.clone()).collect();
                     let passages = &retrieval.passages;
                     evidence.readings =
                         reading::readings(&options.prompts, &retriever, passages, &ranked, options.is_narrow(kind))?;
@@ -454,17 +450,17 @@ impl Answerer {
     async fn read(
         &self,
         question: &Question,
-        (kind, language): (Kind, Language),
+        (kind, told): (Kind, Option<Language>),
         mut evidence: Evidence,
         cancel: &Cancel,
         progress: &mut (dyn FnMut(Progress) + Send),
         answer: &mut Answer,
     ) -> Result<(), AnswerError> {
         let prompts = &self.options.prompts;
+        let language = told.unwrap_or_default();
         let words = prompts.languages.of(language);
         let name = (language != Language::English).then_some(words.name.as_str());
         let asked = Asked { question: prompts.question(&evidence.asked), task: prompts.task(kind, name) };
-        let told = prompts.languages.language_of(&question.text);
         let copied = self.options.is_copied(kind, told, evidence.language);
         let form = if copied { Form::Copied(Arc::new(evidence.copy_rules(question, words))) } else { Form::Written };
         let mut generation = Reader { answerer: self, question, kind, cancel }.start(&evidence.readings, asked, form)?;

@@ -56,11 +56,6 @@ pub(super) fn readings(
     let said = said.map(|(i, (passage, chosen))| (None, ReadPassage { text: evidence::text(&chosen), ..chunk(i + 1, passage) }));
     let sentences = Reading::of("sentences", prompts, said.collect());
     let section = retriever.section(first.number, first.ordinal, SECTION_TOKENS)?;
-    if narrow {
-        let read = |section: &Section| vec![(Some(section.number), of_section(1, &first.title, section))];
-        let section = section.as_ref().map(|section| Reading::of("section", prompts, read(section)));
-        return Ok(section.into_iter().chain([sentences]).collect());
-    }
     let whole = |passage: &Passage, n: usize| (Some(passage.number), chunk(n, passage));
     let mut all = Vec::new();
     if let Some(section) = &section {
@@ -70,12 +65,12 @@ pub(super) fn readings(
             .enumerate()
             .skip(1)
             .find(|(_, passage)| passage.score >= BESIDE * first.score && !section.text.contains(passage.best_chunk()));
-        if let Some((i, passage)) = beside {
+        if let Some((i, passage)) = beside.filter(|_| !narrow) {
             all.push(Reading::of("section and chunk", prompts, vec![read(), whole(passage, i + 1)]));
         }
         all.push(Reading::of("section", prompts, vec![read()]));
     }
-    if section.is_none_or(|section| section.text != first.best_chunk()) {
+    if !narrow && section.is_none_or(|section| section.text != first.best_chunk()) {
         all.push(Reading::of("chunk", prompts, vec![whole(first, 1)]));
     }
     all.push(sentences);

@@ -90,7 +90,7 @@ impl Answerer {
     pub(super) async fn patient_evidence(
         &self,
         question: &Question,
-        (kind, language): (Kind, Language),
+        (kind, told): (Kind, Option<Language>),
         earlier: Option<&Turn>,
         cancel: &Cancel,
         progress: &mut (dyn FnMut(Progress) + Send),
@@ -99,7 +99,7 @@ impl Answerer {
         let search = || async {
             // Read before the search: a document that comes in between is told of as lacking, although it was searched.
             let state = store.library_state(Some(&question.collection)).map_err(RetrieveError::from)?;
-            let (found, evidence) = self.evidence(question, (kind, language), earlier).await?;
+            let (found, evidence) = self.evidence(question, (kind, told), earlier).await?;
             Ok(Searched { found, library: (state.state != LibraryWork::Whole).then_some(state), evidence })
         };
         let too_late = tokio::time::sleep_until(gives_up(question.asked, question.allowed));
