@@ -13,7 +13,7 @@ import argparse, datetime, json, os, pathlib, platform, subprocess, sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SETS = [ROOT / "tests/answers" / name for name in ("manual", "yes-no", "follow-ups", "manual-de")]
 GENERATORS = ["generator.gguf", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"]
-STRATEGIES = ["quote", "read"]
+STRATEGIES = ["auto", "quote", "read"]
 
 # Heading, and the place of the figure in the report.
 COLUMNS = [

@@ -149,6 +149,16 @@ impl Selector {
     }
 }
 
+/// Whether one statement of the passages holds every code that a question names; false without codes.
+pub(super) fn hold_codes(question: &str, passages: &[Passage]) -> bool {
+    let codes = codes_of(question);
+    let holds = |statement: &Statement| {
+        let words: HashSet<String> = words_of(&statement.text).collect();
+        codes.iter().all(|code| words.contains(code))
+    };
+    !codes.is_empty() && passages.iter().flat_map(|passage| &passage.statements).any(holds)
+}
+
 /// Share of a question's terms that a text holds, 0 to 1.
 fn share(asked: &HashSet<String>, text: &str, language: Language) -> f32 {
     let held: HashSet<String> = terms::analyze(text, language).terms.into_iter().collect();
@@ -378,6 +388,8 @@ mod tests {
         assert_eq!(best("What does e-17 mean?")[..2], ["E-17: Cold.", "Topic with codes such as `E-17`."]);
         assert_eq!(best("How do I refill the water?")[0], "Open it.");
         assert_eq!(best("What does E-99 mean?").len(), 4, "a code that nothing holds changes nothing");
+        let held = |question: &str| hold_codes(question, std::slice::from_ref(&passage));
+        assert!(held("What does e-17 mean?") && !held("What does E-99 mean?") && !held("E-16 and E-17?") && !held("Why?"));
     }
 
     #[test]

@@ -97,10 +97,16 @@ impl Languages {
         if table.contains_key(&Language::English) { Ok(Self(table)) } else { Err("the table [en] is missing".into()) }
     }
 
-    /// Replaces the words of languages by those of another table.
-    pub(super) fn replace(&mut self, text: &str) -> Result<(), String> {
-        let table: BTreeMap<Language, Words> = toml::from_str(text).map_err(|e| e.to_string())?;
-        self.0.extend(table);
+    /// Takes over the keys of another table; a language's other keys stay as `built_in` has them.
+    pub(super) fn replace(&mut self, text: &str, built_in: &str) -> Result<(), String> {
+        let tables = |text: &str| toml::from_str::<BTreeMap<Language, toml::Table>>(text).map_err(|e| e.to_string());
+        let mut known = tables(built_in)?;
+        for (language, own) in tables(text)? {
+            let mut table = known.remove(&language).unwrap_or_default();
+            table.extend(own);
+            let words = table.try_into().map_err(|e| format!("the table of {language:?}: {e}"))?;
+            self.0.insert(language, words);
+        }
         Ok(())
     }
 

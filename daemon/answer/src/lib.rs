@@ -256,7 +256,7 @@ impl Answerer {
         let told = self.options.prompts.languages.language_of(&question.text);
         let language = told.unwrap_or_default();
         let kind = self.options.prompts.languages.of(language).kind(&question.text);
-        let Searched { found, library, evidence } =
+        let Searched { found, library, evidence, .. } =
             self.patient_evidence(question, (kind, told), earlier.as_ref(), cancel, progress).await?;
         let mut answer = Answer {
             found,
@@ -397,10 +397,12 @@ impl Answerer {
             let (retrieval, asked, turn) = with_earlier(&retriever, query, earlier, follows_up)?;
             let searched = if turn == text { text } else { format!("{turn} {text}") };
             let written = retrieval.passages.first().map(|passage| passage.language).unwrap_or_default();
+            let named = kind == Kind::Code && evidence::hold_codes(&searched, &retrieval.passages);
+            let confidence = if named { retrieval.confidence.max(NAMED_CODE) } else { retrieval.confidence };
             // The generator has its say after reading.
             let reachable = match mode {
-                Mode::Answer if options.is_copied(kind, told, written) => copying::confidence(retrieval.confidence, 0.0),
-                _ => retrieval.confidence,
+                Mode::Answer if options.is_copied(kind, told, written) => copying::confidence(confidence, 0.0),
+                _ => confidence,
             };
             let found = !retrieval.passages.is_empty() && reachable >= options.threshold;
             let mut evidence = Evidence {
@@ -412,7 +414,7 @@ impl Answerer {
                 turn,
                 best: String::new(),
                 favoured: vec![],
-                confidence: retrieval.confidence,
+                confidence,
                 embed_ms: retrieval.embed_ms,
                 search_ms: retrieval.search_ms,
             };
@@ -429,7 +431,8 @@ impl Answerer {
                 };
                 let best = best.into_iter().enumerate();
                 let marked = best.filter(|(_, chosen)| !chosen.is_empty());
-                let marked: Vec<String> = marked.map(|(i, chosen)| format!("{} [{}]", evidence::text(&chosen), i + 1)).collect();
+                let marked = marked.map(|(i, chosen)| (i, speech::readable(&evidence::text(&chosen))));
+                let marked: Vec<String> = marked.map(|(i, text)| format!("{text} [{}]", i + 1)).collect();
                 evidence.quoted = marked.join("\n");
                 evidence.best =
                     ranked.first().and_then(|ranked| ranked.first()).map(|said| said.text.clone()).unwrap_or_default();
@@ -494,8 +497,9 @@ impl Answerer {
             if let Some(certainty) = completion.certainty {
                 answer.confidence = copying::confidence(answer.confidence, certainty);
                 log::debug!("certainty {certainty:.2}, confidence {:.2}", answer.confidence);
-            } else {
-                // A run that was cut, or that only repeats the question, is no answer.
+            }
+            // A run that was cut, or that only repeats the question, is no answer. The sentences say more than a guess.
+            if completion.certainty.is_none_or(|certainty| certainty < copying::GUESS) {
                 run.clear();
             }
             let sure = answer.confidence >= self.options.threshold;
@@ -566,6 +570,9 @@ fn capitalised(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
+
+/// Least confidence where a question asks for the meaning of a code, and the passages hold it: no other word tells as much.
+const NAMED_CODE: f32 = 0.75;
 
 /// Confidence below which a question of a session is searched for with the question before it as well.
 const WEAK: f32 = 0.9;

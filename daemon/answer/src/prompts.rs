@@ -135,7 +135,7 @@ impl Prompts {
             let text = read(&path)?;
             let format = |reason: String| PromptError::Format { path: path.clone(), reason };
             if path.file_name().is_some_and(|name| name == LANGUAGES_FILE) {
-                languages.replace(&text).map_err(format)?;
+                languages.replace(&text, LANGUAGES).map_err(format)?;
                 continue;
             }
             let file = toml::from_str(&text).map_err(|e| format(e.to_string()))?;
@@ -289,11 +289,13 @@ mod tests {
             include_str!("../../../config/prompts/chat.toml").replace("least_parameters = 400_000_000", "least_parameters = 0");
         std::fs::write(dir.path().join("mine.toml"), own.replace("Question: {question}", "Q {question} {text}"))
             .expect("written");
-        std::fs::write(dir.path().join("languages.toml"), "[en]\nname = \"English\"\nnot_found = \"No idea.\"\nnot_yet = \"Wait.\"\nsource = \"{title}{place}\"\npage = \"{page}\"\n").expect("written");
+        std::fs::write(dir.path().join("languages.toml"), "[en]\nnot_found = \"No idea.\"\n").expect("written");
         let prompts = Prompts::load(Some(dir.path()), facts(135_000_000, true)).expect("loads");
         assert_eq!(prompts.name, "mine");
         assert_eq!(prompts.question("Why {question}?").trim(), "Q Why {question}? {text}", "places in a question stay");
-        assert_eq!(prompts.languages.of(library::store::terms::Language::English).not_found, "No idea.");
+        let english = prompts.languages.of(library::store::terms::Language::English);
+        assert_eq!(english.not_found, "No idea.");
+        assert_eq!(english.kind("How do I fill it?"), Kind::Steps, "keys that the file leaves out stay");
         std::fs::write(dir.path().join("a.toml"), "[model]\nunknown = 1\n").expect("written");
         let error = Prompts::load(Some(dir.path()), facts(1, true)).expect_err("refused").to_string();
         assert!(error.contains("a.toml") && error.contains("unknown"), "{error}");

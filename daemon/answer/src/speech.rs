@@ -124,6 +124,20 @@ fn cells(line: &str) -> String {
     line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
+/// A text of the library as an answer: its lines without Markdown, with the signs of their lists.
+pub(super) fn readable(text: &str) -> String {
+    let line = |line: &str| {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        // A star is a list mark here, no emphasis.
+        let (item, words) = item_of(line.trim_start());
+        let mark = &line.trim_start()[..line.trim_start().len() - words.len()];
+        let words = plain(words);
+        if item.is_some() || !words.is_empty() { format!("{indent}{mark}{words}") } else { String::new() }
+    };
+    let said = text.lines().filter(|line| !line.trim_start().starts_with("```"));
+    said.map(line).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
 /// The words of a line: without marks, emphasis, code ticks and the addresses of links.
 fn plain(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
@@ -146,7 +160,9 @@ fn plain(line: &str) -> String {
             },
             '*' | '_' | '~' => {
                 let run = rest.len() - rest.trim_start_matches(c).len();
-                if !is_emphasis(c, run, out.chars().next_back(), rest[run..].chars().next()) {
+                // A sign without a partner is no emphasis: `*.log`.
+                let alone = line.matches(c).count() == run;
+                if alone || !is_emphasis(c, run, out.chars().next_back(), rest[run..].chars().next()) {
                     out.push_str(&rest[..run]);
                 }
                 taken = run;
@@ -246,6 +262,18 @@ mod tests {
             (" \n---\n", ""),
         ] {
             assert_eq!(spoken(answer), expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_has_no_markdown_but_its_list() {
+        for (text, expected) in [
+            ("Press **reset** and `E-17` [3] goes.", "Press reset and E-17 goes."),
+            ("1. Open *it*\n   - the `case`\n* Wait", "1. Open it\n   - the case\n* Wait"),
+            ("```sh\nls *.log\n```", "ls *.log"),
+            ("-5 °C to 2*3 max_chars", "-5 °C to 2*3 max_chars"),
+        ] {
+            assert_eq!(readable(text), expected, "{text:?}");
         }
     }
 

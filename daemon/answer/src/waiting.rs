@@ -29,6 +29,8 @@ pub(super) struct WaitingRoom {
 pub(super) struct Searched<T> {
     /// Whether it has found something.
     pub(super) found: bool,
+    /// Whether that is enough to wait no longer: findings that only reading can confirm are not.
+    pub(super) sure: bool,
     /// The state of the library before the search, unless it was whole.
     pub(super) library: Option<LibraryState>,
     /// The findings.
@@ -41,7 +43,7 @@ impl WaitingRoom {
         Self { places: Arc::new(Semaphore::new(places)), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Searches until something is found, until nothing is to come any more, or until `too_late`; then it searches once more.
+    /// Searches until something sure is found, until nothing is to come any more, or until `too_late`; then it searches once more.
     /// `begins` is called when the wait begins.
     ///
     /// # Errors
@@ -56,13 +58,13 @@ impl WaitingRoom {
     ) -> Result<Searched<T>, AnswerError> {
         let mut comes = waiting.comes();
         let mut searched = search().await?;
-        if searched.found || !comes {
+        if searched.sure || !comes {
             return Ok(searched);
         }
         let Ok(_place) = self.places.try_acquire() else { return Ok(searched) };
         begins(waiting);
         let mut too_late = std::pin::pin!(too_late);
-        while comes && !searched.found {
+        while comes && !searched.sure {
             let turn = tokio::select! {
                 () = cancel.cancelled() => return Err(AnswerError::Cancelled),
                 () = &mut too_late => None,
@@ -100,7 +102,8 @@ impl Answerer {
             // Read before the search: a document that comes in between is told of as lacking, although it was searched.
             let state = store.library_state(Some(&question.collection)).map_err(RetrieveError::from)?;
             let (found, evidence) = self.evidence(question, (kind, told), earlier).await?;
-            Ok(Searched { found, library: (state.state != LibraryWork::Whole).then_some(state), evidence })
+            let sure = found && evidence.confidence >= self.options.threshold;
+            Ok(Searched { found, sure, library: (state.state != LibraryWork::Whole).then_some(state), evidence })
         };
         let too_late = tokio::time::sleep_until(gives_up(question.asked, question.allowed));
         let begins = |waiting: &mut Waiting| {
@@ -145,6 +148,7 @@ mod tests {
         whole: Wholeness,
         chairs: WaitingRoom,
         holds: Cell<u32>,
+        unsure: Cell<bool>,
         searches: Cell<u32>,
         begun: Cell<bool>,
         cancel: Cancel,
@@ -157,6 +161,7 @@ mod tests {
                 whole,
                 chairs,
                 holds: Cell::new(0),
+                unsure: Cell::new(false),
                 searches: Cell::new(0),
                 begun: Cell::new(false),
                 cancel: Cancel::default(),
@@ -172,7 +177,8 @@ mod tests {
             let search = || async move {
                 self.searches.set(self.searches.get() + 1);
                 let library = waiting_state(&self.whole);
-                Ok(Searched { found: self.holds.get() == wanted, library, evidence: self.holds.get() })
+                let found = self.holds.get() == wanted;
+                Ok(Searched { found, sure: found && !self.unsure.get(), library, evidence: self.holds.get() })
             };
             let begins = |_: &mut Waiting| self.begun.set(true);
             self.chairs.search(&mut waiting, &self.cancel, too_late, begins, search).await
@@ -224,6 +230,22 @@ mod tests {
         assert!(searched.found && room.begun.get());
         assert_eq!((searched.evidence, room.searches.get(), searched.library), (7, 3, Some(STATE)));
         drop(last);
+    }
+
+    #[tokio::test]
+    async fn a_find_that_only_reading_can_confirm_waits_for_a_better_one() {
+        let room = Room::new(1);
+        room.holds.set(7);
+        room.unsure.set(true);
+        let coming = room.comes("a");
+        let come = async {
+            room.until_searched(1).await;
+            drop(coming);
+        };
+        let (searched, ()) = tokio::join!(room.ask(7, std::future::pending()), come);
+        let searched = searched.expect("searched");
+        assert!(searched.found && !searched.sure && room.begun.get(), "what there is goes on to reading at last");
+        assert_eq!(room.searches.get(), 2);
     }
 
     #[tokio::test]

@@ -254,8 +254,7 @@ pub(crate) fn weights(config: &Config) -> Weights {
 pub fn answerer(config: &Config, rooms: &Rooms, engine: Engine) -> Result<Answerer, ServiceError> {
     let model = engine.info();
     let facts = ModelFacts { architecture: &model.architecture, parameters: model.parameters, chat_template: model.own_template };
-    let folder = &config.answer.prompts;
-    let prompts = Prompts::load((!folder.as_os_str().is_empty()).then_some(folder), facts)?;
+    let prompts = Prompts::load(config.prompts(), facts)?;
     let options = AnswerOptions {
         prompts,
         system: config.answer.system.clone(),

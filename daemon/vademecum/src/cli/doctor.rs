@@ -6,6 +6,7 @@ use super::{Common, Outcome, print_json, print_line, runtime, visible};
 use crate::assemble::{ServiceError, connection_options, open_store};
 use crate::config::{Config, Loaded};
 use crate::models::{Catalogue, room};
+use answer::{ModelFacts, Prompts};
 use http::Client;
 use library::ingest::counted;
 use library::ingest::watch::Watched;
@@ -64,6 +65,7 @@ pub(super) fn run(loaded: &Loaded, common: &Common) -> Outcome {
         vec![configuration(loaded), cores(), memory(known.as_ref().ok()), disk(config), clock(), permissions(config)];
     checks.extend(known.as_ref().err().map(|error| Check::fail("models", error.to_string(), "correct or remove that file")));
     checks.push(generator(config, known.as_ref().ok()));
+    checks.extend(prompts(config));
     checks.extend(repacked(config, daemon.as_ref()));
     checks.push(embedder(config));
     checks.extend(kv_cache(config, daemon.as_ref()));
@@ -227,6 +229,20 @@ fn generator(config: &Config, known: Option<&Catalogue>) -> Check {
             Check::fail("generator", error.to_string(), remedy)
         }
     }
+}
+
+/// The prompts for the generator. `None` without a generator, which has a check of its own.
+fn prompts(config: &Config) -> Option<Check> {
+    let gguf = Gguf::open(&config.generator_path()).ok()?;
+    let facts = ModelFacts {
+        architecture: gguf.architecture(),
+        parameters: gguf.parameters(),
+        chat_template: gguf.chat_template().is_some(),
+    };
+    Some(match Prompts::load(config.prompts(), facts) {
+        Ok(prompts) => Check::ok("prompts", format!("{}.toml ({})", prompts.name, config.answer.strategy.word())),
+        Err(error) => Check::fail("prompts", error.to_string(), "the daemon does not start with it"),
+    })
 }
 
 /// The memory of repacked weights: that of the running daemon, else of the decision that a start would take now. `None`: there is

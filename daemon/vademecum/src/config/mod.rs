@@ -230,6 +230,11 @@ impl Config {
         self.model_path(&self.embedder.path, "embedder.gguf")
     }
 
+    /// The folder of the owner's prompt files, if there is one.
+    pub fn prompts(&self) -> Option<&Path> {
+        Some(self.answer.prompts.as_path()).filter(|folder| !folder.as_os_str().is_empty())
+    }
+
     fn model_path(&self, configured: &Path, name: &str) -> PathBuf {
         if !configured.as_os_str().is_empty() {
             return configured.to_owned();
