@@ -4,7 +4,7 @@
 //! terms weigh more. Vectors come with the passages. Libraries of an older version or of another kind of encoder have none. Those
 //! sentences are encoded here, and their vectors kept for the next question: people ask about the same pages.
 
-use crate::languages::{codes_of, words_of};
+use crate::languages::{Kind, codes_of, words_of};
 use crate::support::without_list_mark;
 use library::retrieve::{Passage, Statement};
 use library::store::terms::{self, Language};
@@ -20,6 +20,7 @@ const COVERAGE_WEIGHT: f32 = 0.45;
 
 /// Weight of the share of the question's terms that the headings above a sentence hold: a step belongs to its procedure.
 /// Token F1 with 0, 0.3, 0.6 and 1: 0.454, 0.465, 0.471, 0.468 on tv-manual, 0.337, 0.357, 0.355, 0.377 on the demo manual.
+/// A value stands in any sentence of a section, mostly in another one: there headings weigh nothing (0.316 and 0.332 on its 15 values).
 const HEADING_WEIGHT: f32 = 0.6;
 
 /// Weights where the question names a code: of sentences that do not hold it, and of those that begin with it, as the rows of a
@@ -76,8 +77,15 @@ impl Selector {
         Self { embedder, kept: Arc::default() }
     }
 
-    /// The sentences of each passage, best first, for a question and its vector.
-    pub(super) fn rank(&self, question: &str, asked: &[f32], passages: &[Passage]) -> Result<Vec<Vec<Scored>>, EmbedError> {
+    /// The sentences of each passage, best first, for a question, its kind and its vector.
+    pub(super) fn rank(
+        &self,
+        question: &str,
+        kind: Kind,
+        asked: &[f32],
+        passages: &[Passage],
+    ) -> Result<Vec<Vec<Scored>>, EmbedError> {
+        let heading_weight = if kind == Kind::Value { 0.0 } else { HEADING_WEIGHT };
         let without = passages.iter().flat_map(|passage| &passage.statements).filter(|statement| statement.vector.is_none());
         let computed = self.vectors(without.map(|statement| statement.text.as_str()))?;
         let codes = codes_of(question);
@@ -96,7 +104,7 @@ impl Selector {
         let score = |statement: &Statement, heading: f32| {
             let vector = statement.vector.as_deref().or_else(|| computed.get(statement.text.as_str()).map(AsRef::as_ref));
             let cosine = vector.map_or(0.0, |vector| asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>());
-            let score = (cosine + COVERAGE_WEIGHT * statement.coverage + HEADING_WEIGHT * heading) * code_weight(statement);
+            let score = (cosine + COVERAGE_WEIGHT * statement.coverage + heading_weight * heading) * code_weight(statement);
             // A question is no answer, however alike it is to the one that was asked.
             if statement.text.trim_end().ends_with(['?', '？', '؟']) { QUESTION_WEIGHT * score } else { score }
         };
@@ -381,12 +389,16 @@ mod tests {
             ..Passage::default()
         };
         let best = |question: &str| {
-            let ranked =
-                Selector::new(embedder.clone()).rank(question, &[1.0, 0.0], std::slice::from_ref(&passage)).expect("ranks");
+            let ranked = Selector::new(embedder.clone())
+                .rank(question, Kind::Steps, &[1.0, 0.0], std::slice::from_ref(&passage))
+                .expect("ranks");
             ranked[0].iter().map(|scored| scored.text.clone()).collect::<Vec<_>>()
         };
         assert_eq!(best("What does e-17 mean?")[..2], ["E-17: Cold.", "Topic with codes such as `E-17`."]);
         assert_eq!(best("How do I refill the water?")[0], "Open it.");
+        let value =
+            Selector::new(embedder.clone()).rank("Refill the water?", Kind::Value, &[1.0, 0.0], std::slice::from_ref(&passage));
+        assert_ne!(value.expect("ranks")[0][0].text, "Open it.", "headings do not make a value");
         assert_eq!(best("What does E-99 mean?").len(), 4, "a code that nothing holds changes nothing");
         let held = |question: &str| hold_codes(question, std::slice::from_ref(&passage));
         assert!(held("What does e-17 mean?") && !held("What does E-99 mean?") && !held("E-16 and E-17?") && !held("Why?"));
@@ -419,7 +431,7 @@ mod tests {
         let kept = Passage { statements: said.iter().zip(vectors).map(statement).collect(), ..Passage::default() };
         let mut old = kept.clone();
         old.statements.iter_mut().for_each(|statement| statement.vector = None);
-        let ranked = selector.rank("", &asked, &[old, kept]).expect("ranks");
+        let ranked = selector.rank("", Kind::Steps, &asked, &[old, kept]).expect("ranks");
         assert_eq!(ranked[0][0].text, said[1]);
         for (old, kept) in ranked[0].iter().zip(&ranked[1]) {
             assert_eq!(old.text, kept.text);
@@ -427,7 +439,8 @@ mod tests {
         }
         assert_eq!(selector.kept.lock().expect("sound").vectors.len(), 3, "only what came without vectors is encoded");
         let unlike = Statement { text: said[0].clone(), vector: Some(asked.clone()), ..Statement::default() };
-        let ranked = selector.rank("", &asked, &[Passage { statements: vec![unlike], ..Passage::default() }]).expect("ranks");
+        let ranked =
+            selector.rank("", Kind::Steps, &asked, &[Passage { statements: vec![unlike], ..Passage::default() }]).expect("ranks");
         assert!(ranked[0][0].score > 0.99, "what was kept counts, not what would be computed");
     }
 }

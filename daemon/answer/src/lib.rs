@@ -419,7 +419,7 @@ impl Answerer {
                 search_ms: retrieval.search_ms,
             };
             if found {
-                let ranked = selector.rank(&searched, &retrieval.vector, &retrieval.passages)?;
+                let ranked = selector.rank(&searched, kind, &retrieval.vector, &retrieval.passages)?;
                 let scores: Vec<f32> = retrieval.passages.iter().map(|passage| passage.score).collect();
                 let quotes = evidence::quotes(&ranked, &scores);
                 for (i, ((passage, ranked), quote)) in retrieval.passages.iter().zip(&ranked).zip(quotes).enumerate() {
