@@ -28,6 +28,10 @@ impl library::Encoder for Encoder {
         self.0.count_tokens(text)
     }
 
+    fn letters_per_token(&self, text: &str) -> f32 {
+        self.0.letters_per_token(text)
+    }
+
     fn embed_query(&self, text: &str) -> Result<Vec<f32>, EncodeError> {
         Ok(self.0.embed_query(text).map_err(EncodeError::new)?.vector)
     }

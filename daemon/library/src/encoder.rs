@@ -21,6 +21,9 @@ pub trait Encoder: Send + Sync {
     /// Tokens of a text, without truncation.
     fn count_tokens(&self, text: &str) -> usize;
 
+    /// Letters for each token, over the words of a text: how well the vocabulary knows the language. 0 without words.
+    fn letters_per_token(&self, text: &str) -> f32;
+
     /// The vector of a question, ahead of all texts that wait. Blocks.
     fn embed_query(&self, text: &str) -> Result<Vec<f32>, EncodeError>;
 
@@ -105,6 +108,10 @@ pub(crate) mod real {
 
         fn count_tokens(&self, text: &str) -> usize {
             self.0.count_tokens(text)
+        }
+
+        fn letters_per_token(&self, text: &str) -> f32 {
+            self.0.letters_per_token(text)
         }
 
         fn embed_query(&self, text: &str) -> Result<Vec<f32>, EncodeError> {

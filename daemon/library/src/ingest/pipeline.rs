@@ -430,6 +430,10 @@ mod tests {
             text.split_whitespace().count()
         }
 
+        fn letters_per_token(&self, _: &str) -> f32 {
+            unreachable!("the pipeline asks nothing")
+        }
+
         fn embed_query(&self, _: &str) -> Result<Vec<f32>, EncodeError> {
             unreachable!("the pipeline asks nothing")
         }

@@ -9,8 +9,8 @@ use super::score::{B, Hit, K1};
 use super::sentences::sentences;
 use crate::store::terms::{self, Language};
 
-/// Share of the dense score in the sum; the rest is lexical. Both count the same. The optimum is flat from 0.45 to 0.6, and
-/// sets that gain from more of one lose as much by less of the other.
+/// Share of the dense score in the sum, for text that the encoder is fluent in; the rest is lexical. Both count the same. The
+/// optimum is flat from 0.45 to 0.6, and sets that gain from more of one lose as much by less of the other.
 const DENSE_SHARE: f32 = 0.5;
 /// Number of best rows whose standard deviation is the spread of a score: the rows that contend, however large the collection
 /// is. The method is close to the distribution-based fusion of Mazzeschi (2023), without its clipping.
@@ -160,15 +160,16 @@ impl Fusion {
         }
     }
 
-    /// The weighted sum of both scores. Its zero and its unit mean nothing.
-    pub(super) fn sum(&self, dense: f32, lexical: f32) -> f32 {
-        DENSE_SHARE * dense / self.dense.spread + (1.0 - DENSE_SHARE) * lexical / self.lexical.spread
+    /// The weighted sum of both scores of a row, whose text the encoder is `fluent` in, 0 to 1. Its zero and its unit mean nothing.
+    pub(super) fn sum(&self, dense: f32, lexical: f32, fluent: f32) -> f32 {
+        let share = DENSE_SHARE * fluent;
+        share * dense / self.dense.spread + (1.0 - share) * lexical / self.lexical.spread
     }
 
     /// A sum on a readable scale: 1 for a row that is best by both scores, 0 for the last contender.
-    pub(super) fn readable(&self, sum: f32, best_lexical: f32) -> f32 {
-        let lowest = self.sum(self.dense.last, self.lexical.last);
-        let span = self.sum(self.dense.best, self.lexical.best.max(best_lexical)) - lowest;
+    pub(super) fn readable(&self, sum: f32, best_lexical: f32, fluent: f32) -> f32 {
+        let lowest = self.sum(self.dense.last, self.lexical.last, fluent);
+        let span = self.sum(self.dense.best, self.lexical.best.max(best_lexical), fluent) - lowest;
         // One row, or equal rows: each is as good as the best.
         if span > f32::EPSILON { ((sum - lowest) / span).clamp(0.0, 1.0) } else { 1.0 }
     }
@@ -249,26 +250,26 @@ mod tests {
         scores[3] = (0.52, 0.0);
         let code = weighed(&[("e-42", 5.5)]);
         let fusion = Fusion::over(&hits(&scores), &code);
-        assert!(fusion.sum(0.48, 5.0) > fusion.sum(0.52, 0.0));
+        assert!(fusion.sum(0.48, 5.0, 1.0) > fusion.sum(0.52, 0.0, 1.0));
 
         let mut scores: Vec<(f32, f32)> = (0..30u8).map(|n| (0.1 + f32::from(n) / 100.0, 0.0)).collect();
         scores[5].1 = 0.4;
         scores[29].0 = 0.6;
         let foreign = weighed(&[("alpha", 5.0), ("beta", 5.0), ("gamma", 5.0), ("also", 0.5)]);
         let fusion = Fusion::over(&hits(&scores), &foreign);
-        assert!(fusion.sum(0.6, 0.0) > fusion.sum(scores[5].0, 0.4));
+        assert!(fusion.sum(0.6, 0.0, 1.0) > fusion.sum(scores[5].0, 0.4, 1.0));
     }
 
     #[test]
     fn readable_scores_lie_between_nought_and_one() {
         let question = weighed(&[("pump", 2.0)]);
         let fusion = Fusion::over(&hits(&[(0.7, 1.0), (0.3, 1.5), (-0.1, 0.0)]), &question);
-        assert!((fusion.readable(fusion.sum(0.7, 1.5), 1.5) - 1.0).abs() < 1e-6);
-        assert!(fusion.readable(fusion.sum(-0.1, 0.0), 1.5).abs() < 1e-6);
-        let middle = fusion.readable(fusion.sum(0.7, 1.0), 1.5);
+        assert!((fusion.readable(fusion.sum(0.7, 1.5, 1.0), 1.5, 1.0) - 1.0).abs() < 1e-6);
+        assert!(fusion.readable(fusion.sum(-0.1, 0.0, 1.0), 1.5, 1.0).abs() < 1e-6);
+        let middle = fusion.readable(fusion.sum(0.7, 1.0, 1.0), 1.5, 1.0);
         assert!(middle > 0.5 && middle < 1.0, "{middle}");
         let alone = Fusion::over(&hits(&[(0.4, 0.0)]), &question);
-        assert!((alone.readable(alone.sum(0.4, 0.0), 0.0) - 1.0).abs() < 1e-6);
-        assert!(Fusion::over(&[], &weighed(&[])).sum(0.0, 0.0).is_finite());
+        assert!((alone.readable(alone.sum(0.4, 0.0, 1.0), 0.0, 1.0) - 1.0).abs() < 1e-6);
+        assert!(Fusion::over(&[], &weighed(&[])).sum(0.0, 0.0, 1.0).is_finite());
     }
 }

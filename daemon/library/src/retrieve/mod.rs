@@ -6,6 +6,7 @@
 //! library holds an answer at all.
 
 mod confidence;
+mod fluency;
 mod fuse;
 mod passages;
 mod score;
@@ -22,6 +23,7 @@ pub use confidence::{Calibration, FEATURES, Features, Fitted, MARGIN_RANK};
 pub use sentences::sentences;
 pub use statements::{ChunkStatement, VERSION as STATEMENTS_VERSION, statements_of_chunk};
 
+use fluency::Fluencies;
 use roaring::RoaringBitmap;
 use wire::ErrorCode;
 
@@ -208,6 +210,8 @@ pub struct Retriever {
     fits: Arc<AtomicU64>,
     /// Set once the log was told that a calibration is out of date.
     warned: Arc<Once>,
+    /// How well the encoder knows the languages of each collection.
+    fluencies: Arc<fluency::Known>,
 }
 
 /// A ranked chunk.
@@ -218,6 +222,8 @@ struct Candidate {
     language: Language,
     dense: f32,
     lexical: f32,
+    /// How well the encoder knows its language, 0 to 1.
+    fluent: f32,
     /// Fused score, comparable within one retrieval.
     sum: f32,
     /// The chunk, once it was read.
@@ -271,7 +277,7 @@ impl Retriever {
 
     /// A retriever over `store` with the encoder that made its vectors.
     pub fn new(store: Store, encoder: Arc<dyn Encoder>) -> Retriever {
-        Retriever { store, encoder, fits: Arc::default(), warned: Arc::new(Once::new()) }
+        Retriever { store, encoder, fits: Arc::default(), warned: Arc::new(Once::new()), fluencies: Arc::default() }
     }
 
     /// The passages that fit the query best. An empty library finds nothing; an unknown collection is an error.
@@ -439,6 +445,7 @@ impl Retriever {
         count: usize,
         without: Option<&Chunk>,
     ) -> Result<Option<Ranking>, RetrieveError> {
+        let fluencies = self.fluencies(&query.collection, vector)?;
         let ranked = self.with_index(&query.collection, vector, |index| {
             let hidden = hidden(index, &query.without);
             let question = score::weigh(index, &query.text, &hidden);
@@ -452,10 +459,19 @@ impl Retriever {
                 hits.retain(|hit| !is_it(hit));
             }
             let fusion = Fusion::over(&hits, &question);
-            let mut order: Vec<(f32, &Hit)> = hits.iter().map(|hit| (fusion.sum(hit.dense, hit.lexical), hit)).collect();
-            order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.row.cmp(&b.1.row)));
+            let fluent = |hit: &Hit| {
+                let document = index.document(index.place(hit.row).slot);
+                document.map_or(1.0, |document| fluencies.in_language(document.language))
+            };
+            let scored = |hit| {
+                let fluent = fluent(hit);
+                (fusion.sum(hit.dense, hit.lexical, fluent), fluent, hit)
+            };
+            let mut order: Vec<(f32, f32, &Hit)> = hits.iter().map(scored).collect();
+            order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.2.row.cmp(&b.2.row)));
             order.truncate(count.max(READ));
-            let candidates: Vec<Candidate> = order.into_iter().filter_map(|(sum, hit)| candidate(index, sum, hit)).collect();
+            let found = order.into_iter().filter_map(|(sum, fluent, hit)| candidate(index, sum, fluent, hit));
+            let candidates: Vec<Candidate> = found.collect();
             (candidates, fusion, dense_features(&hits), hits.len() <= MARGIN_RANK, question)
         })?;
         let Some((mut candidates, fusion, mut features, small, question)) = ranked else { return Ok(None) };
@@ -468,6 +484,36 @@ impl Retriever {
         // Libraries of some encoders have no vectors of statements. The chunk's stands in.
         (features.statement, features.told) = (cosine.unwrap_or(features.dense), told);
         Ok(Some(Ranking { candidates, fusion, features, small, holds_code, question }))
+    }
+
+    /// How well the encoder knows the languages of a collection, told from a few chunks of each.
+    fn fluencies(&self, collection: &str, vector: &[f32]) -> Result<Arc<Fluencies>, RetrieveError> {
+        let version = self.store.version(collection)?;
+        if let Some(known) = self.fluencies.get(collection, version) {
+            return Ok(known);
+        }
+        let places = self.with_index(collection, vector, |index| {
+            let of = |language| {
+                let rows = index.select(|document| document.language == language);
+                let step = (rows.len() as usize).div_ceil(fluency::SAMPLED).max(1);
+                let place = |row| {
+                    let place = index.place(row);
+                    Some((index.document(place.slot)?.number, place.ordinal))
+                };
+                (language, rows.iter().step_by(step).filter_map(place).collect::<Vec<_>>())
+            };
+            index.languages().into_iter().map(of).collect::<Vec<_>>()
+        })?;
+        let mut texts: BTreeMap<Language, Vec<String>> = BTreeMap::new();
+        for (language, places) in places.unwrap_or_default() {
+            for (number, ordinal) in places {
+                // A document that was replaced meanwhile is left out.
+                texts.entry(language).or_default().extend(self.store.chunk(number, ordinal)?.map(|chunk| chunk.text));
+            }
+        }
+        let fluencies = Arc::new(Fluencies::of(texts, |text| self.encoder.letters_per_token(text)));
+        self.fluencies.keep(collection, version, &fluencies);
+        Ok(fluencies)
     }
 
     /// The features of the statements of the first candidates.
@@ -514,7 +560,7 @@ impl Retriever {
             let title = self.store.document(collection, &chunk.document)?.map(|document| document.title).unwrap_or_default();
             let terms = terms_of(&title, chunk, candidate.language);
             candidate.lexical += question.pairs(candidate.language, &terms);
-            candidate.sum = fusion.sum(candidate.dense, candidate.lexical);
+            candidate.sum = fusion.sum(candidate.dense, candidate.lexical, candidate.fluent);
             if first.as_ref().is_none_or(|(sum, _)| candidate.sum > *sum) {
                 first = Some((candidate.sum, terms));
             }
@@ -598,7 +644,7 @@ impl Retriever {
                 chunk: best.id(),
                 ordinal: best.ordinal,
                 language: candidate.language,
-                score: ranking.fusion.readable(candidate.sum, best_lexical),
+                score: ranking.fusion.readable(candidate.sum, best_lexical, candidate.fluent),
                 dense: candidate.dense,
                 lexical: candidate.lexical,
                 text,
@@ -632,7 +678,7 @@ fn at_place<T>(begun: &[(usize, T)], at: usize) -> Option<&T> {
     begun.iter().take_while(|(begins, _)| *begins <= at).last().map(|(_, what)| what)
 }
 
-fn candidate(index: &Index, sum: f32, hit: &Hit) -> Option<Candidate> {
+fn candidate(index: &Index, sum: f32, fluent: f32, hit: &Hit) -> Option<Candidate> {
     let place = index.place(hit.row);
     let document = index.document(place.slot)?;
     Some(Candidate {
@@ -642,6 +688,7 @@ fn candidate(index: &Index, sum: f32, hit: &Hit) -> Option<Candidate> {
         language: document.language,
         dense: hit.dense,
         lexical: hit.lexical,
+        fluent,
         sum,
         chunk: None,
     })

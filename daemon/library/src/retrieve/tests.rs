@@ -64,7 +64,7 @@ fn ask(store: &Store, text: &str, vector: &[f32], accept: &dyn Fn(&IndexedDocume
 /// Rows by their fused scores, best first.
 fn ranked(store: &Store, text: &str, vector: &[f32], accept: &dyn Fn(&IndexedDocument) -> bool) -> Vec<u32> {
     let (mut hits, fusion) = ask(store, text, vector, accept);
-    hits.sort_by(|a, b| fusion.sum(b.dense, b.lexical).total_cmp(&fusion.sum(a.dense, a.lexical)));
+    hits.sort_by(|a, b| fusion.sum(b.dense, b.lexical, 1.0).total_cmp(&fusion.sum(a.dense, a.lexical, 1.0)));
     hits.iter().map(|hit| hit.row).collect()
 }
 

@@ -206,6 +206,13 @@ impl Embedder {
         self.shared.tokenizer.count(text)
     }
 
+    /// Letters for each token, over the words of a text; 0 without words. A vocabulary that knows a language has most of its words
+    /// whole: 4 letters and more. An unknown word counts as many tokens as letters. Letters are weighed by script, so that the
+    /// figure means the same for all (`docs/decisions/0048-the-encoder-counts-as-far-as-it-knows-the-language.md`).
+    pub fn letters_per_token(&self, text: &str) -> f32 {
+        self.shared.tokenizer.letters_per_token(text)
+    }
+
     /// The token ids that the encoder sees for a text: with special tokens, truncated.
     pub fn token_ids(&self, text: &str) -> Result<Vec<u32>, EmbedError> {
         let tokens = self.shared.tokenizer.encode(text, &[])?;

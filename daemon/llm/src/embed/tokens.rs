@@ -36,6 +36,8 @@ pub(super) struct TextTokenizer {
     after: Vec<i32>,
     /// Ids that steer the model and that no text may produce.
     control: HashSet<u32>,
+    /// The token for unknown words.
+    unknown: Option<u32>,
     max_text_tokens: usize,
 }
 
@@ -79,7 +81,8 @@ impl TextTokenizer {
         }
         // `[SEP]` in a text is a word in brackets, not the end of a sentence.
         tokenizer.set_encode_special_tokens(true);
-        Ok(TextTokenizer { control: control_ids(&tokenizer), tokenizer, before, after, max_text_tokens })
+        let unknown = unknown_id(&tokenizer);
+        Ok(TextTokenizer { control: control_ids(&tokenizer, unknown), unknown, tokenizer, before, after, max_text_tokens })
     }
 
     pub(super) fn max_text_tokens(&self) -> usize {
@@ -88,6 +91,19 @@ impl TextTokenizer {
 
     pub(super) fn count(&self, text: &str) -> usize {
         self.text_ids(text).map_or(0, |ids| ids.len())
+    }
+
+    /// Letters of a text for each of its tokens; 0 without letters. See [`super::Embedder::letters_per_token`].
+    pub(super) fn letters_per_token(&self, text: &str) -> f32 {
+        let (mut letters, mut tokens) = (0.0, 0.0);
+        for word in text.split(|c: char| !is_letter(c)).filter(|word| !word.is_empty()) {
+            let own: f32 = word.chars().map(letter_weight).sum();
+            let Ok(encoded) = self.tokenizer.encode_fast(word, false) else { continue };
+            let is_unknown = encoded.get_ids().iter().any(|id| Some(*id) == self.unknown);
+            letters += own;
+            tokens += if is_unknown { own } else { encoded.get_ids().len() as f32 };
+        }
+        if tokens > 0.0 { letters / tokens } else { 0.0 }
     }
 
     /// Ids with special tokens around them, cut to the model's limit. `parts` are byte ranges of the text.
@@ -138,6 +154,26 @@ impl TextTokenizer {
     }
 }
 
+/// Whether a character belongs to a word: letters, and the signs that Indian scripts put on them.
+fn is_letter(c: char) -> bool {
+    c.is_alphabetic() || matches!(u32::from(c), 0x0300..=0x036F | 0x0900..=0x0DFF) && !c.is_numeric() && !matches!(c, '।' | '॥')
+}
+
+/// The weight of a letter beside a Latin one: words of scripts that leave out vowels or spaces have fewer letters.
+fn letter_weight(c: char) -> f32 {
+    match u32::from(c) {
+        0..=0x036F | 0x1E00..=0x1EFF => 1.0,
+        0x0E00..=0x0EFF
+        | 0x1000..=0x109F
+        | 0x1780..=0x17FF
+        | 0x3040..=0x30FF
+        | 0x3400..=0x9FFF
+        | 0xF900..=0xFAFF
+        | 0x20000..=0x3FFFF => 4.0,
+        _ => 1.3,
+    }
+}
+
 /// A tokenizer.json of its own, with its name and SHA-256.
 fn outside(path: &Path) -> Result<(String, String, Option<String>), EmbedError> {
     let from = path.display().to_string();
@@ -154,15 +190,19 @@ fn outside(path: &Path) -> Result<(String, String, Option<String>), EmbedError> 
     Ok((json, from, Some(hash)))
 }
 
-/// Special tokens except the one for unknown words, which texts do produce.
-fn control_ids(tokenizer: &Tokenizer) -> HashSet<u32> {
-    let unknown = match tokenizer.get_model() {
+/// The token for unknown words.
+fn unknown_id(tokenizer: &Tokenizer) -> Option<u32> {
+    match tokenizer.get_model() {
         ModelWrapper::WordPiece(model) => model.token_to_id(&model.unk_token),
         ModelWrapper::WordLevel(model) => model.token_to_id(&model.unk_token),
         ModelWrapper::BPE(model) => model.unk_token.as_deref().and_then(|token| model.token_to_id(token)),
         // The unknown token's field is private; every published Unigram vocabulary uses this name.
         ModelWrapper::Unigram(model) => model.token_to_id("<unk>"),
-    };
+    }
+}
+
+/// Special tokens except the one for unknown words, which texts do produce.
+fn control_ids(tokenizer: &Tokenizer, unknown: Option<u32>) -> HashSet<u32> {
     let added = tokenizer.get_added_tokens_decoder();
     let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id);
     special.filter(|id| Some(*id) != unknown).collect()
@@ -187,6 +227,23 @@ mod tests {
         let long = tokenizer.encode(&"pump ".repeat(300), &[]).expect("encodes");
         assert_eq!((long.ids.len(), long.of_text, long.truncated), (256, 254, true));
         assert_eq!(tokenizer.count(&"pump ".repeat(300)), 300);
+    }
+
+    #[test]
+    fn a_vocabulary_knows_its_language() {
+        let letters = |text: &str| minilm().letters_per_token(text);
+        let english = letters("The compressor starts again after five minutes; until then the display shows the time left.");
+        let german = letters("Der Verdichter läuft nach fünf Minuten wieder an, bis dahin zeigt die Anzeige die Restzeit.");
+        assert!(english > 4.0 && (2.0..3.2).contains(&german), "{english} {german}");
+        for foreign in [
+            "Компрессор снова запускается через пять минут",
+            "压缩机五分钟后重新启动",
+            "يعمل الضاغط مرة أخرى",
+            "คอมเพรสเซอร์เริ่มทำงาน",
+        ] {
+            assert!(letters(foreign) < 1.6, "{foreign}: {}", letters(foreign));
+        }
+        assert!(letters("12 34 %").abs() < 1e-6 && letters("").abs() < 1e-6);
     }
 
     #[test]
