@@ -64,9 +64,10 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
     let mut sheets: Vec<Sheet> = pdf.pages().iter().map(|page| Sheet::new(content::draw(page, &mut fonts))).collect();
     let census = damage::census(&pdf);
     let note = note(&sheets, &census, cut_off)?;
-    furniture::remove(&mut sheets);
     let look = Look::new(&sheets);
-    let mut headings = Headings::new(&sheets, bookmarks::bookmarks(&pdf), look.size);
+    let outline = bookmarks::bookmarks(&pdf);
+    furniture::remove(&mut sheets, &look, &outline);
+    let mut headings = Headings::new(&sheets, outline, look.size);
     let title = title(&pdf).or_else(|| title_by_size(&sheets, look.size));
     let mut writer = MarkdownWriter::new(words(&sheets));
     let mut ended = 0;
@@ -150,20 +151,23 @@ struct Look {
     size: f32,
     /// Whether text in a monospaced font is special.
     mono_counts: bool,
+    /// Whether most text is bold.
+    bold: bool,
 }
 
 impl Look {
     fn new(sheets: &[Sheet]) -> Self {
         let mut sizes: HashMap<i32, usize> = HashMap::new();
-        let (mut mono, mut all) = (0, 0);
+        let (mut mono, mut bold, mut all) = (0, 0, 0);
         for word in sheets.iter().flat_map(|sheet| &sheet.rows).flat_map(|row| &row.words) {
             let length = word.length();
             *sizes.entry((word.size * 4.0).round() as i32).or_default() += length;
             mono += if word.style.mono { length } else { 0 };
+            bold += if word.style.bold { length } else { 0 };
             all += length;
         }
         let size = sizes.iter().max_by_key(|&(&size, &count)| (count, size)).map_or(10.0, |(&size, _)| size as f32 / 4.0);
-        Self { size, mono_counts: mono * 10 < all * 7 }
+        Self { size, mono_counts: mono * 10 < all * 7, bold: bold * 2 > all }
     }
 }
 

@@ -218,6 +218,84 @@ fn running_heads_feet_and_numbers_go() {
     assert_eq!(text.matches('\u{0C}').count(), 3);
 }
 
+/// A page with a bold heading and prose below it.
+fn headed(size: f32, heading: &str, line: &str) -> Sketch {
+    Sketch::default().font("B", size, 70.0, 730.0, heading).text(70.0, 698.0, line).lines(70.0, 683.0, &PROSE)
+}
+
+#[test]
+fn headings_at_one_height_stay() {
+    let errors: Vec<Sketch> = (17..23).map(|n| headed(14.0, &format!("Error E-{n}"), &format!("Meaning of {n}."))).collect();
+    let text = text(&errors);
+    assert!((17..23).all(|n| text.contains(&format!("# Error E-{n}\n"))), "{text}");
+    // Their numbers may go up with the pages, and their type may be that of the text.
+    let steps: Vec<Sketch> = (1..7).map(|n| headed(10.0, &format!("Step {n}"), "Wait.")).collect();
+    let text = self::text(&steps);
+    assert!((1..7).all(|n| text.contains(&format!("Step {n}"))), "{text}");
+    // Three devices have the same heading and the same values.
+    let devices: Vec<Sketch> = (0..3).map(|_| headed(16.0, "Technical data", "Protection class: IP44")).collect();
+    let text = self::text(&devices);
+    assert_eq!((text.matches("# Technical data").count(), text.matches("IP44").count()), (3, 3), "{text}");
+}
+
+#[test]
+fn slides_keep_their_titles() {
+    let titles = ["Mounting", "Filling", "Bleeding", "Ignition", "Service", "Winter stop"];
+    let slide = |(n, title): (usize, &&str)| {
+        let foot = format!("{}", n + 1);
+        let page = Sketch::default().font("B", 28.0, 60.0, 730.0, title).font("F", 18.0, 80.0, 600.0, "- Keep the log book.");
+        page.font("F", 9.0, 60.0, 30.0, "ACME training 2026").font("F", 9.0, 500.0, 30.0, &foot)
+    };
+    let text = text(&titles.iter().enumerate().map(slide).collect::<Vec<_>>());
+    assert!(titles.iter().all(|title| text.contains(&format!("# {title}\n"))), "{text}");
+    assert!(!text.contains("ACME"), "{text}");
+}
+
+#[test]
+fn a_table_over_pages_keeps_its_head() {
+    let page = |n: usize| {
+        let cells = |page: Sketch, y: f32, cells: [&str; 3]| {
+            cells.iter().zip([70.0, 170.0, 350.0]).fold(page, |page, (cell, x)| page.text(x, y, cell))
+        };
+        let page = Sketch::default().text(70.0, 770.0, "ACME Pump Manual").text(280.0, 30.0, &format!("Page {n}"));
+        let page = cells(page, 730.0, ["Code", "Meaning", "Remedy"]);
+        (0..28).fold(page, |page, row| {
+            let code = format!("E-{}", 100 * n + row);
+            cells(page, 710.0 - 20.0 * row as f32, [&code, "No flow", "Wait"])
+        })
+    };
+    let text = text(&[page(1), page(2), page(3)]);
+    assert!(text.starts_with("| Code | Meaning | Remedy |\n|---|---|---|\n| E-100 |"), "{text}");
+    assert!(!text.contains("ACME") && !text.contains("Page 2"), "{text}");
+}
+
+#[test]
+fn running_heads_of_chapters_go() {
+    // Two chapters, the number of the page outside, and a title of the outline that is also a running head.
+    let page = |n: usize| {
+        let chapter = if n < 6 { "Safety" } else { "Operation" };
+        let (left, right) = if n % 2 == 0 { (format!("{n}"), chapter.to_owned()) } else { (chapter.to_owned(), format!("{n}")) };
+        let page = Sketch::default().text(50.0, 770.0, &left).text(450.0, 770.0, &right);
+        let page = if n == 1 || n == 6 { page.font("B", 18.0, 50.0, 700.0, chapter) } else { page };
+        page.lines(50.0, 660.0, &PROSE).text(50.0, 600.0, &format!("It is known as leaf{n}x."))
+    };
+    let pages: Vec<Sketch> = (1..=10).map(page).collect();
+    let text = parse(pdf(&pages, &[("Safety", 1, 0), ("Operation", 1, 5)])).unwrap().text;
+    assert_eq!(text.matches("Safety").count(), 1, "{text}");
+    assert_eq!(text.matches("# Operation\n").count(), 1, "{text}");
+    assert!(text.lines().all(|line| line.trim().parse::<usize>().is_err()), "{text}");
+}
+
+#[test]
+fn a_title_of_the_outline_stays() {
+    let page =
+        |n: usize| Sketch::default().text(50.0, 770.0, "Care").lines(50.0, 700.0, &PROSE).text(50.0, 600.0, &format!("leaf{n}x"));
+    let pages: Vec<Sketch> = (1..=5).map(page).collect();
+    let text = parse(pdf(&pages, &[("Care", 1, 1)])).unwrap().text;
+    assert_eq!(text.matches("Care").count(), 1, "{text}");
+    assert!(text.contains("# Care\n"), "{text}");
+}
+
 #[test]
 fn hyphens_go_where_the_word_is_whole() {
     let page = Sketch::default().lines(
