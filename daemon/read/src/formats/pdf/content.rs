@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::HashMap, io::Read, rc::Rc, sync::Arc};
 
-use hayro_cmap::BfString;
+use hayro_cmap::{BfString, CMap, CMapName};
 use hayro_font::{CMapResolverFn, Font, FontCache, FontQuery, FontResolverFn};
 use hayro_syntax::{
     Filter,
@@ -13,6 +13,9 @@ use hayro_syntax::{
     object::{Array, Dict, Name, Number, Object, Stream, String as Text},
     page::{Page, Resources},
 };
+use unicode_normalization::UnicodeNormalization;
+
+use super::bidi::is_leftward;
 
 /// Deepest nesting of form objects, and of saved graphics states.
 const MAX_FORMS: usize = 12;
@@ -63,7 +66,8 @@ pub(super) struct Rule {
 pub(super) struct Canvas {
     pub glyphs: Vec<Glyph>,
     pub rules: Vec<Rule>,
-    /// Height of the page in points, turned as the text is read.
+    /// Size of the page in points, turned as the text is read.
+    pub width: f32,
     pub height: f32,
     /// Images that cover a good part of the page.
     pub images: usize,
@@ -89,6 +93,10 @@ struct Face<'a> {
     style: Style,
     /// Height of the letters in ems, if the font gives another than one.
     scale: f32,
+    /// Codes without a mapping are Unicode: the font has a table, which lacks some of them.
+    codes_are_unicode: bool,
+    /// From CIDs, which are the codes, to Unicode.
+    cids: Option<CMap>,
 }
 
 impl<'a> Fonts<'a> {
@@ -104,15 +112,22 @@ impl<'a> Fonts<'a> {
         }
     }
 
-    fn face(&mut self, dict: &Dict<'a>) -> Option<Rc<Face<'a>>> {
-        let key = dict.obj_id().map(|id| (id.obj_number, id.gen_number));
+    /// `named`: the font is an object of its own. Otherwise its number is that of the object around it, and several fonts
+    /// have it.
+    fn face(&mut self, dict: &Dict<'a>, named: bool) -> Option<Rc<Face<'a>>> {
+        let key = dict.obj_id().filter(|_| named).map(|id| (id.obj_number, id.gen_number));
         if let Some(known) = key.and_then(|key| self.known.get(&key)) {
             return known.clone();
         }
-        let face = self
-            .cache
-            .font(dict, &self.programs, &self.cmaps)
-            .map(|font| Rc::new(Face { font, style: style(dict), scale: type3_scale(dict).unwrap_or(1.0) }));
+        let face = self.cache.font(dict, &self.programs, &self.cmaps).map(|font| {
+            Rc::new(Face {
+                font,
+                style: style(dict),
+                scale: type3_scale(dict).unwrap_or(1.0),
+                codes_are_unicode: dict.contains_key("ToUnicode"),
+                cids: cid_map(dict),
+            })
+        });
         if let Some(key) = key {
             self.known.insert(key, face.clone());
         }
@@ -147,6 +162,23 @@ fn style(dict: &Dict) -> Style {
     }
 }
 
+/// The characters of a font with the codes of an Asian collection (ISO 32000-2, 9.10.2).
+fn cid_map(dict: &Dict) -> Option<CMap> {
+    if dict.contains_key("ToUnicode") || !dict.get::<Name>("Encoding")?.as_str().starts_with("Identity-") {
+        return None;
+    }
+    let font = dict.get::<Array>("DescendantFonts")?.iter::<Dict>().next()?;
+    let ordering = font.get::<Dict>("CIDSystemInfo")?.get::<Text>("Ordering")?;
+    let name = match ordering.as_bytes() {
+        b"Japan1" => CMapName::AdobeJapan1Ucs2,
+        b"GB1" => CMapName::AdobeGb1Ucs2,
+        b"CNS1" => CMapName::AdobeCns1Ucs2,
+        b"Korea1" => CMapName::AdobeKorea1Ucs2,
+        _ => return None,
+    };
+    CMap::parse(hayro_cmap::load_embedded(name)?, hayro_cmap::load_embedded)
+}
+
 /// Type 3 fonts draw in units of their own; their box gives the height of a letter.
 fn type3_scale(dict: &Dict) -> Option<f32> {
     if dict.get::<Name>("Subtype")?.as_str() != "Type3" {
@@ -155,7 +187,7 @@ fn type3_scale(dict: &Dict) -> Option<f32> {
     let matrix = dict.get::<[f32; 6]>("FontMatrix")?;
     let [_, bottom, _, top] = dict.get::<[f32; 4]>("FontBBox")?;
     let scale = ((top - bottom) * matrix[3]).abs();
-    (0.05..20.0).contains(&scale).then_some(scale)
+    (0.001..2000.0).contains(&scale).then_some(scale)
 }
 
 /// An affine map; `a * b` applies `b` first.
@@ -374,7 +406,8 @@ impl<'a> Drawing<'_, 'a> {
             Op::TextRise(n) => self.state.rise = n.0.as_f64(),
             Op::TextFont(font) => {
                 let dict = resources.fonts.get::<Dict<'a>>(font.0.as_ref());
-                self.state.face = dict.and_then(|dict| self.fonts.face(&dict));
+                let named = resources.fonts.get_ref(font.0.as_ref()).is_some();
+                self.state.face = dict.and_then(|dict| self.fonts.face(&dict, named));
                 self.state.size = font.1.as_f64();
             }
             Op::NextLine(n) => self.next_line(n.0.as_f64(), n.1.as_f64()),
@@ -452,14 +485,19 @@ impl<'a> Drawing<'_, 'a> {
         let from = map.apply(0.0, 0.0);
         let to = map.apply(width, 0.0);
         let [a, b, c, d, ..] = map.0;
-        let size = c.hypot(d) * self.state.size.abs() * f64::from(face.scale);
-        let sign = if self.state.size < 0.0 { -1.0 } else { 1.0 };
+        let size = letter_size(c.hypot(d) * self.state.size.abs(), face.scale);
+        // A negative size turns the text, and a negative stretch turns it back.
+        let sign = if self.state.size < 0.0 && self.state.stretch > 0.0 { -1.0 } else { 1.0 };
         let Some(turn) = quarter_turns(a * sign, b * sign) else { return };
         if !(from.0.is_finite() && from.1.is_finite() && to.0.is_finite() && to.1.is_finite() && size.is_finite()) {
             return;
         }
         let mut chars = ['\0'; 8];
         let count = self.unicode(face, code, &mut chars);
+        // A glyph of several letters has their order of reading.
+        if chars[..count].iter().any(|&char| is_leftward(char)) {
+            chars[..count].reverse();
+        }
         for (index, &char) in chars[..count].iter().enumerate() {
             let part = |n: usize| {
                 let share = n as f64 / count as f64;
@@ -476,6 +514,9 @@ impl<'a> Drawing<'_, 'a> {
             hayro_font::FontGlyph::Outline(glyph) => glyph.as_unicode(),
             hayro_font::FontGlyph::Type3(glyph) => glyph.as_unicode(),
         };
+        let said = said.or_else(|| face.cids.as_ref().and_then(|map| map.lookup_bf_string(code)));
+        let own = || face.codes_are_unicode.then(|| char::from_u32(code)).flatten().map(BfString::Char);
+        let said = said.or_else(own);
         let mut count = 0;
         let mut push = |char: char| {
             if count < chars.len() {
@@ -630,11 +671,17 @@ impl<'a> Drawing<'_, 'a> {
             let (a, b) = (rotate((rule.x0.into(), rule.y0.into())), rotate((rule.x1.into(), rule.y1.into())));
             Rule { x0: a.0.min(b.0), y0: a.1.min(b.1), x1: a.0.max(b.0), y1: a.1.max(b.1) }
         });
-        let height = if turn % 2 == 0 { height } else { width };
+        let (width, height) = if turn % 2 == 0 { (width, height) } else { (height, width) };
         let damaged = self.damaged || self.mute > self.placed.len() || self.lacking && self.placed.is_empty();
         let (images, unknown) = (self.images, self.unknown);
-        Canvas { glyphs: glyphs.collect(), rules: rules.collect(), height, images, unknown, damaged }
+        Canvas { glyphs: glyphs.collect(), rules: rules.collect(), width, height, images, unknown, damaged }
     }
+}
+
+/// The size of text from the size of its font. A box far from an em is believed only if it makes tiny text readable.
+fn letter_size(size: f64, scale: f32) -> f64 {
+    let scaled = size * f64::from(scale);
+    if (0.05..20.0).contains(&scale) || size < 1.0 && (1.0..200.0).contains(&scaled) { scaled } else { size }
 }
 
 fn matrix(numbers: [Number; 6]) -> Matrix {
@@ -678,6 +725,8 @@ fn expand(char: char, push: &mut impl FnMut(char)) {
         '\u{00A0}' | '\u{2000}'..='\u{200A}' | '\u{202F}' | '\u{205F}' | '\u{3000}' | '\t' => " ",
         '\u{2010}' | '\u{2011}' => "-",
         '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}' | '\u{FEFF}' => "",
+        // Shapes of Arabic and Hebrew letters by their place in the word.
+        '\u{FB1D}'..='\u{FDFF}' | '\u{FE70}'..='\u{FEFC}' => return std::iter::once(char).nfkc().for_each(push),
         char if char.is_control() => "",
         char => return push(char),
     };

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! content   the page's program -> characters with places (fonts and objects are read by hayro-font and hayro-syntax)
+//! bidi      Arabic and Hebrew in the order of reading
 //! rows      characters -> words -> rows on one baseline
 //! furniture running heads, feet and page numbers go
 //! columns   rows -> flows in the order of reading
@@ -16,6 +17,7 @@
 //!
 //! This module does not protect itself from hostile files: the child process bounds time and memory (`child`).
 
+mod bidi;
 mod blocks;
 mod bookmarks;
 mod columns;
@@ -61,7 +63,8 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
         return Err(Fault::Damaged(format!("it has {count} pages, more than the {MAX_PAGES} that are read; split it")));
     }
     let mut fonts = content::Fonts::new();
-    let mut sheets: Vec<Sheet> = pdf.pages().iter().map(|page| Sheet::new(content::draw(page, &mut fonts))).collect();
+    let mut order = bidi::Order::default();
+    let mut sheets: Vec<Sheet> = pdf.pages().iter().map(|page| Sheet::new(content::draw(page, &mut fonts), &mut order)).collect();
     let census = damage::census(&pdf);
     let note = note(&sheets, &census, cut_off)?;
     let look = Look::new(&sheets);

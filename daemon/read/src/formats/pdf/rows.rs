@@ -1,6 +1,9 @@
 //! Characters to words, and words to rows: everything on one baseline, across the page.
 
-use super::content::{Canvas, Glyph, Rule, Style};
+use super::{
+    bidi::{self, Layout, Order},
+    content::{Canvas, Glyph, Rule, Style},
+};
 
 /// Least gap between words, in ems. Kerning stays well below, the blank of a justified line above.
 const WORD_GAP: f32 = 0.15;
@@ -42,10 +45,19 @@ pub(super) struct Sheet {
 }
 
 impl Sheet {
-    pub(super) fn new(canvas: Canvas) -> Self {
-        let Canvas { glyphs, rules, height, images, unknown, damaged } = canvas;
+    pub(super) fn new(canvas: Canvas, order: &mut Order) -> Self {
+        let Canvas { glyphs, mut rules, width, height, images, unknown, damaged } = canvas;
+        let mut lines = baselines(glyphs);
+        lines.iter_mut().for_each(|line| line.sort_by(|a, b| a.x.total_cmp(&b.x)));
+        let layout = order.layout(&lines, width);
+        if layout != Layout::Plain {
+            lines = lines.into_iter().map(|line| bidi::in_order(line, layout)).collect();
+        }
+        if layout == Layout::Mirrored(width) {
+            rules.iter_mut().for_each(|rule| (rule.x0, rule.x1) = (width - rule.x1, width - rule.x0));
+        }
         let mut sheet = Self { rules, height, images, unknown, damaged, ..Self::default() };
-        let mut rows: Vec<Row> = baselines(glyphs).into_iter().map(|line| sheet.words(line)).collect();
+        let mut rows: Vec<Row> = lines.into_iter().map(|line| sheet.words(line)).collect();
         rows.retain(|row| !row.words.is_empty());
         sheet.rows = merge(rows);
         sheet
@@ -91,9 +103,8 @@ impl Sheet {
         line
     }
 
-    /// One line of characters, sorted by place, as words.
-    fn words(&mut self, mut line: Vec<Glyph>) -> Row {
-        line.sort_by(|a, b| a.x.total_cmp(&b.x));
+    /// One line of characters, in the order of reading, as words.
+    fn words(&mut self, line: Vec<Glyph>) -> Row {
         let y = line.first().map_or(0.0, |glyph| glyph.y);
         let mut words: Vec<Word> = Vec::new();
         let mut before: Option<Glyph> = None;

@@ -61,6 +61,11 @@ fn pdf(pages: &[Sketch], outline: &[(&str, usize, usize)]) -> Vec<u8> {
         };
         objects.push(format!("<< /Title ({title}) /Dest [{} 0 R /Fit] {next} {child} >>", page_object(*page)));
     }
+    file(&objects)
+}
+
+/// A PDF of these objects, from 1; the first is the catalog.
+fn file(objects: &[String]) -> Vec<u8> {
     let mut file = String::from("%PDF-1.4\n");
     let mut places = Vec::new();
     for (index, object) in objects.iter().enumerate() {
@@ -502,4 +507,87 @@ fn a_damaged_file_is_no_scanned_one() {
 fn text_strings_are_decoded() {
     assert_eq!(text_string(b"Caf\xE9 \x85"), "Café –");
     assert_eq!(text_string(b"\xFE\xFF\x00P\x00u"), "Pu");
+}
+
+/// A font with a code for each character of `letters`, from `!` on, with the width of half an em.
+fn letters_font(letters: &str) -> (String, impl Fn(&str) -> String + '_) {
+    let mut map =
+        String::from("/CIDInit /ProcSet findresource begin begincmap 1 begincodespacerange <00> <FF> endcodespacerange\n");
+    let count = letters.chars().count();
+    writeln!(map, "{count} beginbfchar").unwrap();
+    for (code, letter) in letters.chars().enumerate() {
+        writeln!(map, "<{:02X}> <{:04X}>", 0x21 + code, u32::from(letter)).unwrap();
+    }
+    map.push_str("endbfchar endcmap end");
+    let widths = "500 ".repeat(count);
+    let font = format!(
+        "<< /Type /Font /Subtype /TrueType /BaseFont /Letters /FirstChar 33 /LastChar {} /Widths [{widths}] /ToUnicode 9 0 R >>",
+        32 + count
+    );
+    let codes = move |text: &str| {
+        text.chars().map(|char| letters.chars().position(|letter| letter == char).map_or(0x20, |at| 0x21 + at)).fold(
+            String::new(),
+            |mut codes, code| {
+                write!(codes, "{code:02X}").unwrap();
+                codes
+            },
+        )
+    };
+    (format!("{font}\u{0}{map}"), codes)
+}
+
+/// The text of a page whose lines show these characters from left to right.
+fn shown(lines: &[&str]) -> String {
+    let mut letters: Vec<char> = lines.iter().flat_map(|line| line.chars()).filter(|&char| char != ' ').collect();
+    letters.sort_unstable();
+    letters.dedup();
+    let letters: String = letters.into_iter().collect();
+    let (font, codes) = letters_font(&letters);
+    let (font, map) = font.split_once('\u{0}').unwrap();
+    let mut page = String::new();
+    for (n, line) in lines.iter().enumerate() {
+        // Words stand apart by their places.
+        let mut x = 60.0;
+        for word in line.split(' ') {
+            writeln!(page, "BT /F 10 Tf {x} {} Td <{}> Tj ET", 700 - 14 * n, codes(word)).unwrap();
+            x += 5.0 * word.chars().count() as f32 + 3.0;
+        }
+    }
+    let objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        "<< /Type /Pages /Count 1 /Kids [3 0 R] >>".to_owned(),
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R /Resources << /Font << /F 5 0 R >> >> >>"
+            .to_owned(),
+        format!("<< /Length {} >>\nstream\n{page}\nendstream", page.len()),
+        font.to_owned(),
+        "<< >>".to_owned(),
+        "<< >>".to_owned(),
+        "<< >>".to_owned(),
+        format!("<< /Length {} >>\nstream\n{map}\nendstream", map.len()),
+    ];
+    parse(file(&objects)).unwrap().text
+}
+
+#[test]
+fn hebrew_and_arabic_are_read_from_the_right() {
+    let visual = |line: &str| line.chars().rev().collect::<String>();
+    let hebrew = ["המשאבה מזיזה מים מהמכל", "בדוק את הלחץ בכל יום"];
+    assert_eq!(shown(&hebrew.map(visual).iter().map(String::as_str).collect::<Vec<_>>()), format!("{}\n", hebrew.join(" ")));
+    let arabic = "المضخة تحرك الماء من الخزان";
+    assert_eq!(shown(&[&visual(arabic)]), format!("{arabic}\n"));
+    // Numbers and Latin words go from the left amid them.
+    assert_eq!(shown(&["םוי PX-200 הבאשמ 15 רמש"]), "שמר 15 משאבה PX-200 יום\n");
+    assert_eq!(shown(&["The word םולש is Hebrew"]), "The word שלום is Hebrew\n");
+}
+
+#[test]
+fn words_in_the_order_of_reading_stay() {
+    // A program without the algorithm lays them from left to right.
+    let hebrew = ["מים חמים זורמים", "בדוק את הלחץ בכל יום"];
+    assert_eq!(shown(&hebrew), format!("{}\n", hebrew.join(" ")));
+}
+
+#[test]
+fn arabic_shapes_are_letters() {
+    assert_eq!(shown(&["\u{FEE2}\u{FEFC}\u{FEB3}"]), "سلام\n");
 }
