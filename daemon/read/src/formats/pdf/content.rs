@@ -10,12 +10,15 @@ use hayro_font::{CMapResolverFn, Font, FontCache, FontQuery, FontResolverFn};
 use hayro_syntax::{
     Filter,
     content::{TypedIter, ops::TypedInstruction as Op},
-    object::{Array, Dict, Name, Number, Object, Stream, String as Text},
+    object::{Array, Dict, Name, Number, Object, Rect, Stream, String as Text},
     page::{Page, Resources},
 };
 use unicode_normalization::UnicodeNormalization;
 
-use super::bidi::is_leftward;
+use super::{
+    annotations::{self, Annotation},
+    bidi::is_leftward,
+};
 
 /// Deepest nesting of form objects, and of saved graphics states.
 const MAX_FORMS: usize = 12;
@@ -93,7 +96,7 @@ struct Face<'a> {
     style: Style,
     /// Height of the letters in ems, if the font gives another than one.
     scale: f32,
-    /// Codes without a mapping are Unicode: the font has a table, which lacks some of them.
+    /// Codes are Unicode: the font names the identity as its table.
     codes_are_unicode: bool,
     /// From CIDs, which are the codes, to Unicode.
     cids: Option<CMap>,
@@ -124,7 +127,7 @@ impl<'a> Fonts<'a> {
                 font,
                 style: style(dict),
                 scale: type3_scale(dict).unwrap_or(1.0),
-                codes_are_unicode: dict.contains_key("ToUnicode"),
+                codes_are_unicode: dict.get::<Name>("ToUnicode").is_some(),
                 cids: cid_map(dict),
             })
         });
@@ -231,6 +234,12 @@ struct State<'a> {
     rise: f64,
 }
 
+impl State<'_> {
+    fn new(ctm: Matrix) -> Self {
+        Self { ctm, face: None, size: 1.0, char_space: 0.0, word_space: 0.0, stretch: 1.0, leading: 0.0, rise: 0.0 }
+    }
+}
+
 /// A glyph before the direction of the page is known.
 struct Placed {
     glyph: Glyph,
@@ -270,7 +279,7 @@ struct Drawing<'f, 'a> {
 pub(super) fn draw<'a>(page: &Page<'a>, fonts: &mut Fonts<'a>) -> Canvas {
     let (width, height) = page.render_dimensions();
     let ctm = Matrix(page.initial_transform(true).as_coeffs());
-    let state = State { ctm, face: None, size: 1.0, char_space: 0.0, word_space: 0.0, stretch: 1.0, leading: 0.0, rise: 0.0 };
+    let state = State::new(ctm);
     let mut drawing = Drawing {
         fonts,
         state,
@@ -295,6 +304,8 @@ pub(super) fn draw<'a>(page: &Page<'a>, fonts: &mut Fonts<'a>) -> Canvas {
     let (program, whole) = program(page);
     drawing.damaged = !whole;
     drawing.run(&program, page.resources(), 0);
+    drawing.saved.clear();
+    drawing.annotate(page);
     drawing.finish(width, height)
 }
 
@@ -549,21 +560,93 @@ impl<'a> Drawing<'_, 'a> {
                 let area = (a * d - b * c).abs();
                 self.images += usize::from(area > self.page_area * 0.3);
             }
-            Some("Form") if depth < MAX_FORMS => {
-                let (program, whole) = decoded(&stream);
-                self.damaged |= !whole;
-                let Some(program) = program else { return };
-                let own = stream.dict().get::<Dict<'a>>("Resources").map(Resources::new);
-                let before = (self.state.clone(), self.text, self.line);
-                if let Some(map) = stream.dict().get::<[f64; 6]>("Matrix") {
-                    self.state.ctm = self.state.ctm * Matrix(map);
-                }
-                let marks = self.marked.len();
-                self.run(&program, own.as_ref().unwrap_or(resources), depth + 1);
-                self.marked.truncate(marks);
-                (self.state, self.text, self.line) = before;
-            }
+            Some("Form") if depth < MAX_FORMS => self.form(&stream, resources, depth),
             _ => {}
+        }
+    }
+
+    fn form(&mut self, stream: &Stream<'a>, resources: &Resources<'a>, depth: usize) {
+        let (program, whole) = decoded(stream);
+        self.damaged |= !whole;
+        let Some(program) = program else { return };
+        let own = stream.dict().get::<Dict<'a>>("Resources").map(Resources::new);
+        let before = (self.state.clone(), self.text, self.line);
+        if let Some(map) = stream.dict().get::<[f64; 6]>("Matrix") {
+            self.state.ctm = self.state.ctm * Matrix(map);
+        }
+        let marks = self.marked.len();
+        self.run(&program, own.as_ref().unwrap_or(resources), depth + 1);
+        self.marked.truncate(marks);
+        (self.state, self.text, self.line) = before;
+    }
+
+    /// Draws what lies upon the page: by its own drawing, or else by its value.
+    fn annotate(&mut self, page: &Page<'a>) {
+        let annotations = annotations::annotations(page);
+        if annotations.is_empty() {
+            return;
+        }
+        let fallback = annotations::form_resources(page).map(Resources::new);
+        // Without a text beside it, a field has no other label than its name.
+        let bare = self.placed.is_empty();
+        self.marked.clear();
+        for Annotation { rect, appearance, value, name } in annotations {
+            self.state = State::new(Matrix(page.initial_transform(true).as_coeffs()));
+            let begun = self.placed.len();
+            if let (true, Some(name), Some(value)) = (bare, &name, &value) {
+                self.write(rect, &format!("{name}: {value}"));
+                continue;
+            }
+            if let Some(stream) = appearance {
+                self.state.ctm = self.state.ctm * fitted(&stream, rect);
+                self.form(&stream, fallback.as_ref().unwrap_or(page.resources()), 0);
+            }
+            if let (true, Some(value)) = (begun == self.placed.len(), &value) {
+                self.state = State::new(Matrix(page.initial_transform(true).as_coeffs()));
+                self.write(rect, value);
+            }
+        }
+    }
+
+    /// Writes text into a box, in lines as long as fit.
+    fn write(&mut self, rect: Rect, text: &str) {
+        const LARGEST: f64 = 10.0;
+        const WIDTH: f64 = 0.5;
+        let (width, height) = (rect.x1 - rect.x0, rect.y1 - rect.y0);
+        let size = (height * 0.8).clamp(4.0, LARGEST);
+        let room = ((width / (WIDTH * size)) as usize).max(8);
+        let single = height < 2.2 * size;
+        let mut lines: Vec<String> = Vec::new();
+        for line in text.lines() {
+            let mut open = String::new();
+            for word in line.split_whitespace() {
+                if !single && !open.is_empty() && open.chars().count() + word.chars().count() >= room {
+                    lines.push(std::mem::take(&mut open));
+                }
+                if !open.is_empty() {
+                    open.push(' ');
+                }
+                open.push_str(word);
+            }
+            lines.push(open);
+        }
+        let first = if single { rect.y0 + (height - 0.7 * size) / 2.0 } else { rect.y1 - 1.1 * size };
+        for (row, line) in lines.iter().enumerate() {
+            let step = (WIDTH * size).min(width / line.chars().count().max(1) as f64);
+            // Letters that go leftward have their places from the right, as a program would draw them.
+            let count = line.chars().count();
+            let leftward = line.chars().any(is_leftward);
+            for (index, char) in line.chars().enumerate() {
+                let index = if leftward { count - 1 - index } else { index };
+                let at =
+                    |index: usize| self.state.ctm.apply(rect.x0 + 2.0 + step * index as f64, first - 1.2 * size * row as f64);
+                let (from, to) = (at(index), at(index + 1));
+                let Some(turn) = quarter_turns(to.0 - from.0, to.1 - from.1) else { return };
+                if self.placed.len() <= MAX_GLYPHS {
+                    let glyph = Glyph { char, x: 0.0, end: 0.0, y: 0.0, size: size as f32, style: Style::default() };
+                    self.placed.push(Placed { glyph, turn, from, to });
+                }
+            }
         }
     }
 
@@ -676,6 +759,18 @@ impl<'a> Drawing<'_, 'a> {
         let (images, unknown) = (self.images, self.unknown);
         Canvas { glyphs: glyphs.collect(), rules: rules.collect(), width, height, images, unknown, damaged }
     }
+}
+
+/// The map of an appearance into the place of its annotation (ISO 32000-2, 12.5.5).
+fn fitted(stream: &Stream, rect: Rect) -> Matrix {
+    let own = stream.dict().get::<[f64; 6]>("Matrix").map_or(Matrix::IDENTITY, Matrix);
+    let Some(bbox) = stream.dict().get::<Rect>("BBox") else { return Matrix::shift(rect.x0, rect.y0) };
+    let corners = [(bbox.x0, bbox.y0), (bbox.x0, bbox.y1), (bbox.x1, bbox.y0), (bbox.x1, bbox.y1)].map(|(x, y)| own.apply(x, y));
+    let low = corners.iter().fold((f64::MAX, f64::MAX), |low, at| (low.0.min(at.0), low.1.min(at.1)));
+    let high = corners.iter().fold((f64::MIN, f64::MIN), |high, at| (high.0.max(at.0), high.1.max(at.1)));
+    let scale = |to: f64, from: f64| if from.abs() > 1e-6 { to / from } else { 1.0 };
+    let (x, y) = (scale(rect.x1 - rect.x0, high.0 - low.0), scale(rect.y1 - rect.y0, high.1 - low.1));
+    Matrix([x, 0.0, 0.0, y, rect.x0 - x * low.0, rect.y0 - y * low.1])
 }
 
 /// The size of text from the size of its font. A box far from an em is believed only if it makes tiny text readable.

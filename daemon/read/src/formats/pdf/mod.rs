@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! content   the page's program -> characters with places (fonts and objects are read by hayro-font and hayro-syntax)
+//! annotations   values of forms, free text and stamps, drawn upon the page
 //! bidi      Arabic and Hebrew in the order of reading
 //! rows      characters -> words -> rows on one baseline
 //! furniture running heads, feet and page numbers go
@@ -17,6 +18,7 @@
 //!
 //! This module does not protect itself from hostile files: the child process bounds time and memory (`child`).
 
+mod annotations;
 mod bidi;
 mod blocks;
 mod bookmarks;

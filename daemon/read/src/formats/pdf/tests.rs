@@ -591,3 +591,104 @@ fn words_in_the_order_of_reading_stay() {
 fn arabic_shapes_are_letters() {
     assert_eq!(shown(&["\u{FEE2}\u{FEFC}\u{FEB3}"]), "سلام\n");
 }
+
+/// The text of a page with this program and these fonts; objects from 5 on follow.
+fn drawn(program: &str, fonts: &str, more: &[&str]) -> String {
+    let mut objects = vec![
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        "<< /Type /Pages /Count 1 /Kids [3 0 R] >>".to_owned(),
+        format!("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R /Resources << /Font << {fonts} >> >> >>"),
+        format!("<< /Length {} >>\nstream\n{program}\nendstream", program.len()),
+    ];
+    objects.extend(more.iter().map(|&object| object.to_owned()));
+    parse(file(&objects)).unwrap().text
+}
+
+#[test]
+fn fonts_inside_one_object_are_several() {
+    let table = |codes: &str| {
+        let map = format!("begincmap 1 begincodespacerange <00> <FF> endcodespacerange 3 beginbfchar {codes} endbfchar endcmap");
+        format!("<< /Length {} >>\nstream\n{map}\nendstream", map.len())
+    };
+    let (first, second) = (table("<61> <0061> <62> <0062> <63> <0063>"), table("<61> <0078> <62> <0079> <63> <007A>"));
+    let font = |map: usize| format!("<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode {map} 0 R >>");
+    let fonts = format!("/F {} /G {}", font(5), font(6));
+    let text = drawn("BT /F 10 Tf 50 700 Td (abc) Tj /G 10 Tf 0 -12 Td (abc) Tj ET", &fonts, &[&first, &second]);
+    assert_eq!(text, "abc xyz\n");
+}
+
+#[test]
+fn codes_without_a_table_are_characters() {
+    let font = |ordering: &str, table: &str| {
+        format!(
+            "/F << /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /Identity-H {table} /DescendantFonts [<< /Type /Font /Subtype /CIDFontType2 /BaseFont /X /DW 500 /CIDSystemInfo << /Registry (Adobe) /Ordering ({ordering}) /Supplement 0 >> >>] >>"
+        )
+    };
+    let program = |codes: &str| format!("BT /F 10 Tf 50 700 Td <{codes}> Tj ET");
+    assert_eq!(drawn(&program("006100E90063"), &font("Identity", "/ToUnicode /Identity-H"), &[]), "aéc\n");
+    // Without a table, the codes are those of the collection.
+    assert_eq!(drawn(&program("034B034D034F"), &font("Japan1", ""), &[]), "あいう\n");
+}
+
+#[test]
+fn text_of_any_scale_is_read() {
+    // A negative size, turned back by a negative stretch.
+    let helvetica = "/F << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>";
+    assert_eq!(drawn("BT /F -10 Tf -100 Tz 1 0 0 -1 50 700 Tm (Schedule K-1) Tj ET", helvetica, &[]), "Schedule K-1\n");
+    // A Type 3 font whose units are a thousand times larger than usual.
+    let square = "<< /Length 40 >>\nstream\n600 0 0 0 500 700 d1 0 0 500 700 re f   \nendstream";
+    let font = "/F << /Type /Font /Subtype /Type3 /FontMatrix [1 0 0 1 0 0] /FontBBox [0 0 1000 1000] /FirstChar 97 /LastChar 98 /Widths [600 600] /Encoding << /Differences [97 /a /b] >> /CharProcs << /a 5 0 R /b 5 0 R >> >>";
+    assert_eq!(drawn("BT /F 0.01 Tf 50 700 Td (abab) Tj ET", font, &[square]), "abab\n");
+}
+
+/// The text of a page with this program and these annotations.
+fn annotated(program: &str, annotations: &str) -> Result<String, Fault> {
+    let drawing = "BT /F 10 Tf 2 5 Td (drawn) Tj ET";
+    let objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        "<< /Type /Pages /Count 1 /Kids [3 0 R] >>".to_owned(),
+        format!(
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R /Resources << /Font << /F 5 0 R >> >> /Annots [{annotations}] >>"
+        ),
+        format!("<< /Length {} >>\nstream\n{program}\nendstream", program.len()),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_owned(),
+        format!(
+            "<< /Type /XObject /Subtype /Form /BBox [0 0 50 10] /Resources << /Font << /F 5 0 R >> >> /Length {} >>\nstream\n{drawing}\nendstream",
+            drawing.len()
+        ),
+        "<< /T (dealer) /FT /Ch /V (k) /Opt [[(k) (Kirchberg)] [(o) (Oberdorf)]] >>".to_owned(),
+    ];
+    parse(file(&objects)).map(|parsed| parsed.text)
+}
+
+#[test]
+fn fields_are_read_beside_their_labels() {
+    let labels = Sketch::default().text(50.0, 700.0, "Serial number:").text(50.0, 660.0, "Dealer:").text(50.0, 620.0, "Notes:").0;
+    let fields = "<< /Subtype /Widget /FT /Tx /T (serial) /V (PX-4711-QZ) /Rect [200 694 400 712] >>
+        << /Subtype /Widget /Parent 7 0 R /Rect [200 654 400 672] >>
+        << /Subtype /Widget /FT /Tx /T (notes) /V (old value) /AP << /N 6 0 R >> /Rect [200 615 250 625] >>
+        << /Subtype /Widget /FT /Tx /T (secret) /Ff 8192 /V (hunter) /Rect [200 574 400 592] >>
+        << /Subtype /Widget /FT /Tx /T (hidden) /F 2 /V (unseen) /Rect [200 534 400 552] >>";
+    let text = annotated(&labels, fields).unwrap();
+    assert!(text.contains("| Serial number: | PX-4711-QZ |") && text.contains("| Dealer: | Kirchberg |"), "{text}");
+    assert!(text.contains("| Notes: | drawn |") && !text.contains("old value"), "{text}");
+    assert!(!text.contains("hunter") && !text.contains("unseen"), "{text}");
+}
+
+#[test]
+fn a_page_of_fields_only_has_text() {
+    let fields = "<< /Subtype /Widget /FT /Tx /TU (Serial number) /V (PX-4711-QZ) /AP << /N 6 0 R >> /Rect [200 694 400 712] >>
+        << /Subtype /Widget /FT /Btn /T (checked) /AS /Yes /Rect [200 654 220 672] >>";
+    assert_eq!(annotated("", fields).unwrap(), "Serial number: PX-4711-QZ\n\nchecked: \u{2612}\n");
+    assert_eq!(annotated("", "").unwrap_err(), Fault::NoText { pages: 1 });
+}
+
+#[test]
+fn free_text_and_stamps_are_on_the_page() {
+    let notes = "<< /Subtype /FreeText /Contents (spare fuse behind the panel) /Rect [50 600 350 620] >>
+        << /Subtype /Stamp /AP << /N 6 0 R >> /Rect [50 500 100 510] >>
+        << /Subtype /Highlight /Contents (a comment) /Rect [50 700 350 720] >>";
+    let text = annotated(&Sketch::default().lines(50.0, 700.0, &PROSE).0, notes).unwrap();
+    assert!(text.contains("\n\nspare fuse behind the panel\n\ndrawn\n"), "{text}");
+    assert!(!text.contains("a comment"), "{text}");
+}
