@@ -3,7 +3,14 @@
 //! A content stream is a small program (ISO 32000-2, chapters 8 and 9). Only operators that move, show text or draw possible
 //! rules of tables are followed. Colours, clipping and images do not matter for text.
 
-use std::{borrow::Cow, collections::HashMap, io::Read, rc::Rc, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    f64::consts::{FRAC_PI_2, PI, TAU},
+    io::Read,
+    rc::Rc,
+    sync::Arc,
+};
 
 use hayro_cmap::{BfString, CMap, CMapName};
 use hayro_font::{CMapResolverFn, Font, FontCache, FontQuery, FontResolverFn};
@@ -18,6 +25,7 @@ use unicode_normalization::UnicodeNormalization;
 use super::{
     annotations::{self, Annotation},
     bidi::is_leftward,
+    turned::{self, Frame, Part},
 };
 
 /// Deepest nesting of form objects, and of saved graphics states.
@@ -64,11 +72,20 @@ pub(super) struct Rule {
     pub y1: f32,
 }
 
+/// Text that is turned against the page, in its own direction, with the rules of the page.
+#[derive(Debug)]
+pub(super) struct Aside {
+    pub glyphs: Vec<Glyph>,
+    pub rules: Vec<Rule>,
+}
+
 /// The drawing of one page.
 #[derive(Debug, Default)]
 pub(super) struct Canvas {
     pub glyphs: Vec<Glyph>,
     pub rules: Vec<Rule>,
+    /// Text in other directions.
+    pub aside: Vec<Aside>,
     /// Size of the page in points, turned as the text is read.
     pub width: f32,
     pub height: f32,
@@ -96,7 +113,7 @@ struct Face<'a> {
     style: Style,
     /// Height of the letters in ems, if the font gives another than one.
     scale: f32,
-    /// Codes are Unicode: the font names the identity as its table.
+    /// Codes are Unicode: the font's table is the identity, which may lack some of them.
     codes_are_unicode: bool,
     /// From CIDs, which are the codes, to Unicode.
     cids: Option<CMap>,
@@ -124,11 +141,11 @@ impl<'a> Fonts<'a> {
         }
         let face = self.cache.font(dict, &self.programs, &self.cmaps).map(|font| {
             Rc::new(Face {
-                font,
+                codes_are_unicode: codes_are_unicode(dict, &font),
                 style: style(dict),
                 scale: type3_scale(dict).unwrap_or(1.0),
-                codes_are_unicode: dict.get::<Name>("ToUnicode").is_some(),
                 cids: cid_map(dict),
+                font,
             })
         });
         if let Some(key) = key {
@@ -163,6 +180,23 @@ fn style(dict: &Dict) -> Style {
             || has(&["mono", "courier", "typewriter", "consolas", "nimbusmon", "menlo", "code"])
             || computer_modern(&["cmtt", "cmsltt", "cmitt", "sftt", "ectt", "lmtt"]),
     }
+}
+
+/// The character of a code by the font's own tables.
+fn said(font: &Font, code: u32) -> Option<BfString> {
+    match font.glyph(font.map_code(code), code) {
+        hayro_font::FontGlyph::Outline(glyph) => glyph.as_unicode(),
+        hayro_font::FontGlyph::Type3(glyph) => glyph.as_unicode(),
+    }
+}
+
+/// Whether a font of many characters has the identity as its table to Unicode, by name or in fact.
+fn codes_are_unicode(dict: &Dict, font: &Font) -> bool {
+    let same = |char: char| matches!(said(font, u32::from(char)), Some(BfString::Char(said)) if said == char);
+    dict.get::<Name>("ToUnicode").is_some()
+        || dict.contains_key("ToUnicode")
+            && dict.get::<Name>("Subtype").is_some_and(|kind| kind.as_str() == "Type0")
+            && ['0', 'A', 'a', 'e', 'n'].into_iter().all(same)
 }
 
 /// The characters of a font with the codes of an Asian collection (ISO 32000-2, 9.10.2).
@@ -243,8 +277,10 @@ impl State<'_> {
 /// A glyph before the direction of the page is known.
 struct Placed {
     glyph: Glyph,
-    /// Its direction in quarter turns clockwise; 4: another direction.
+    /// Its direction in quarter turns clockwise.
     turn: u8,
+    /// The rest of its direction, in radians.
+    slant: f64,
     from: (f64, f64),
     to: (f64, f64),
 }
@@ -500,6 +536,7 @@ impl<'a> Drawing<'_, 'a> {
         // A negative size turns the text, and a negative stretch turns it back.
         let sign = if self.state.size < 0.0 && self.state.stretch > 0.0 { -1.0 } else { 1.0 };
         let Some(turn) = quarter_turns(a * sign, b * sign) else { return };
+        let slant = slant(a * sign, b * sign, turn);
         if !(from.0.is_finite() && from.1.is_finite() && to.0.is_finite() && to.1.is_finite() && size.is_finite()) {
             return;
         }
@@ -515,16 +552,13 @@ impl<'a> Drawing<'_, 'a> {
                 (from.0 + (to.0 - from.0) * share, from.1 + (to.1 - from.1) * share)
             };
             let glyph = Glyph { char, x: 0.0, end: 0.0, y: 0.0, size: size as f32, style: face.style };
-            self.placed.push(Placed { glyph, turn, from: part(index), to: part(index + 1) });
+            self.placed.push(Placed { glyph, turn, slant, from: part(index), to: part(index + 1) });
         }
     }
 
     /// Writes the characters of a code into `chars` and returns their number.
     fn unicode(&mut self, face: &Face<'a>, code: u32, chars: &mut [char; 8]) -> usize {
-        let said = match face.font.glyph(face.font.map_code(code), code) {
-            hayro_font::FontGlyph::Outline(glyph) => glyph.as_unicode(),
-            hayro_font::FontGlyph::Type3(glyph) => glyph.as_unicode(),
-        };
+        let said = said(&face.font, code);
         let said = said.or_else(|| face.cids.as_ref().and_then(|map| map.lookup_bf_string(code)));
         let own = || face.codes_are_unicode.then(|| char::from_u32(code)).flatten().map(BfString::Char);
         let said = said.or_else(own);
@@ -644,7 +678,7 @@ impl<'a> Drawing<'_, 'a> {
                 let Some(turn) = quarter_turns(to.0 - from.0, to.1 - from.1) else { return };
                 if self.placed.len() <= MAX_GLYPHS {
                     let glyph = Glyph { char, x: 0.0, end: 0.0, y: 0.0, size: size as f32, style: Style::default() };
-                    self.placed.push(Placed { glyph, turn, from, to });
+                    self.placed.push(Placed { glyph, turn, slant: 0.0, from, to });
                 }
             }
         }
@@ -692,6 +726,31 @@ impl<'a> Drawing<'_, 'a> {
         self.at = to;
     }
 
+    /// Turns a slanted page so that its text is level: a scan is seldom straight.
+    fn straighten(&mut self, turn: u8, x: f64, y: f64) {
+        const STEP: f64 = 0.005;
+        const LEAST: f64 = 0.002;
+        let mut angles: HashMap<i64, (usize, f64)> = HashMap::new();
+        let mut all = 0;
+        for placed in self.placed.iter().filter(|placed| placed.turn == turn) {
+            let (count, sum) = angles.entry((placed.slant / STEP).round() as i64).or_default();
+            *count += 1;
+            *sum += placed.slant;
+            all += 1;
+        }
+        let Some((count, sum)) = angles.into_values().max_by_key(|&(count, _)| count) else { return };
+        let angle = sum / count as f64;
+        if angle.abs() < LEAST || count * 2 < all {
+            return;
+        }
+        let (sin, cos) = (-angle).sin_cos();
+        let back = Matrix::shift(x, y) * Matrix([cos, sin, -sin, cos, 0.0, 0.0]) * Matrix::shift(-x, -y);
+        for placed in &mut self.placed {
+            placed.from = back.apply(placed.from.0, placed.from.1);
+            placed.to = back.apply(placed.to.0, placed.to.1);
+        }
+    }
+
     /// Keeps possible rules: a stroked straight line, the side of a stroked box, a thin filled box.
     fn paint(&mut self, stroked: bool) {
         const THIN: f64 = 2.5;
@@ -734,30 +793,50 @@ impl<'a> Drawing<'_, 'a> {
         }
     }
 
-    /// Turns the page so that most of its text is horizontal. Other text (a stamp in the margin, the label of an axis) is left
-    /// out.
-    fn finish(self, width: f32, height: f32) -> Canvas {
+    /// Turns the page so that most of its text is horizontal.
+    fn finish(mut self, width: f32, height: f32) -> Canvas {
         let mut counts = [0_usize; 4];
         self.placed.iter().for_each(|placed| counts[usize::from(placed.turn)] += 1);
-        let turn = (0..4).max_by_key(|&turn| (counts[turn], 4 - turn)).unwrap_or(0);
-        let rotate = |(x, y): (f64, f64)| match turn {
-            0 => (x as f32, y as f32),
-            1 => (y as f32, width - x as f32),
-            2 => (width - x as f32, height - y as f32),
-            _ => (height - y as f32, x as f32),
-        };
-        let glyphs = self.placed.iter().filter(|placed| usize::from(placed.turn) == turn).map(|placed| {
-            let ((x, y), (end, _)) = (rotate(placed.from), rotate(placed.to));
-            Glyph { x: x.min(end), end: end.max(x), y, ..placed.glyph }
-        });
-        let rules = self.rules.iter().map(|rule| {
-            let (a, b) = (rotate((rule.x0.into(), rule.y0.into())), rotate((rule.x1.into(), rule.y1.into())));
-            Rule { x0: a.0.min(b.0), y0: a.1.min(b.1), x1: a.0.max(b.0), y1: a.1.max(b.1) }
-        });
+        let turn = (0..4_u8).max_by_key(|&turn| (counts[usize::from(turn)], 4 - turn)).unwrap_or(0);
+        self.straighten(turn, f64::from(width) / 2.0, f64::from(height) / 2.0);
+        let frame = Frame { turn, width, height };
+        let at = |(x, y): (f64, f64)| frame.level((x as f32, y as f32));
         let (width, height) = if turn % 2 == 0 { (width, height) } else { (height, width) };
+        let level = |from: (f32, f32), to: (f32, f32), glyph: Glyph| Glyph {
+            x: from.0.min(to.0),
+            end: to.0.max(from.0),
+            y: from.1,
+            ..glyph
+        };
+        let of = |turn: u8| self.placed.iter().filter(move |placed| placed.turn == turn);
+        let mut glyphs: Vec<Glyph> = of(turn).map(|placed| level(at(placed.from), at(placed.to), placed.glyph)).collect();
+        let turned_rule = |rule: &Rule, at: &dyn Fn((f32, f32)) -> (f32, f32)| {
+            let (a, b) = (at((rule.x0, rule.y0)), at((rule.x1, rule.y1)));
+            Rule { x0: a.0.min(b.0), y0: a.1.min(b.1), x1: a.0.max(b.0), y1: a.1.max(b.1) }
+        };
+        let mut rules: Vec<Rule> = self.rules.iter().map(|rule| turned_rule(rule, &|place| frame.level(place))).collect();
+        let mut aside = Vec::new();
+        for other in 1..4 {
+            let own = Frame { turn: other, width, height };
+            let own_at = |place| own.level(at(place));
+            let turned = of((turn + other) % 4).map(|placed| level(own_at(placed.from), own_at(placed.to), placed.glyph));
+            match turned::part(turned.collect(), own, &glyphs) {
+                Part::Heads(heads) => {
+                    rules.extend(turned::rule_below(&heads, &rules));
+                    glyphs.extend(heads);
+                }
+                Part::Block(block) => {
+                    aside.push(Aside {
+                        glyphs: block,
+                        rules: rules.iter().map(|rule| turned_rule(rule, &|place| own.level(place))).collect(),
+                    });
+                }
+                Part::Nothing => {}
+            }
+        }
         let damaged = self.damaged || self.mute > self.placed.len() || self.lacking && self.placed.is_empty();
         let (images, unknown) = (self.images, self.unknown);
-        Canvas { glyphs: glyphs.collect(), rules: rules.collect(), width, height, images, unknown, damaged }
+        Canvas { glyphs, rules, aside, width, height, images, unknown, damaged }
     }
 }
 
@@ -779,13 +858,19 @@ fn letter_size(size: f64, scale: f32) -> f64 {
     if (0.05..20.0).contains(&scale) || size < 1.0 && (1.0..200.0).contains(&scaled) { scaled } else { size }
 }
 
+/// The angle of a direction against quarter turns clockwise.
+fn slant(x: f64, y: f64, turn: u8) -> f64 {
+    let angle = y.atan2(x) - f64::from(turn) * FRAC_PI_2;
+    (angle + PI).rem_euclid(TAU) - PI
+}
+
 fn matrix(numbers: [Number; 6]) -> Matrix {
     Matrix(numbers.map(|number| number.as_f64()))
 }
 
 /// Quarter turns clockwise, seen on the page, of a direction; `None` for a slanted one.
 fn quarter_turns(x: f64, y: f64) -> Option<u8> {
-    const STRAIGHT: f64 = 0.15;
+    const STRAIGHT: f64 = 0.2;
     if y.abs() <= STRAIGHT * x.abs() {
         Some(if x >= 0.0 { 0 } else { 2 })
     } else if x.abs() <= STRAIGHT * y.abs() {

@@ -2,7 +2,7 @@
 
 use super::{
     bidi::{self, Layout, Order},
-    content::{Canvas, Glyph, Rule, Style},
+    content::{Aside, Canvas, Glyph, Rule, Style},
 };
 
 /// Least gap between words, in ems. Kerning stays well below, the blank of a justified line above.
@@ -36,6 +36,8 @@ pub(super) struct Row {
 pub(super) struct Sheet {
     text: String,
     pub rows: Vec<Row>,
+    /// Rows of text in other directions.
+    pub aside: Vec<Row>,
     pub rules: Vec<Rule>,
     /// In points.
     pub height: f32,
@@ -46,7 +48,7 @@ pub(super) struct Sheet {
 
 impl Sheet {
     pub(super) fn new(canvas: Canvas, order: &mut Order) -> Self {
-        let Canvas { glyphs, mut rules, width, height, images, unknown, damaged } = canvas;
+        let Canvas { glyphs, mut rules, aside, width, height, images, unknown, damaged } = canvas;
         let mut lines = baselines(glyphs);
         lines.iter_mut().for_each(|line| line.sort_by(|a, b| a.x.total_cmp(&b.x)));
         let layout = order.layout(&lines, width);
@@ -60,11 +62,36 @@ impl Sheet {
         let mut rows: Vec<Row> = lines.into_iter().map(|line| sheet.words(line)).collect();
         rows.retain(|row| !row.words.is_empty());
         sheet.rows = merge(rows);
+        let mut bottom = height;
+        for Aside { glyphs, rules } in aside {
+            sheet.add_below(bottom, glyphs, &rules, order);
+            bottom += width.max(height);
+        }
         sheet
+    }
+
+    /// Adds text in another direction as if it stood below the page.
+    fn add_below(&mut self, bottom: f32, glyphs: Vec<Glyph>, rules: &[Rule], order: &mut Order) {
+        let mut lines = baselines(glyphs);
+        lines.iter_mut().for_each(|line| line.sort_by(|a, b| a.x.total_cmp(&b.x)));
+        let width = lines.iter().flatten().map(|glyph| glyph.end).fold(0.0, f32::max);
+        let layout = order.layout(&lines, width);
+        let lines = lines.into_iter().map(|line| bidi::in_order(line, layout));
+        let mut rows: Vec<Row> = lines.map(|line| self.words(line)).collect();
+        rows.retain(|row| !row.words.is_empty());
+        let mut rows = merge(rows);
+        rows.iter_mut().for_each(|row| row.y += bottom);
+        self.aside.extend(rows);
+        self.rules.extend(rules.iter().map(|rule| Rule { y0: rule.y0 + bottom, y1: rule.y1 + bottom, ..*rule }));
     }
 
     pub(super) fn word(&self, word: &Word) -> &str {
         &self.text[word.start as usize..word.end as usize]
+    }
+
+    /// Words on the page.
+    pub(super) fn words_count(&self) -> usize {
+        self.rows.iter().chain(&self.aside).map(|row| row.words.len()).sum()
     }
 
     /// Characters on the page, blanks not counted.
@@ -186,7 +213,7 @@ fn is_exponent(base: &str, before: &Word, text: &str, word: &Word) -> bool {
 }
 
 /// Characters of (nearly) the same baseline, from the top.
-fn baselines(mut glyphs: Vec<Glyph>) -> Vec<Vec<Glyph>> {
+pub(super) fn baselines(mut glyphs: Vec<Glyph>) -> Vec<Vec<Glyph>> {
     glyphs.retain(|glyph| glyph.size > 0.5 && glyph.size < 2000.0);
     glyphs.sort_by(|a, b| a.y.total_cmp(&b.y));
     let mut lines: Vec<Vec<Glyph>> = Vec::new();

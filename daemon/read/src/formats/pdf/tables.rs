@@ -95,11 +95,11 @@ fn ruled(rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
     frames
 }
 
-/// Whether a row has a word in every column and none across a border.
+/// Whether a row has a word in every column, but maybe not at the corner, and none across a border.
 fn in_columns(row: &Row, edges: &[f32]) -> bool {
     let column = |x: f32| edges.partition_point(|&edge| edge < x);
     let columns: Vec<usize> = row.words.iter().map(|word| column(word.x0)).collect();
-    row.words.iter().zip(&columns).all(|(word, &at)| column(word.x1) == at) && (0..=edges.len()).all(|at| columns.contains(&at))
+    row.words.iter().zip(&columns).all(|(word, &at)| column(word.x1) == at) && (1..=edges.len()).all(|at| columns.contains(&at))
 }
 
 /// The member that stands for a group, followed from any other.

@@ -417,6 +417,104 @@ fn a_paragraph_goes_on_over_the_page() {
 }
 
 #[test]
+fn upright_heads_name_the_columns() {
+    let heads = ["Inlet pressure", "Outlet pressure", "Motor current", "Flow rate"];
+    let table = |turn: &str| {
+        let mut page = Sketch::default().lines(50.0, 760.0, &PROSE);
+        for (column, head) in heads.iter().enumerate() {
+            let x = 190 + 60 * column;
+            let (x, y) = if turn.starts_with("0 1") { (x, 640) } else { (x - 8, 712) };
+            writeln!(page.0, "BT /F 10 Tf {turn} {x} {y} Tm ({head}) Tj ET").unwrap();
+        }
+        for row in 0..3 {
+            let y = 620.0 - 20.0 * row as f32;
+            page = page.text(60.0, y, &format!("Pump {row}")).rule(60.0, y - 5.0, 420.0, y - 5.0);
+            page =
+                (0..4).fold(page, |page, column| page.text(180.0 + 60.0 * column as f32, y, &format!("{}", 10 * row + column)));
+        }
+        text(&[page])
+    };
+    let right = "|  | Inlet pressure | Outlet pressure | Motor current | Flow rate |\n|---|---|---|---|---|\n| Pump 0 | 0 | 1 | 2 | 3 |\n";
+    for turn in ["0 1 -1 0", "0 -1 1 0"] {
+        let text = table(turn);
+        assert!(text.contains(right), "{turn}: {text}");
+    }
+}
+
+#[test]
+fn a_table_across_the_page_is_read() {
+    let rows =
+        [("Code", "Meaning", "Remedy"), ("E-17", "Low water", "Refill"), ("E-18", "Hot", "Wait"), ("E-19", "Loud", "Stop")];
+    let mut page = Sketch::default().lines(50.0, 760.0, &PROSE).text(50.0, 30.0, "The foot of this page");
+    page.0.push_str("q 0 1 -1 0 300 100 cm\n");
+    for (n, (code, meaning, remedy)) in rows.iter().enumerate() {
+        let y = -15.0 * n as f32;
+        page = page.text(0.0, y, code).text(100.0, y, meaning).text(250.0, y, remedy);
+    }
+    page.0.push_str("Q\n");
+    let text = text(&[page]);
+    let table = "| Code | Meaning | Remedy |\n|---|---|---|\n| E-17 | Low water | Refill |\n| E-18 | Hot | Wait |\n";
+    assert!(text.starts_with(&PROSE.join(" ")) && text.contains(table), "{text}");
+}
+
+#[test]
+fn a_slanted_page_is_straightened() {
+    for degrees in [-10.0_f32, -3.0, 1.0, 6.0, 10.0] {
+        let (sin, cos) = degrees.to_radians().sin_cos();
+        let program = Sketch::default().lines(80.0, 600.0, &PROSE).text(80.0, 500.0, "Another paragraph.").0;
+        let page = Sketch(format!("q {cos} {sin} {} {cos} 0 0 cm\n{program}Q\n", -sin));
+        assert_eq!(text(&[page]), format!("{}\n\nAnother paragraph.\n", PROSE.join(" ")), "{degrees}");
+    }
+}
+
+/// A file of pages that are text (`T`), an image (`I`), or an image with a line of text over it (`L`).
+fn scanned(pages: &str) -> Result<Parsed, Fault> {
+    let image = "q 600 0 0 800 0 0 cm /I Do Q\n";
+    let pages: Vec<Sketch> = pages
+        .chars()
+        .enumerate()
+        .map(|(n, kind)| match kind {
+            'T' => Sketch::default().lines(50.0, 700.0, &PROSE).text(50.0, 600.0, &format!("leaf{n}x")),
+            'I' => Sketch(image.to_owned()),
+            _ => Sketch(image.to_owned()).font(
+                "F",
+                8.0,
+                50.0,
+                770.0,
+                &format!("ACME manual - downloaded from an archive - page {n}"),
+            ),
+        })
+        .collect();
+    let mut objects = String::from_utf8(pdf(&pages, &[])).unwrap();
+    // An image is a stream: it follows the pages as an object of its own.
+    objects = objects.replace("/Resources << /Font", "/Resources << /XObject << /I 900 0 R >> /Font");
+    let stream = "900 0 obj\n<< /Type /XObject /Subtype /Image /Width 1 /Height 1 /ColorSpace /DeviceGray /BitsPerComponent 8 /Length 1 >>\nstream\nx\nendstream\nendobj\n";
+    let at = objects.rfind("xref\n0 ").unwrap();
+    objects.insert_str(at, stream);
+    parse(objects.into_bytes())
+}
+
+#[test]
+fn scanned_pages_are_noted_by_number() {
+    assert_eq!(scanned("TTTT").unwrap().note, None);
+    let note = |pages: &str| scanned(pages).unwrap().note;
+    assert_eq!(
+        note("TIT").as_deref(),
+        Some("1 of 3 pages are images without text and were left out (page 2); `ocrmypdf` adds the text")
+    );
+    assert!(note("TTIIITTTIT").unwrap().starts_with("4 of 10 pages are images without text and were left out (pages 3-5, 9);"));
+    assert!(note("TTLLTTTT").unwrap().contains("(pages 3-4)"));
+    // A cover is an image, too.
+    assert_eq!(note("ITTT"), None);
+}
+
+#[test]
+fn a_line_over_a_scan_makes_no_text_of_it() {
+    assert_eq!(scanned("LLLLLL").unwrap_err(), Fault::NoText { pages: 6 });
+    assert_eq!(scanned("LL").unwrap_err(), Fault::NoText { pages: 2 });
+}
+
+#[test]
 fn text_that_stands_upright_is_left_out() {
     let mut page = Sketch::default().lines(50.0, 700.0, &PROSE);
     page.0.push_str("BT /F 10 Tf 0 1 -1 0 20 100 Tm (Stamp) Tj ET\n");
