@@ -46,7 +46,9 @@ impl Order {
         if !glyphs().any(|glyph| is_leftward(glyph.char)) {
             return Layout::Plain;
         }
-        lines.iter().for_each(|line| self.vote(line));
+        for line in lines {
+            self.vote(line);
+        }
         if self.rightward >= MIN_VOTES && self.rightward > 2 * self.leftward {
             return Layout::Plain;
         }
@@ -86,7 +88,9 @@ pub(super) fn in_order(line: Vec<Glyph>, layout: Layout) -> Vec<Glyph> {
             turn(piece);
         }
         if let Some(width) = mirrored {
-            piece.iter_mut().for_each(|glyph| shift(glyph, width - to - from));
+            for glyph in piece.iter_mut() {
+                shift(glyph, width - to - from);
+            }
         }
     }
     if mirrored.is_some() {
@@ -96,7 +100,7 @@ pub(super) fn in_order(line: Vec<Glyph>, layout: Layout) -> Vec<Glyph> {
 }
 
 /// Turns the parts of a piece that are written from right to left.
-fn turn(piece: &mut Vec<Glyph>) {
+fn turn(piece: &mut [Glyph]) {
     bind_marks(piece);
     let mut text = String::new();
     let mut at = Vec::with_capacity(piece.len());

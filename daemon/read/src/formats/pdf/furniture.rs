@@ -46,9 +46,16 @@ struct Line {
     numbers: Vec<i64>,
     /// Whether its first or last number stands as page numbers do: alone, behind a gap, or beside a word such as `page`.
     numbered: bool,
-    large: bool,
+    face: Face,
+}
+
+/// The type of a line beside that of the text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Face {
+    Text,
     /// Bold amid text that is not.
-    bold: bool,
+    Bold,
+    Large,
 }
 
 /// Removes running heads, feet and page numbers from the pages and returns their number.
@@ -120,8 +127,13 @@ fn line(page: usize, sheet: &Sheet, at: usize, top: bool, look: &Look) -> Line {
         pattern,
         numbers,
         numbered: is_numbered(sheet, row, &free),
-        large: row.size > LARGE * look.size,
-        bold: !look.bold && row.words.iter().all(|word| word.style.bold),
+        face: if row.size > LARGE * look.size {
+            Face::Large
+        } else if !look.bold && row.words.iter().all(|word| word.style.bold) {
+            Face::Bold
+        } else {
+            Face::Text
+        },
     }
 }
 
@@ -185,8 +197,8 @@ fn running(sheets: &[Sheet], lines: &[Line]) -> (Vec<bool>, Vec<bool>) {
             for (&at, counts) in group.iter().zip(steady) {
                 let line = &lines[at];
                 counted[at] |= counts;
-                of_place[at] =
-                    !line.large && (repeated * 2 >= group.len() || counts && (!line.top || !line.bold || line.numbered));
+                of_place[at] = line.face != Face::Large
+                    && (repeated * 2 >= group.len() || counts && (!line.top || line.face != Face::Bold || line.numbered));
             }
         }
     }
@@ -195,13 +207,13 @@ fn running(sheets: &[Sheet], lines: &[Line]) -> (Vec<bool>, Vec<bool>) {
             for (&at, counts) in run.iter().zip(steady(lines, run)) {
                 let line = &lines[at];
                 counted[at] |= counts;
-                running[at] |= counts && !line.large && (line.numbered || !(line.top && line.bold));
+                running[at] |= counts && line.face != Face::Large && (line.numbered || !(line.top && line.face == Face::Bold));
             }
             for same in run.chunk_by(|&a, &b| lines[a].numbers == lines[b].numbers).filter(|same| same.len() >= REPEATED) {
                 for &at in same {
                     let line = &lines[at];
                     // A heading can recur on a few pages, a running head in large type is on most.
-                    let heading = line.top && (line.large || line.bold && !of_place[at]);
+                    let heading = line.top && (line.face == Face::Large || line.face == Face::Bold && !of_place[at]);
                     running[at] |= !heading || same.len() > REPEATED && same.len() * 2 > written;
                 }
             }

@@ -50,13 +50,14 @@ impl Sheet {
     pub(super) fn new(canvas: Canvas, order: &mut Order) -> Self {
         let Canvas { glyphs, mut rules, aside, width, height, images, unknown, damaged } = canvas;
         let mut lines = baselines(glyphs);
-        lines.iter_mut().for_each(|line| line.sort_by(|a, b| a.x.total_cmp(&b.x)));
         let layout = order.layout(&lines, width);
         if layout != Layout::Plain {
             lines = lines.into_iter().map(|line| bidi::in_order(line, layout)).collect();
         }
         if layout == Layout::Mirrored(width) {
-            rules.iter_mut().for_each(|rule| (rule.x0, rule.x1) = (width - rule.x1, width - rule.x0));
+            for rule in &mut rules {
+                (rule.x0, rule.x1) = (width - rule.x1, width - rule.x0);
+            }
         }
         let mut sheet = Self { rules, height, images, unknown, damaged, ..Self::default() };
         let mut rows: Vec<Row> = lines.into_iter().map(|line| sheet.words(line)).collect();
@@ -72,16 +73,13 @@ impl Sheet {
 
     /// Adds text in another direction as if it stood below the page.
     fn add_below(&mut self, bottom: f32, glyphs: Vec<Glyph>, rules: &[Rule], order: &mut Order) {
-        let mut lines = baselines(glyphs);
-        lines.iter_mut().for_each(|line| line.sort_by(|a, b| a.x.total_cmp(&b.x)));
+        let lines = baselines(glyphs);
         let width = lines.iter().flatten().map(|glyph| glyph.end).fold(0.0, f32::max);
         let layout = order.layout(&lines, width);
         let lines = lines.into_iter().map(|line| bidi::in_order(line, layout));
         let mut rows: Vec<Row> = lines.map(|line| self.words(line)).collect();
         rows.retain(|row| !row.words.is_empty());
-        let mut rows = merge(rows);
-        rows.iter_mut().for_each(|row| row.y += bottom);
-        self.aside.extend(rows);
+        self.aside.extend(merge(rows).into_iter().map(|row| Row { y: row.y + bottom, ..row }));
         self.rules.extend(rules.iter().map(|rule| Rule { y0: rule.y0 + bottom, y1: rule.y1 + bottom, ..*rule }));
     }
 
@@ -212,7 +210,7 @@ fn is_exponent(base: &str, before: &Word, text: &str, word: &Word) -> bool {
         && (base.ends_with(|char: char| char.is_ascii_digit()) || base.chars().count() <= 3)
 }
 
-/// Characters of (nearly) the same baseline, from the top.
+/// Characters of (nearly) the same baseline, from the top, each line sorted by place.
 pub(super) fn baselines(mut glyphs: Vec<Glyph>) -> Vec<Vec<Glyph>> {
     glyphs.retain(|glyph| glyph.size > 0.5 && glyph.size < 2000.0);
     glyphs.sort_by(|a, b| a.y.total_cmp(&b.y));
@@ -224,6 +222,9 @@ pub(super) fn baselines(mut glyphs: Vec<Glyph>) -> Vec<Vec<Glyph>> {
             }
             _ => lines.push(vec![glyph]),
         }
+    }
+    for line in &mut lines {
+        line.sort_by(|a, b| a.x.total_cmp(&b.x));
     }
     lines
 }

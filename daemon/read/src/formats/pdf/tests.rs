@@ -279,7 +279,8 @@ fn running_heads_of_chapters_go() {
     // Two chapters, the number of the page outside, and a title of the outline that is also a running head.
     let page = |n: usize| {
         let chapter = if n < 6 { "Safety" } else { "Operation" };
-        let (left, right) = if n % 2 == 0 { (format!("{n}"), chapter.to_owned()) } else { (chapter.to_owned(), format!("{n}")) };
+        let (left, right) =
+            if n.is_multiple_of(2) { (format!("{n}"), chapter.to_owned()) } else { (chapter.to_owned(), format!("{n}")) };
         let page = Sketch::default().text(50.0, 770.0, &left).text(450.0, 770.0, &right);
         let page = if n == 1 || n == 6 { page.font("B", 18.0, 50.0, 700.0, chapter) } else { page };
         page.lines(50.0, 660.0, &PROSE).text(50.0, 600.0, &format!("It is known as leaf{n}x."))
@@ -319,6 +320,23 @@ fn hyphens_go_where_the_word_is_whole() {
         text.contains("asks for maintenance, and of a well-known tank, and of E-42. Its fonts-crosextra-carlito is a name."),
         "{text}"
     );
+}
+
+#[test]
+fn german_hyphens_of_shared_ends_stay() {
+    let lines = [
+        "Die Ein- und Aus-",
+        "gaenge sowie die Strom-",
+        "und Wasserleitungen. Siehe https://example.org/pump-",
+        "manual/e-17.html und die Do-",
+        "nau-Dampfschiff-Gesell-",
+        "schaft der Nord-",
+        "Sued-Verbindung. Der Ver-",
+        "und Entsorger.",
+    ];
+    let text = text(&[Sketch::default().lines(50.0, 700.0, &lines)]);
+    let right = "Die Ein- und Ausgaenge sowie die Strom- und Wasserleitungen. Siehe https://example.org/pump-manual/e-17.html und die Donau-Dampfschiff-Gesellschaft der Nord-Sued-Verbindung. Der Ver- und Entsorger.\n";
+    assert_eq!(text, right);
 }
 
 #[test]

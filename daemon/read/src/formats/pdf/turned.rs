@@ -75,8 +75,7 @@ struct Label {
 
 /// The part of text in its own direction on a page with this text.
 pub(super) fn part(glyphs: Vec<Glyph>, frame: Frame, page: &[Glyph]) -> Part {
-    let mut lines = baselines(glyphs);
-    lines.iter_mut().for_each(|line| line.sort_by(|a, b| a.x.total_cmp(&b.x)));
+    let lines = baselines(glyphs);
     let all: usize = lines.iter().map(Vec::len).sum();
     let heads = if frame.turn == 2 { Vec::new() } else { heads(&lines, frame, page) };
     let of_heads: usize = heads.iter().map(|head| head.glyphs.len()).sum();
