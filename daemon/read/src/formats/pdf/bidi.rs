@@ -12,7 +12,7 @@ use super::content::Glyph;
 const GAP: f32 = 1.2;
 
 /// Fewest words that tell the order of a document.
-const MIN_VOTES: usize = 3;
+const MIN_VOTES: usize = 2;
 
 /// The order of characters met so far, by letters that only begin or only end a word.
 #[derive(Debug, Default)]

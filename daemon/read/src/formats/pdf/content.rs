@@ -89,8 +89,8 @@ pub(super) struct Canvas {
     /// Size of the page in points, turned as the text is read.
     pub width: f32,
     pub height: f32,
-    /// Images that cover a good part of the page.
-    pub images: usize,
+    /// Images cover a good part of the page.
+    pub pictured: bool,
     /// Characters that the font does not map to Unicode.
     pub unknown: usize,
     /// The page's program, or the fonts of most of its text, cannot be read completely.
@@ -302,7 +302,8 @@ struct Drawing<'f, 'a> {
     /// Open marked content; true for a running head or foot.
     marked: Vec<bool>,
     page_area: f64,
-    images: usize,
+    /// The area of all images.
+    images: f64,
     unknown: usize,
     /// Bytes of text in missing fonts.
     mute: usize,
@@ -331,7 +332,7 @@ pub(super) fn draw<'a>(page: &Page<'a>, fonts: &mut Fonts<'a>) -> Canvas {
         operators: 0,
         marked: Vec::new(),
         page_area: f64::from(width * height),
-        images: 0,
+        images: 0.0,
         unknown: 0,
         mute: 0,
         lacking: false,
@@ -431,6 +432,7 @@ impl<'a> Drawing<'_, 'a> {
             }
             Op::Transform(m) => self.state.ctm = self.state.ctm * matrix([m.0, m.1, m.2, m.3, m.4, m.5]),
             Op::XObject(name) => self.object(name.0, resources, depth),
+            Op::InlineImage(_) => self.image(),
             Op::BeginMarkedContent(_) => self.marked.push(false),
             Op::BeginMarkedContentWithProperties(mark) => self.marked.push(is_pagination(mark.0, mark.1, resources)),
             Op::EndMarkedContent(_) => {
@@ -589,14 +591,16 @@ impl<'a> Drawing<'_, 'a> {
             return;
         };
         match stream.dict().get::<Name>("Subtype").as_ref().map(Name::as_str) {
-            Some("Image") => {
-                let [a, b, c, d, ..] = self.state.ctm.0;
-                let area = (a * d - b * c).abs();
-                self.images += usize::from(area > self.page_area * 0.3);
-            }
+            Some("Image") => self.image(),
             Some("Form") if depth < MAX_FORMS => self.form(&stream, resources, depth),
             _ => {}
         }
+    }
+
+    /// An image is a unit square, and a scan may be cut into many.
+    fn image(&mut self) {
+        let [a, b, c, d, ..] = self.state.ctm.0;
+        self.images += (a * d - b * c).abs();
     }
 
     fn form(&mut self, stream: &Stream<'a>, resources: &Resources<'a>, depth: usize) {
@@ -835,8 +839,8 @@ impl<'a> Drawing<'_, 'a> {
             }
         }
         let damaged = self.damaged || self.mute > self.placed.len() || self.lacking && self.placed.is_empty();
-        let (images, unknown) = (self.images, self.unknown);
-        Canvas { glyphs, rules, aside, width, height, images, unknown, damaged }
+        let (pictured, unknown) = (self.images > 0.3 * self.page_area, self.unknown);
+        Canvas { glyphs, rules, aside, width, height, pictured, unknown, damaged }
     }
 }
 

@@ -18,6 +18,9 @@ const ENDS: usize = 3;
 /// Largest distance from the top and the bottom, as a share of the page's height.
 const ZONE: f32 = 0.16;
 
+/// Largest share of the page's height above the text.
+const MARGIN: f32 = 0.07;
+
 /// Fewest pages with a running head.
 const REPEATED: usize = 3;
 
@@ -78,10 +81,14 @@ pub(super) fn remove(sheets: &mut [Sheet], look: &Look, outline: &[Bookmark]) ->
             gone[line.page][line.row] = false;
         }
     }
+    let mut numbered: Vec<Vec<bool>> = sheets.iter().map(|sheet| vec![false; sheet.rows.len()]).collect();
+    for (line, counted) in lines.iter().zip(counted) {
+        numbered[line.page][line.row] = counted;
+    }
     let mut removed = 0;
     for (page, sheet) in sheets.iter_mut().enumerate() {
         let gone = &mut gone[page];
-        edges(sheet, look.size, gone);
+        edges(sheet, look.size, &numbered[page], gone);
         let before = sheet.rows.len();
         let mut gone = gone.iter();
         sheet.rows.retain(|_| !gone.next().is_some_and(|&gone| gone));
@@ -212,9 +219,11 @@ fn running(sheets: &[Sheet], lines: &[Line]) -> (Vec<bool>, Vec<bool>) {
             for same in run.chunk_by(|&a, &b| lines[a].numbers == lines[b].numbers).filter(|same| same.len() >= REPEATED) {
                 for &at in same {
                     let line = &lines[at];
-                    // A heading can recur on a few pages, a running head in large type is on most.
+                    // A heading can recur, too. A running head in large type is on most pages, and outside of the text.
+                    let sheet = &sheets[line.page];
+                    let outside = sheet.rows[line.row].y < MARGIN * sheet.height;
                     let heading = line.top && (line.face == Face::Large || line.face == Face::Bold && !of_place[at]);
-                    running[at] |= !heading || same.len() > REPEATED && same.len() * 2 > written;
+                    running[at] |= !heading || outside && same.len() > REPEATED && same.len() * 2 > written;
                 }
             }
         }
@@ -271,8 +280,8 @@ fn is_title(sheet: &Sheet, at: usize, titles: &HashSet<String>, gone: &[bool]) -
     !title.is_empty() && titles.contains(&title) && !others.any(|(row, _)| bare(row).starts_with(&title))
 }
 
-/// Keeps the lines that are not at an edge, or that nothing separates from the text.
-fn edges(sheet: &Sheet, size: f32, gone: &mut [bool]) {
+/// Keeps the lines that are not at an edge, or that nothing separates from the text. `numbered` are those with the page's number.
+fn edges(sheet: &Sheet, size: f32, numbered: &[bool], gone: &mut [bool]) {
     let rows = &sheet.rows;
     let count = rows.len();
     let gap = |above: usize| rows[above + 1].y - rows[above].y;
@@ -283,7 +292,7 @@ fn edges(sheet: &Sheet, size: f32, gone: &mut [bool]) {
         let larger = rows[edge].size.max(rows[inner].size.min(1.3 * rows[edge].size));
         // Small print beside larger text is no line of it.
         let leading = if rows[edge].size < 0.8 * size { 0.0 } else { leading };
-        gap(above) > (1.55 * larger).max(1.2 * leading) && !is_table_head(&rows[edge], &rows[inner])
+        gap(above) > (1.55 * larger).max(1.2 * leading) && (numbered[edge] || !is_table_head(&rows[edge], &rows[inner]))
     };
     let mut heads = gone.iter().take_while(|&&gone| gone).count();
     while heads > 0 && heads < count && !parted(heads - 1, heads - 1, heads) {
@@ -298,16 +307,15 @@ fn edges(sheet: &Sheet, size: f32, gone: &mut [bool]) {
     }
 }
 
-/// Whether the cells of two rows begin at the same places.
+/// Whether each cell of a row stands above one of the next row.
 fn is_table_head(head: &Row, below: &Row) -> bool {
     const GAP: f32 = 1.2;
-    const SAME: f32 = 2.0;
-    let cells = |row: &Row| -> Vec<f32> {
-        let begins = |pair: &[super::rows::Word]| (pair[1].x0 - pair[0].x1 > GAP * row.size).then_some(pair[1].x0);
-        std::iter::once(row.x0()).chain(row.words.windows(2).filter_map(begins)).collect()
+    let cells = |row: &Row| -> Vec<(f32, f32)> {
+        let parts = row.words.chunk_by(|a, b| b.x0 - a.x1 <= GAP * row.size);
+        parts.map(|part| (part[0].x0, part[part.len() - 1].x1)).collect()
     };
     let (head, below) = (cells(head), cells(below));
-    head.len() >= 2 && head.len() == below.len() && head.iter().zip(&below).all(|(a, b)| (a - b).abs() < SAME)
+    head.len() >= 2 && head.len() == below.len() && head.iter().zip(&below).all(|(a, b)| a.0 < b.1 && b.0 < a.1)
 }
 
 /// `17`, `xiv`, `- 3 -`, `3-17`, `Page 3 of 9`.

@@ -146,10 +146,10 @@ fn note(sheets: &[Sheet], census: &Census, cut_off: bool) -> Result<Option<Strin
 
 /// Whether a page is an image without text. A line at its edge, of a scanner or an archive, makes no text of it.
 fn is_scan(sheet: &Sheet) -> bool {
-    const MOST_ROWS: usize = 2;
+    const MOST_ROWS: usize = 3;
     const EDGE: f32 = 0.1;
     let at_edge = |row: &rows::Row| row.y < EDGE * sheet.height || row.y > (1.0 - EDGE) * sheet.height;
-    sheet.images > 0 && sheet.aside.is_empty() && sheet.rows.len() <= MOST_ROWS && sheet.rows.iter().all(at_edge)
+    sheet.pictured && sheet.aside.is_empty() && sheet.rows.len() <= MOST_ROWS && sheet.rows.iter().all(at_edge)
 }
 
 /// `3`, `3-5, 9`; many are cut off.

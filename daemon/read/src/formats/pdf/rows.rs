@@ -41,14 +41,15 @@ pub(super) struct Sheet {
     pub rules: Vec<Rule>,
     /// In points.
     pub height: f32,
-    pub images: usize,
+    /// Images cover a good part of the page.
+    pub pictured: bool,
     pub unknown: usize,
     pub damaged: bool,
 }
 
 impl Sheet {
     pub(super) fn new(canvas: Canvas, order: &mut Order) -> Self {
-        let Canvas { glyphs, mut rules, aside, width, height, images, unknown, damaged } = canvas;
+        let Canvas { glyphs, mut rules, aside, width, height, pictured, unknown, damaged } = canvas;
         let mut lines = baselines(glyphs);
         let layout = order.layout(&lines, width);
         if layout != Layout::Plain {
@@ -59,7 +60,7 @@ impl Sheet {
                 (rule.x0, rule.x1) = (width - rule.x1, width - rule.x0);
             }
         }
-        let mut sheet = Self { rules, height, images, unknown, damaged, ..Self::default() };
+        let mut sheet = Self { rules, height, pictured, unknown, damaged, ..Self::default() };
         let mut rows: Vec<Row> = lines.into_iter().map(|line| sheet.words(line)).collect();
         rows.retain(|row| !row.words.is_empty());
         sheet.rows = merge(rows);
