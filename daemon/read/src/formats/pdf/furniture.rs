@@ -61,8 +61,8 @@ enum Face {
     Large,
 }
 
-/// Removes running heads, feet and page numbers from the pages and returns their number.
-pub(super) fn remove(sheets: &mut [Sheet], look: &Look, outline: &[Bookmark]) -> usize {
+/// Removes running heads, feet and page numbers from the pages.
+pub(super) fn remove(sheets: &mut [Sheet], look: &Look, outline: &[Bookmark]) {
     let lines: Vec<Line> = sheets.iter().enumerate().flat_map(|(page, sheet)| lines(page, sheet, look)).collect();
     let (running, counted) = running(sheets, &lines);
     let mut titles: HashMap<usize, HashSet<String>> = HashMap::new();
@@ -85,16 +85,18 @@ pub(super) fn remove(sheets: &mut [Sheet], look: &Look, outline: &[Bookmark]) ->
     for (line, counted) in lines.iter().zip(counted) {
         numbered[line.page][line.row] = counted;
     }
-    let mut removed = 0;
-    for (page, sheet) in sheets.iter_mut().enumerate() {
-        let gone = &mut gone[page];
-        edges(sheet, look.size, &numbered[page], gone);
-        let before = sheet.rows.len();
+    for (page, sheet) in sheets.iter().enumerate() {
+        edges(sheet, look.size, &numbered[page], &mut gone[page]);
+    }
+    // A document that would be empty consists of something else.
+    let nothing_left = gone.iter().flatten().all(|&gone| gone);
+    if nothing_left && !sheets.iter().any(|sheet| sheet.pictured) {
+        return;
+    }
+    for (sheet, gone) in sheets.iter_mut().zip(&gone) {
         let mut gone = gone.iter();
         sheet.rows.retain(|_| !gone.next().is_some_and(|&gone| gone));
-        removed += before - sheet.rows.len();
     }
-    removed
 }
 
 /// The lines of a page that can be running heads or feet.

@@ -295,6 +295,12 @@ fn running_heads_of_chapters_go() {
 }
 
 #[test]
+fn a_document_of_recurring_lines_is_not_emptied() {
+    let page = || Sketch::default().text(50.0, 740.0, "Keep out");
+    assert_eq!(text(&[page(), page(), page(), page()]).matches("Keep out").count(), 4);
+}
+
+#[test]
 fn a_title_of_the_outline_stays() {
     let page =
         |n: usize| Sketch::default().text(50.0, 770.0, "Care").lines(50.0, 700.0, &PROSE).text(50.0, 600.0, &format!("leaf{n}x"));
