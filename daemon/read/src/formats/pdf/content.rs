@@ -522,23 +522,29 @@ impl<'a> Drawing<'_, 'a> {
             };
             if !hidden {
                 // The spacing after a letter is not part of its width: wide spacing separates words.
-                let width = if face.font.is_horizontal() { scaled(advance.x) * self.state.stretch } else { 0.0 };
-                self.place(&face, code, width);
+                let end = if face.font.is_horizontal() {
+                    (scaled(advance.x) * self.state.stretch, 0.0)
+                } else {
+                    (0.0, scaled(advance.y))
+                };
+                self.place(&face, code, end);
             }
             self.text = self.text * Matrix::shift(step.0, step.1);
         }
     }
 
-    fn place(&mut self, face: &Face<'a>, code: u32, width: f64) {
+    /// Places the characters of a code, from the origin of the text to `end`. Text downwards counts as turned.
+    fn place(&mut self, face: &Face<'a>, code: u32, end: (f64, f64)) {
         let map = self.state.ctm * self.text * Matrix::shift(0.0, self.state.rise);
         let from = map.apply(0.0, 0.0);
-        let to = map.apply(width, 0.0);
+        let to = map.apply(end.0, end.1);
         let [a, b, c, d, ..] = map.0;
         let size = letter_size(c.hypot(d) * self.state.size.abs(), face.scale);
         // A negative size turns the text, and a negative stretch turns it back.
         let sign = if self.state.size < 0.0 && self.state.stretch > 0.0 { -1.0 } else { 1.0 };
-        let Some(turn) = quarter_turns(a * sign, b * sign) else { return };
-        let slant = slant(a * sign, b * sign, turn);
+        let (x, y) = if face.font.is_horizontal() { (a * sign, b * sign) } else { (-c * sign, -d * sign) };
+        let Some(turn) = quarter_turns(x, y) else { return };
+        let slant = slant(x, y, turn);
         if !(from.0.is_finite() && from.1.is_finite() && to.0.is_finite() && to.1.is_finite() && size.is_finite()) {
             return;
         }

@@ -816,3 +816,12 @@ fn free_text_and_stamps_are_on_the_page() {
     assert!(text.contains("\n\nspare fuse behind the panel\n\ndrawn\n"), "{text}");
     assert!(!text.contains("a comment"), "{text}");
 }
+
+#[test]
+fn text_downwards_is_read_from_the_right() {
+    // CIDs of Japan1: あいうえお and かきくけこ.
+    let font = "/F << /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /Identity-V /DescendantFonts [<< /Type /Font /Subtype /CIDFontType0 /BaseFont /X /DW 1000 /CIDSystemInfo << /Registry (Adobe) /Ordering (Japan1) /Supplement 0 >> >>] >>";
+    let program = "BT /F 12 Tf 500 700 Td <034B034D034F03510353> Tj ET BT /F 12 Tf 480 700 Td <035403560358035A035C> Tj ET";
+    let text = drawn(program, font, &[]);
+    assert_eq!(text, "あいうえお かきくけこ\n");
+}
