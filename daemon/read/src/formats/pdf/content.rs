@@ -542,9 +542,9 @@ impl<'a> Drawing<'_, 'a> {
         let size = letter_size(c.hypot(d) * self.state.size.abs(), face.scale);
         // A negative size turns the text, and a negative stretch turns it back.
         let sign = if self.state.size < 0.0 && self.state.stretch > 0.0 { -1.0 } else { 1.0 };
-        let (x, y) = if face.font.is_horizontal() { (a * sign, b * sign) } else { (-c * sign, -d * sign) };
-        let Some(turn) = quarter_turns(x, y) else { return };
-        let slant = slant(x, y, turn);
+        let along = if face.font.is_horizontal() { (a * sign, b * sign) } else { (-c * sign, -d * sign) };
+        let Some(turn) = quarter_turns(along.0, along.1) else { return };
+        let slant = slant(along.0, along.1, turn);
         if !(from.0.is_finite() && from.1.is_finite() && to.0.is_finite() && to.1.is_finite() && size.is_finite()) {
             return;
         }

@@ -81,10 +81,11 @@ pub(super) fn part(glyphs: Vec<Glyph>, frame: Frame, page: &[Glyph]) -> Part {
     let of_heads: usize = heads.iter().map(|head| head.glyphs.len()).sum();
     let words: usize = lines.iter().map(|line| line.chunk_by(|a, b| !apart(a, b, WORD_GAP)).count()).sum();
     // Two directions on one page are usual where text can go downwards.
-    let ideographs = lines.iter().flatten().filter(|glyph| glyph.char >= '\u{2E80}').count();
+    let ideographs = |glyphs: &mut dyn Iterator<Item = &Glyph>| glyphs.filter(|glyph| glyph.char >= '\u{2E80}').count();
+    let asian = ideographs(&mut lines.iter().flatten()) * 2 > all || ideographs(&mut page.iter()) * 2 > page.len();
     if heads.len() >= 2 && of_heads * 2 > all {
         Part::Heads(level(heads))
-    } else if lines.len() >= BLOCK_LINES && words >= BLOCK_WORDS || ideographs * 2 > all {
+    } else if lines.len() >= BLOCK_LINES && words >= BLOCK_WORDS || asian && frame.turn != 2 {
         Part::Block(lines.concat())
     } else {
         Part::Nothing
