@@ -3,15 +3,29 @@
 //! A content stream is a small program (ISO 32000-2, chapters 8 and 9). Only operators that move, show text or draw possible
 //! rules of tables are followed. Colours, clipping and images do not matter for text.
 
-use std::{borrow::Cow, collections::HashMap, io::Read, rc::Rc, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    f64::consts::{FRAC_PI_2, PI, TAU},
+    io::Read,
+    rc::Rc,
+    sync::Arc,
+};
 
-use hayro_cmap::BfString;
+use hayro_cmap::{BfString, CMap, CMapName};
 use hayro_font::{CMapResolverFn, Font, FontCache, FontQuery, FontResolverFn};
 use hayro_syntax::{
     Filter,
     content::{TypedIter, ops::TypedInstruction as Op},
-    object::{Array, Dict, Name, Number, Object, Stream, String as Text},
+    object::{Array, Dict, Name, Number, Object, Rect, Stream, String as Text},
     page::{Page, Resources},
+};
+use unicode_normalization::UnicodeNormalization;
+
+use super::{
+    annotations::{self, Annotation},
+    bidi::is_leftward,
+    turned::{self, Frame, Part},
 };
 
 /// Deepest nesting of form objects, and of saved graphics states.
@@ -58,15 +72,25 @@ pub(super) struct Rule {
     pub y1: f32,
 }
 
+/// Text that is turned against the page, in its own direction, with the rules of the page.
+#[derive(Debug)]
+pub(super) struct Aside {
+    pub glyphs: Vec<Glyph>,
+    pub rules: Vec<Rule>,
+}
+
 /// The drawing of one page.
 #[derive(Debug, Default)]
 pub(super) struct Canvas {
     pub glyphs: Vec<Glyph>,
     pub rules: Vec<Rule>,
-    /// Height of the page in points, turned as the text is read.
+    /// Text in other directions.
+    pub aside: Vec<Aside>,
+    /// Size of the page in points, turned as the text is read.
+    pub width: f32,
     pub height: f32,
-    /// Images that cover a good part of the page.
-    pub images: usize,
+    /// Images cover a good part of the page.
+    pub pictured: bool,
     /// Characters that the font does not map to Unicode.
     pub unknown: usize,
     /// The page's program, or the fonts of most of its text, cannot be read completely.
@@ -89,6 +113,10 @@ struct Face<'a> {
     style: Style,
     /// Height of the letters in ems, if the font gives another than one.
     scale: f32,
+    /// Codes are Unicode: the font's table is the identity, which may lack some of them.
+    codes_are_unicode: bool,
+    /// From CIDs, which are the codes, to Unicode.
+    cids: Option<CMap>,
 }
 
 impl<'a> Fonts<'a> {
@@ -104,15 +132,22 @@ impl<'a> Fonts<'a> {
         }
     }
 
-    fn face(&mut self, dict: &Dict<'a>) -> Option<Rc<Face<'a>>> {
-        let key = dict.obj_id().map(|id| (id.obj_number, id.gen_number));
+    /// `named`: the font is an object of its own. Otherwise its number is that of the object around it, and several fonts
+    /// have it.
+    fn face(&mut self, dict: &Dict<'a>, named: bool) -> Option<Rc<Face<'a>>> {
+        let key = dict.obj_id().filter(|_| named).map(|id| (id.obj_number, id.gen_number));
         if let Some(known) = key.and_then(|key| self.known.get(&key)) {
             return known.clone();
         }
-        let face = self
-            .cache
-            .font(dict, &self.programs, &self.cmaps)
-            .map(|font| Rc::new(Face { font, style: style(dict), scale: type3_scale(dict).unwrap_or(1.0) }));
+        let face = self.cache.font(dict, &self.programs, &self.cmaps).map(|font| {
+            Rc::new(Face {
+                codes_are_unicode: codes_are_unicode(dict, &font),
+                style: style(dict),
+                scale: type3_scale(dict).unwrap_or(1.0),
+                cids: cid_map(dict),
+                font,
+            })
+        });
         if let Some(key) = key {
             self.known.insert(key, face.clone());
         }
@@ -147,6 +182,40 @@ fn style(dict: &Dict) -> Style {
     }
 }
 
+/// The character of a code by the font's own tables.
+fn said(font: &Font, code: u32) -> Option<BfString> {
+    match font.glyph(font.map_code(code), code) {
+        hayro_font::FontGlyph::Outline(glyph) => glyph.as_unicode(),
+        hayro_font::FontGlyph::Type3(glyph) => glyph.as_unicode(),
+    }
+}
+
+/// Whether a font of many characters has the identity as its table to Unicode, by name or in fact.
+fn codes_are_unicode(dict: &Dict, font: &Font) -> bool {
+    let same = |char: char| matches!(said(font, u32::from(char)), Some(BfString::Char(said)) if said == char);
+    dict.get::<Name>("ToUnicode").is_some()
+        || dict.contains_key("ToUnicode")
+            && dict.get::<Name>("Subtype").is_some_and(|kind| kind.as_str() == "Type0")
+            && ['0', 'A', 'a', 'e', 'n'].into_iter().all(same)
+}
+
+/// The characters of a font with the codes of an Asian collection (ISO 32000-2, 9.10.2).
+fn cid_map(dict: &Dict) -> Option<CMap> {
+    if dict.contains_key("ToUnicode") || !dict.get::<Name>("Encoding")?.as_str().starts_with("Identity-") {
+        return None;
+    }
+    let font = dict.get::<Array>("DescendantFonts")?.iter::<Dict>().next()?;
+    let ordering = font.get::<Dict>("CIDSystemInfo")?.get::<Text>("Ordering")?;
+    let name = match ordering.as_bytes() {
+        b"Japan1" => CMapName::AdobeJapan1Ucs2,
+        b"GB1" => CMapName::AdobeGb1Ucs2,
+        b"CNS1" => CMapName::AdobeCns1Ucs2,
+        b"Korea1" => CMapName::AdobeKorea1Ucs2,
+        _ => return None,
+    };
+    CMap::parse(hayro_cmap::load_embedded(name)?, hayro_cmap::load_embedded)
+}
+
 /// Type 3 fonts draw in units of their own; their box gives the height of a letter.
 fn type3_scale(dict: &Dict) -> Option<f32> {
     if dict.get::<Name>("Subtype")?.as_str() != "Type3" {
@@ -155,7 +224,7 @@ fn type3_scale(dict: &Dict) -> Option<f32> {
     let matrix = dict.get::<[f32; 6]>("FontMatrix")?;
     let [_, bottom, _, top] = dict.get::<[f32; 4]>("FontBBox")?;
     let scale = ((top - bottom) * matrix[3]).abs();
-    (0.05..20.0).contains(&scale).then_some(scale)
+    (0.001..2000.0).contains(&scale).then_some(scale)
 }
 
 /// An affine map; `a * b` applies `b` first.
@@ -199,11 +268,19 @@ struct State<'a> {
     rise: f64,
 }
 
+impl State<'_> {
+    fn new(ctm: Matrix) -> Self {
+        Self { ctm, face: None, size: 1.0, char_space: 0.0, word_space: 0.0, stretch: 1.0, leading: 0.0, rise: 0.0 }
+    }
+}
+
 /// A glyph before the direction of the page is known.
 struct Placed {
     glyph: Glyph,
-    /// Its direction in quarter turns clockwise; 4: another direction.
+    /// Its direction in quarter turns clockwise.
     turn: u8,
+    /// The rest of its direction, in radians.
+    slant: f64,
     from: (f64, f64),
     to: (f64, f64),
 }
@@ -225,7 +302,8 @@ struct Drawing<'f, 'a> {
     /// Open marked content; true for a running head or foot.
     marked: Vec<bool>,
     page_area: f64,
-    images: usize,
+    /// The area of all images.
+    images: f64,
     unknown: usize,
     /// Bytes of text in missing fonts.
     mute: usize,
@@ -238,7 +316,7 @@ struct Drawing<'f, 'a> {
 pub(super) fn draw<'a>(page: &Page<'a>, fonts: &mut Fonts<'a>) -> Canvas {
     let (width, height) = page.render_dimensions();
     let ctm = Matrix(page.initial_transform(true).as_coeffs());
-    let state = State { ctm, face: None, size: 1.0, char_space: 0.0, word_space: 0.0, stretch: 1.0, leading: 0.0, rise: 0.0 };
+    let state = State::new(ctm);
     let mut drawing = Drawing {
         fonts,
         state,
@@ -254,7 +332,7 @@ pub(super) fn draw<'a>(page: &Page<'a>, fonts: &mut Fonts<'a>) -> Canvas {
         operators: 0,
         marked: Vec::new(),
         page_area: f64::from(width * height),
-        images: 0,
+        images: 0.0,
         unknown: 0,
         mute: 0,
         lacking: false,
@@ -263,6 +341,8 @@ pub(super) fn draw<'a>(page: &Page<'a>, fonts: &mut Fonts<'a>) -> Canvas {
     let (program, whole) = program(page);
     drawing.damaged = !whole;
     drawing.run(&program, page.resources(), 0);
+    drawing.saved.clear();
+    drawing.annotate(page);
     drawing.finish(width, height)
 }
 
@@ -352,6 +432,7 @@ impl<'a> Drawing<'_, 'a> {
             }
             Op::Transform(m) => self.state.ctm = self.state.ctm * matrix([m.0, m.1, m.2, m.3, m.4, m.5]),
             Op::XObject(name) => self.object(name.0, resources, depth),
+            Op::InlineImage(_) => self.image(),
             Op::BeginMarkedContent(_) => self.marked.push(false),
             Op::BeginMarkedContentWithProperties(mark) => self.marked.push(is_pagination(mark.0, mark.1, resources)),
             Op::EndMarkedContent(_) => {
@@ -374,7 +455,8 @@ impl<'a> Drawing<'_, 'a> {
             Op::TextRise(n) => self.state.rise = n.0.as_f64(),
             Op::TextFont(font) => {
                 let dict = resources.fonts.get::<Dict<'a>>(font.0.as_ref());
-                self.state.face = dict.and_then(|dict| self.fonts.face(&dict));
+                let named = resources.fonts.get_ref(font.0.as_ref()).is_some();
+                self.state.face = dict.and_then(|dict| self.fonts.face(&dict, named));
                 self.state.size = font.1.as_f64();
             }
             Op::NextLine(n) => self.next_line(n.0.as_f64(), n.1.as_f64()),
@@ -440,42 +522,54 @@ impl<'a> Drawing<'_, 'a> {
             };
             if !hidden {
                 // The spacing after a letter is not part of its width: wide spacing separates words.
-                let width = if face.font.is_horizontal() { scaled(advance.x) * self.state.stretch } else { 0.0 };
-                self.place(&face, code, width);
+                let end = if face.font.is_horizontal() {
+                    (scaled(advance.x) * self.state.stretch, 0.0)
+                } else {
+                    (0.0, scaled(advance.y))
+                };
+                self.place(&face, code, end);
             }
             self.text = self.text * Matrix::shift(step.0, step.1);
         }
     }
 
-    fn place(&mut self, face: &Face<'a>, code: u32, width: f64) {
+    /// Places the characters of a code, from the origin of the text to `end`. Text downwards counts as turned.
+    fn place(&mut self, face: &Face<'a>, code: u32, end: (f64, f64)) {
         let map = self.state.ctm * self.text * Matrix::shift(0.0, self.state.rise);
         let from = map.apply(0.0, 0.0);
-        let to = map.apply(width, 0.0);
+        let to = map.apply(end.0, end.1);
         let [a, b, c, d, ..] = map.0;
-        let size = c.hypot(d) * self.state.size.abs() * f64::from(face.scale);
-        let sign = if self.state.size < 0.0 { -1.0 } else { 1.0 };
-        let Some(turn) = quarter_turns(a * sign, b * sign) else { return };
+        let size = letter_size(c.hypot(d) * self.state.size.abs(), face.scale);
+        // A negative size turns the text, and a negative stretch turns it back.
+        let sign = if self.state.size < 0.0 && self.state.stretch > 0.0 { -1.0 } else { 1.0 };
+        let along = if face.font.is_horizontal() { (a * sign, b * sign) } else { (-c * sign, -d * sign) };
+        let Some(turn) = quarter_turns(along.0, along.1) else { return };
+        let slant = slant(along.0, along.1, turn);
         if !(from.0.is_finite() && from.1.is_finite() && to.0.is_finite() && to.1.is_finite() && size.is_finite()) {
             return;
         }
         let mut chars = ['\0'; 8];
         let count = self.unicode(face, code, &mut chars);
+        // A glyph of several letters has their order of reading.
+        if chars[..count].iter().any(|&char| is_leftward(char)) {
+            chars[..count].reverse();
+        }
         for (index, &char) in chars[..count].iter().enumerate() {
             let part = |n: usize| {
                 let share = n as f64 / count as f64;
                 (from.0 + (to.0 - from.0) * share, from.1 + (to.1 - from.1) * share)
             };
             let glyph = Glyph { char, x: 0.0, end: 0.0, y: 0.0, size: size as f32, style: face.style };
-            self.placed.push(Placed { glyph, turn, from: part(index), to: part(index + 1) });
+            self.placed.push(Placed { glyph, turn, slant, from: part(index), to: part(index + 1) });
         }
     }
 
     /// Writes the characters of a code into `chars` and returns their number.
     fn unicode(&mut self, face: &Face<'a>, code: u32, chars: &mut [char; 8]) -> usize {
-        let said = match face.font.glyph(face.font.map_code(code), code) {
-            hayro_font::FontGlyph::Outline(glyph) => glyph.as_unicode(),
-            hayro_font::FontGlyph::Type3(glyph) => glyph.as_unicode(),
-        };
+        let said = said(&face.font, code);
+        let said = said.or_else(|| face.cids.as_ref().and_then(|map| map.lookup_bf_string(code)));
+        let own = || face.codes_are_unicode.then(|| char::from_u32(code)).flatten().map(BfString::Char);
+        let said = said.or_else(own);
         let mut count = 0;
         let mut push = |char: char| {
             if count < chars.len() {
@@ -503,26 +597,100 @@ impl<'a> Drawing<'_, 'a> {
             return;
         };
         match stream.dict().get::<Name>("Subtype").as_ref().map(Name::as_str) {
-            Some("Image") => {
-                let [a, b, c, d, ..] = self.state.ctm.0;
-                let area = (a * d - b * c).abs();
-                self.images += usize::from(area > self.page_area * 0.3);
-            }
-            Some("Form") if depth < MAX_FORMS => {
-                let (program, whole) = decoded(&stream);
-                self.damaged |= !whole;
-                let Some(program) = program else { return };
-                let own = stream.dict().get::<Dict<'a>>("Resources").map(Resources::new);
-                let before = (self.state.clone(), self.text, self.line);
-                if let Some(map) = stream.dict().get::<[f64; 6]>("Matrix") {
-                    self.state.ctm = self.state.ctm * Matrix(map);
-                }
-                let marks = self.marked.len();
-                self.run(&program, own.as_ref().unwrap_or(resources), depth + 1);
-                self.marked.truncate(marks);
-                (self.state, self.text, self.line) = before;
-            }
+            Some("Image") => self.image(),
+            Some("Form") if depth < MAX_FORMS => self.form(&stream, resources, depth),
             _ => {}
+        }
+    }
+
+    /// An image is a unit square, and a scan may be cut into many.
+    fn image(&mut self) {
+        let [a, b, c, d, ..] = self.state.ctm.0;
+        self.images += (a * d - b * c).abs();
+    }
+
+    fn form(&mut self, stream: &Stream<'a>, resources: &Resources<'a>, depth: usize) {
+        let (program, whole) = decoded(stream);
+        self.damaged |= !whole;
+        let Some(program) = program else { return };
+        let own = stream.dict().get::<Dict<'a>>("Resources").map(Resources::new);
+        let before = (self.state.clone(), self.text, self.line);
+        if let Some(map) = stream.dict().get::<[f64; 6]>("Matrix") {
+            self.state.ctm = self.state.ctm * Matrix(map);
+        }
+        let marks = self.marked.len();
+        self.run(&program, own.as_ref().unwrap_or(resources), depth + 1);
+        self.marked.truncate(marks);
+        (self.state, self.text, self.line) = before;
+    }
+
+    /// Draws what lies upon the page: by its own drawing, or else by its value.
+    fn annotate(&mut self, page: &Page<'a>) {
+        let annotations = annotations::annotations(page);
+        if annotations.is_empty() {
+            return;
+        }
+        let fallback = annotations::form_resources(page).map(Resources::new);
+        // Without a text beside it, a field has no other label than its name.
+        let bare = self.placed.is_empty();
+        self.marked.clear();
+        for Annotation { rect, appearance, value, name } in annotations {
+            self.state = State::new(Matrix(page.initial_transform(true).as_coeffs()));
+            let begun = self.placed.len();
+            if let (true, Some(name), Some(value)) = (bare, &name, &value) {
+                self.write(rect, &format!("{name}: {value}"));
+                continue;
+            }
+            if let Some(stream) = appearance {
+                self.state.ctm = self.state.ctm * fitted(&stream, rect);
+                self.form(&stream, fallback.as_ref().unwrap_or(page.resources()), 0);
+            }
+            if let (true, Some(value)) = (begun == self.placed.len(), &value) {
+                self.state = State::new(Matrix(page.initial_transform(true).as_coeffs()));
+                self.write(rect, value);
+            }
+        }
+    }
+
+    /// Writes text into a box, in lines as long as fit.
+    fn write(&mut self, rect: Rect, text: &str) {
+        const LARGEST: f64 = 10.0;
+        const WIDTH: f64 = 0.5;
+        let (width, height) = (rect.x1 - rect.x0, rect.y1 - rect.y0);
+        let size = (height * 0.8).clamp(4.0, LARGEST);
+        let room = ((width / (WIDTH * size)) as usize).max(8);
+        let single = height < 2.2 * size;
+        let mut lines: Vec<String> = Vec::new();
+        for line in text.lines() {
+            let mut open = String::new();
+            for word in line.split_whitespace() {
+                if !single && !open.is_empty() && open.chars().count() + word.chars().count() >= room {
+                    lines.push(std::mem::take(&mut open));
+                }
+                if !open.is_empty() {
+                    open.push(' ');
+                }
+                open.push_str(word);
+            }
+            lines.push(open);
+        }
+        let first = if single { rect.y0 + (height - 0.7 * size) / 2.0 } else { rect.y1 - 1.1 * size };
+        for (row, line) in lines.iter().enumerate() {
+            let step = (WIDTH * size).min(width / line.chars().count().max(1) as f64);
+            // Letters that go leftward have their places from the right, as a program would draw them.
+            let count = line.chars().count();
+            let leftward = line.chars().any(is_leftward);
+            for (index, char) in line.chars().enumerate() {
+                let index = if leftward { count - 1 - index } else { index };
+                let at =
+                    |index: usize| self.state.ctm.apply(rect.x0 + 2.0 + step * index as f64, first - 1.2 * size * row as f64);
+                let (from, to) = (at(index), at(index + 1));
+                let Some(turn) = quarter_turns(to.0 - from.0, to.1 - from.1) else { return };
+                if self.placed.len() <= MAX_GLYPHS {
+                    let glyph = Glyph { char, x: 0.0, end: 0.0, y: 0.0, size: size as f32, style: Style::default() };
+                    self.placed.push(Placed { glyph, turn, slant: 0.0, from, to });
+                }
+            }
         }
     }
 
@@ -568,6 +736,31 @@ impl<'a> Drawing<'_, 'a> {
         self.at = to;
     }
 
+    /// Turns a slanted page so that its text is level: a scan is seldom straight.
+    fn straighten(&mut self, turn: u8, x: f64, y: f64) {
+        const STEP: f64 = 0.005;
+        const LEAST: f64 = 0.002;
+        let mut angles: HashMap<i64, (usize, f64)> = HashMap::new();
+        let mut all = 0;
+        for placed in self.placed.iter().filter(|placed| placed.turn == turn) {
+            let (count, sum) = angles.entry((placed.slant / STEP).round() as i64).or_default();
+            *count += 1;
+            *sum += placed.slant;
+            all += 1;
+        }
+        let Some((count, sum)) = angles.into_values().max_by_key(|&(count, _)| count) else { return };
+        let angle = sum / count as f64;
+        if angle.abs() < LEAST || count * 2 < all {
+            return;
+        }
+        let (sin, cos) = (-angle).sin_cos();
+        let back = Matrix::shift(x, y) * Matrix([cos, sin, -sin, cos, 0.0, 0.0]) * Matrix::shift(-x, -y);
+        for placed in &mut self.placed {
+            placed.from = back.apply(placed.from.0, placed.from.1);
+            placed.to = back.apply(placed.to.0, placed.to.1);
+        }
+    }
+
     /// Keeps possible rules: a stroked straight line, the side of a stroked box, a thin filled box.
     fn paint(&mut self, stroked: bool) {
         const THIN: f64 = 2.5;
@@ -610,31 +803,75 @@ impl<'a> Drawing<'_, 'a> {
         }
     }
 
-    /// Turns the page so that most of its text is horizontal. Other text (a stamp in the margin, the label of an axis) is left
-    /// out.
-    fn finish(self, width: f32, height: f32) -> Canvas {
+    /// Turns the page so that most of its text is horizontal.
+    fn finish(mut self, width: f32, height: f32) -> Canvas {
         let mut counts = [0_usize; 4];
         self.placed.iter().for_each(|placed| counts[usize::from(placed.turn)] += 1);
-        let turn = (0..4).max_by_key(|&turn| (counts[turn], 4 - turn)).unwrap_or(0);
-        let rotate = |(x, y): (f64, f64)| match turn {
-            0 => (x as f32, y as f32),
-            1 => (y as f32, width - x as f32),
-            2 => (width - x as f32, height - y as f32),
-            _ => (height - y as f32, x as f32),
+        let turn = (0..4_u8).max_by_key(|&turn| (counts[usize::from(turn)], 4 - turn)).unwrap_or(0);
+        self.straighten(turn, f64::from(width) / 2.0, f64::from(height) / 2.0);
+        let frame = Frame { turn, width, height };
+        let at = |(x, y): (f64, f64)| frame.level((x as f32, y as f32));
+        let (width, height) = if turn % 2 == 0 { (width, height) } else { (height, width) };
+        let level = |from: (f32, f32), to: (f32, f32), glyph: Glyph| Glyph {
+            x: from.0.min(to.0),
+            end: to.0.max(from.0),
+            y: from.1,
+            ..glyph
         };
-        let glyphs = self.placed.iter().filter(|placed| usize::from(placed.turn) == turn).map(|placed| {
-            let ((x, y), (end, _)) = (rotate(placed.from), rotate(placed.to));
-            Glyph { x: x.min(end), end: end.max(x), y, ..placed.glyph }
-        });
-        let rules = self.rules.iter().map(|rule| {
-            let (a, b) = (rotate((rule.x0.into(), rule.y0.into())), rotate((rule.x1.into(), rule.y1.into())));
+        let of = |turn: u8| self.placed.iter().filter(move |placed| placed.turn == turn);
+        let mut glyphs: Vec<Glyph> = of(turn).map(|placed| level(at(placed.from), at(placed.to), placed.glyph)).collect();
+        let turned_rule = |rule: &Rule, at: &dyn Fn((f32, f32)) -> (f32, f32)| {
+            let (a, b) = (at((rule.x0, rule.y0)), at((rule.x1, rule.y1)));
             Rule { x0: a.0.min(b.0), y0: a.1.min(b.1), x1: a.0.max(b.0), y1: a.1.max(b.1) }
-        });
-        let height = if turn % 2 == 0 { height } else { width };
+        };
+        let mut rules: Vec<Rule> = self.rules.iter().map(|rule| turned_rule(rule, &|place| frame.level(place))).collect();
+        let mut aside = Vec::new();
+        for other in 1..4 {
+            let own = Frame { turn: other, width, height };
+            let own_at = |place| own.level(at(place));
+            let turned = of((turn + other) % 4).map(|placed| level(own_at(placed.from), own_at(placed.to), placed.glyph));
+            match turned::part(turned.collect(), own, &glyphs) {
+                Part::Heads(heads) => {
+                    rules.extend(turned::rule_below(&heads, &rules));
+                    glyphs.extend(heads);
+                }
+                Part::Block(block) => {
+                    aside.push(Aside {
+                        glyphs: block,
+                        rules: rules.iter().map(|rule| turned_rule(rule, &|place| own.level(place))).collect(),
+                    });
+                }
+                Part::Nothing => {}
+            }
+        }
         let damaged = self.damaged || self.mute > self.placed.len() || self.lacking && self.placed.is_empty();
-        let (images, unknown) = (self.images, self.unknown);
-        Canvas { glyphs: glyphs.collect(), rules: rules.collect(), height, images, unknown, damaged }
+        let (pictured, unknown) = (self.images > 0.3 * self.page_area, self.unknown);
+        Canvas { glyphs, rules, aside, width, height, pictured, unknown, damaged }
     }
+}
+
+/// The map of an appearance into the place of its annotation (ISO 32000-2, 12.5.5).
+fn fitted(stream: &Stream, rect: Rect) -> Matrix {
+    let own = stream.dict().get::<[f64; 6]>("Matrix").map_or(Matrix::IDENTITY, Matrix);
+    let Some(bbox) = stream.dict().get::<Rect>("BBox") else { return Matrix::shift(rect.x0, rect.y0) };
+    let corners = [(bbox.x0, bbox.y0), (bbox.x0, bbox.y1), (bbox.x1, bbox.y0), (bbox.x1, bbox.y1)].map(|(x, y)| own.apply(x, y));
+    let low = corners.iter().fold((f64::MAX, f64::MAX), |low, at| (low.0.min(at.0), low.1.min(at.1)));
+    let high = corners.iter().fold((f64::MIN, f64::MIN), |high, at| (high.0.max(at.0), high.1.max(at.1)));
+    let scale = |to: f64, from: f64| if from.abs() > 1e-6 { to / from } else { 1.0 };
+    let (x, y) = (scale(rect.x1 - rect.x0, high.0 - low.0), scale(rect.y1 - rect.y0, high.1 - low.1));
+    Matrix([x, 0.0, 0.0, y, rect.x0 - x * low.0, rect.y0 - y * low.1])
+}
+
+/// The size of text from the size of its font. A box far from an em is believed only if it makes tiny text readable.
+fn letter_size(size: f64, scale: f32) -> f64 {
+    let scaled = size * f64::from(scale);
+    if (0.05..20.0).contains(&scale) || size < 1.0 && (1.0..200.0).contains(&scaled) { scaled } else { size }
+}
+
+/// The angle of a direction against quarter turns clockwise.
+fn slant(x: f64, y: f64, turn: u8) -> f64 {
+    let angle = y.atan2(x) - f64::from(turn) * FRAC_PI_2;
+    (angle + PI).rem_euclid(TAU) - PI
 }
 
 fn matrix(numbers: [Number; 6]) -> Matrix {
@@ -643,7 +880,7 @@ fn matrix(numbers: [Number; 6]) -> Matrix {
 
 /// Quarter turns clockwise, seen on the page, of a direction; `None` for a slanted one.
 fn quarter_turns(x: f64, y: f64) -> Option<u8> {
-    const STRAIGHT: f64 = 0.15;
+    const STRAIGHT: f64 = 0.2;
     if y.abs() <= STRAIGHT * x.abs() {
         Some(if x >= 0.0 { 0 } else { 2 })
     } else if x.abs() <= STRAIGHT * y.abs() {
@@ -678,6 +915,8 @@ fn expand(char: char, push: &mut impl FnMut(char)) {
         '\u{00A0}' | '\u{2000}'..='\u{200A}' | '\u{202F}' | '\u{205F}' | '\u{3000}' | '\t' => " ",
         '\u{2010}' | '\u{2011}' => "-",
         '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}' | '\u{FEFF}' => "",
+        // Shapes of Arabic and Hebrew letters by their place in the word.
+        '\u{FB1D}'..='\u{FDFF}' | '\u{FE70}'..='\u{FEFC}' => return std::iter::once(char).nfkc().for_each(push),
         char if char.is_control() => "",
         char => return push(char),
     };

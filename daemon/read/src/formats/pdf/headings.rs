@@ -154,7 +154,7 @@ fn is_caption(text: &str) -> bool {
 }
 
 /// A title for comparisons: without its number, lower-case letters and digits only.
-fn bare(title: &str) -> String {
+pub(super) fn bare(title: &str) -> String {
     let mut words = title.split_whitespace().peekable();
     let named =
         words.peek().is_some_and(|word| matches!(word.to_lowercase().as_str(), "chapter" | "appendix" | "part" | "section"));

@@ -4,6 +4,9 @@
 //!
 //! ```text
 //! content   the page's program -> characters with places (fonts and objects are read by hayro-font and hayro-syntax)
+//! annotations   values of forms, free text and stamps, drawn upon the page
+//! turned    heads of tables and tables that are turned against the page
+//! bidi      Arabic and Hebrew in the order of reading
 //! rows      characters -> words -> rows on one baseline
 //! furniture running heads, feet and page numbers go
 //! columns   rows -> flows in the order of reading
@@ -16,6 +19,8 @@
 //!
 //! This module does not protect itself from hostile files: the child process bounds time and memory (`child`).
 
+mod annotations;
+mod bidi;
 mod blocks;
 mod bookmarks;
 mod columns;
@@ -28,6 +33,7 @@ mod rows;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod turned;
 mod write;
 
 use std::collections::HashMap;
@@ -61,12 +67,14 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
         return Err(Fault::Damaged(format!("it has {count} pages, more than the {MAX_PAGES} that are read; split it")));
     }
     let mut fonts = content::Fonts::new();
-    let mut sheets: Vec<Sheet> = pdf.pages().iter().map(|page| Sheet::new(content::draw(page, &mut fonts))).collect();
+    let mut order = bidi::Order::default();
+    let mut sheets: Vec<Sheet> = pdf.pages().iter().map(|page| Sheet::new(content::draw(page, &mut fonts), &mut order)).collect();
     let census = damage::census(&pdf);
-    let note = note(&sheets, &census, cut_off)?;
-    furniture::remove(&mut sheets);
     let look = Look::new(&sheets);
-    let mut headings = Headings::new(&sheets, bookmarks::bookmarks(&pdf), look.size);
+    let outline = bookmarks::bookmarks(&pdf);
+    furniture::remove(&mut sheets, &look, &outline);
+    let note = note(&sheets, &census, cut_off)?;
+    let mut headings = Headings::new(&sheets, outline, look.size);
     let title = title(&pdf).or_else(|| title_by_size(&sheets, look.size));
     let mut writer = MarkdownWriter::new(words(&sheets));
     let mut ended = 0;
@@ -91,20 +99,25 @@ fn state(cut_off: bool) -> &'static str {
 }
 
 fn page_blocks(mut sheet: Sheet, mono_counts: bool) -> Vec<PageBlock> {
-    let rows = std::mem::take(&mut sheet.rows);
-    let flows = columns::flows(rows, &sheet.rules);
+    let (rows, aside) = (std::mem::take(&mut sheet.rows), std::mem::take(&mut sheet.aside));
+    let mut flows = columns::flows(rows, &sheet.rules);
+    flows.extend(columns::flows(aside, &sheet.rules));
     flows.iter().flat_map(|flow| blocks::blocks(&sheet, flow, mono_counts)).collect()
 }
 
 /// A remark for the owner: pages that are damaged or have no text, or text that cannot be decoded.
 fn note(sheets: &[Sheet], census: &Census, cut_off: bool) -> Result<Option<String>, Fault> {
-    let empty = sheets.iter().filter(|sheet| sheet.rows.is_empty()).count();
-    let images = sheets.iter().filter(|sheet| sheet.rows.is_empty() && sheet.images > 0).count();
-    let words: usize = sheets.iter().flat_map(|sheet| &sheet.rows).map(|row| row.words.len()).sum();
+    let empty = sheets.iter().filter(|sheet| sheet.rows.is_empty() && sheet.aside.is_empty()).count();
+    let scans: Vec<usize> = (0..sheets.len()).filter(|&page| is_scan(&sheets[page])).collect();
+    let images = scans.len();
+    let words: usize = sheets.iter().map(Sheet::words_count).sum();
     let unknown: usize = sheets.iter().map(|sheet| sheet.unknown).sum();
     let chars: usize = sheets.iter().map(Sheet::chars).sum();
     let lost = lost(sheets, census, cut_off);
-    let no_text = empty == sheets.len() || (words < 3 * sheets.len() && images * 2 > sheets.len()) || unknown * 2 > chars;
+    let no_text = empty == sheets.len()
+        || images == sheets.len()
+        || (words < 3 * sheets.len() && images * 2 > sheets.len())
+        || unknown * 2 > chars;
     if no_text {
         // Pages that are images count as read.
         return Err(match lost {
@@ -114,17 +127,40 @@ fn note(sheets: &[Sheet], census: &Census, cut_off: bool) -> Result<Option<Strin
     }
     let mut notes = Vec::new();
     notes.extend(lost.map(|lost| format!("{lost}; {}", super::MEND_PDF)));
-    // One image is the cover.
-    if images > 1 {
+    // An image at the beginning or the end is the cover.
+    let last = sheets.len() - 1;
+    if scans.iter().any(|&page| page > 0 && page < last) || images > 2 {
+        let pages: Vec<usize> = scans.iter().map(|&page| census.places[page] + 1).collect();
         notes.push(format!(
-            "{images} of {} pages are images without text and were left out; `ocrmypdf` adds the text",
-            sheets.len()
+            "{images} of {} pages are images without text and were left out (page{} {}); `ocrmypdf` adds the text",
+            sheets.len(),
+            if images == 1 { "" } else { "s" },
+            ranges(&pages),
         ));
     }
     if unknown * 50 > chars {
         notes.push(format!("{unknown} of {chars} characters are in fonts without a mapping to text"));
     }
     Ok((!notes.is_empty()).then(|| notes.join("; ")))
+}
+
+/// Whether a page is an image without text. A line at its edge, of a scanner or an archive, makes no text of it.
+fn is_scan(sheet: &Sheet) -> bool {
+    const MOST_ROWS: usize = 3;
+    const EDGE: f32 = 0.1;
+    let at_edge = |row: &rows::Row| row.y < EDGE * sheet.height || row.y > (1.0 - EDGE) * sheet.height;
+    sheet.pictured && sheet.aside.is_empty() && sheet.rows.len() <= MOST_ROWS && sheet.rows.iter().all(at_edge)
+}
+
+/// `3`, `3-5, 9`; many are cut off.
+fn ranges(pages: &[usize]) -> String {
+    const MOST: usize = 12;
+    let runs: Vec<String> = pages
+        .chunk_by(|a, b| a + 1 == *b)
+        .map(|run| if run.len() == 1 { run[0].to_string() } else { format!("{}-{}", run[0], run[run.len() - 1]) })
+        .collect();
+    let more = if runs.len() > MOST { ", …" } else { "" };
+    format!("{}{more}", runs[..runs.len().min(MOST)].join(", "))
 }
 
 /// The pages that cannot be read, and why; `None` if all can.
@@ -150,20 +186,23 @@ struct Look {
     size: f32,
     /// Whether text in a monospaced font is special.
     mono_counts: bool,
+    /// Whether most text is bold.
+    bold: bool,
 }
 
 impl Look {
     fn new(sheets: &[Sheet]) -> Self {
         let mut sizes: HashMap<i32, usize> = HashMap::new();
-        let (mut mono, mut all) = (0, 0);
+        let (mut mono, mut bold, mut all) = (0, 0, 0);
         for word in sheets.iter().flat_map(|sheet| &sheet.rows).flat_map(|row| &row.words) {
             let length = word.length();
             *sizes.entry((word.size * 4.0).round() as i32).or_default() += length;
             mono += if word.style.mono { length } else { 0 };
+            bold += if word.style.bold { length } else { 0 };
             all += length;
         }
         let size = sizes.iter().max_by_key(|&(&size, &count)| (count, size)).map_or(10.0, |(&size, _)| size as f32 / 4.0);
-        Self { size, mono_counts: mono * 10 < all * 7 }
+        Self { size, mono_counts: mono * 10 < all * 7, bold: bold * 2 > all }
     }
 }
 

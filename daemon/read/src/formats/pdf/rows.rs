@@ -1,6 +1,9 @@
 //! Characters to words, and words to rows: everything on one baseline, across the page.
 
-use super::content::{Canvas, Glyph, Rule, Style};
+use super::{
+    bidi::{self, Layout, Order},
+    content::{Aside, Canvas, Glyph, Rule, Style},
+};
 
 /// Least gap between words, in ems. Kerning stays well below, the blank of a justified line above.
 const WORD_GAP: f32 = 0.15;
@@ -33,26 +36,61 @@ pub(super) struct Row {
 pub(super) struct Sheet {
     text: String,
     pub rows: Vec<Row>,
+    /// Rows of text in other directions.
+    pub aside: Vec<Row>,
     pub rules: Vec<Rule>,
     /// In points.
     pub height: f32,
-    pub images: usize,
+    /// Images cover a good part of the page.
+    pub pictured: bool,
     pub unknown: usize,
     pub damaged: bool,
 }
 
 impl Sheet {
-    pub(super) fn new(canvas: Canvas) -> Self {
-        let Canvas { glyphs, rules, height, images, unknown, damaged } = canvas;
-        let mut sheet = Self { rules, height, images, unknown, damaged, ..Self::default() };
-        let mut rows: Vec<Row> = baselines(glyphs).into_iter().map(|line| sheet.words(line)).collect();
+    pub(super) fn new(canvas: Canvas, order: &mut Order) -> Self {
+        let Canvas { glyphs, mut rules, aside, width, height, pictured, unknown, damaged } = canvas;
+        let mut lines = baselines(glyphs);
+        let layout = order.layout(&lines, width);
+        if layout != Layout::Plain {
+            lines = lines.into_iter().map(|line| bidi::in_order(line, layout)).collect();
+        }
+        if layout == Layout::Mirrored(width) {
+            for rule in &mut rules {
+                (rule.x0, rule.x1) = (width - rule.x1, width - rule.x0);
+            }
+        }
+        let mut sheet = Self { rules, height, pictured, unknown, damaged, ..Self::default() };
+        let mut rows: Vec<Row> = lines.into_iter().map(|line| sheet.words(line)).collect();
         rows.retain(|row| !row.words.is_empty());
         sheet.rows = merge(rows);
+        let mut bottom = height;
+        for Aside { glyphs, rules } in aside {
+            sheet.add_below(bottom, glyphs, &rules, order);
+            bottom += width.max(height);
+        }
         sheet
+    }
+
+    /// Adds text in another direction as if it stood below the page.
+    fn add_below(&mut self, bottom: f32, glyphs: Vec<Glyph>, rules: &[Rule], order: &mut Order) {
+        let lines = baselines(glyphs);
+        let width = lines.iter().flatten().map(|glyph| glyph.end).fold(0.0, f32::max);
+        let layout = order.layout(&lines, width);
+        let lines = lines.into_iter().map(|line| bidi::in_order(line, layout));
+        let mut rows: Vec<Row> = lines.map(|line| self.words(line)).collect();
+        rows.retain(|row| !row.words.is_empty());
+        self.aside.extend(merge(rows).into_iter().map(|row| Row { y: row.y + bottom, ..row }));
+        self.rules.extend(rules.iter().map(|rule| Rule { y0: rule.y0 + bottom, y1: rule.y1 + bottom, ..*rule }));
     }
 
     pub(super) fn word(&self, word: &Word) -> &str {
         &self.text[word.start as usize..word.end as usize]
+    }
+
+    /// Words on the page.
+    pub(super) fn words_count(&self) -> usize {
+        self.rows.iter().chain(&self.aside).map(|row| row.words.len()).sum()
     }
 
     /// Characters on the page, blanks not counted.
@@ -91,9 +129,8 @@ impl Sheet {
         line
     }
 
-    /// One line of characters, sorted by place, as words.
-    fn words(&mut self, mut line: Vec<Glyph>) -> Row {
-        line.sort_by(|a, b| a.x.total_cmp(&b.x));
+    /// One line of characters, in the order of reading, as words.
+    fn words(&mut self, line: Vec<Glyph>) -> Row {
         let y = line.first().map_or(0.0, |glyph| glyph.y);
         let mut words: Vec<Word> = Vec::new();
         let mut before: Option<Glyph> = None;
@@ -174,8 +211,8 @@ fn is_exponent(base: &str, before: &Word, text: &str, word: &Word) -> bool {
         && (base.ends_with(|char: char| char.is_ascii_digit()) || base.chars().count() <= 3)
 }
 
-/// Characters of (nearly) the same baseline, from the top.
-fn baselines(mut glyphs: Vec<Glyph>) -> Vec<Vec<Glyph>> {
+/// Characters of (nearly) the same baseline, from the top, each line sorted by place.
+pub(super) fn baselines(mut glyphs: Vec<Glyph>) -> Vec<Vec<Glyph>> {
     glyphs.retain(|glyph| glyph.size > 0.5 && glyph.size < 2000.0);
     glyphs.sort_by(|a, b| a.y.total_cmp(&b.y));
     let mut lines: Vec<Vec<Glyph>> = Vec::new();
@@ -186,6 +223,9 @@ fn baselines(mut glyphs: Vec<Glyph>) -> Vec<Vec<Glyph>> {
             }
             _ => lines.push(vec![glyph]),
         }
+    }
+    for line in &mut lines {
+        line.sort_by(|a, b| a.x.total_cmp(&b.x));
     }
     lines
 }

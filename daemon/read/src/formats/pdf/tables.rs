@@ -68,7 +68,8 @@ fn ruled(rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
         let walls = distinct(upright.iter().map(|rule| rule.x0));
         let (top, bottom) = (extent(&group, |rule| rule.y0).0, extent(&group, |rule| rule.y1).1);
         let (left, right) = (extent(&group, |rule| rule.x0).0, extent(&group, |rule| rule.x1).1);
-        let inside = |row: &Row| row.y > top && row.y < bottom + 2.0 && row.x0() > left - 6.0 && row.x1() < right + 6.0;
+        let beside = |row: &Row| row.x0() > left - 6.0 && row.x1() < right + 6.0;
+        let inside = |row: &Row| row.y > top && row.y < bottom + 2.0 && beside(row);
         let Some(first) = rows.iter().position(inside) else { continue };
         let last = first + rows[first..].iter().take_while(|row| inside(row)).count() - 1;
         // The outermost vertical rules, if any, frame the table.
@@ -83,12 +84,22 @@ fn ruled(rows: &[Row], rules: &[Rule]) -> Vec<Frame> {
         } else {
             Vec::new()
         };
+        // The names of the columns may stand above the first rule.
+        let names = |above: &Row| beside(above) && top - above.y < above.size && in_columns(above, &edges);
+        let first = if first > 0 && names(&rows[first - 1]) { first - 1 } else { first };
         let free = frames.iter().all(|other| other.last < first || other.first > last);
         if !edges.is_empty() && edges.len() < MAX_COLUMNS && levels.len() >= 2 && free {
             frames.push(Frame { first, last, walled, edges, levels });
         }
     }
     frames
+}
+
+/// Whether a row has a word in every column, but maybe not at the corner, and none across a border.
+fn in_columns(row: &Row, edges: &[f32]) -> bool {
+    let column = |x: f32| edges.partition_point(|&edge| edge < x);
+    let columns: Vec<usize> = row.words.iter().map(|word| column(word.x0)).collect();
+    row.words.iter().zip(&columns).all(|(word, &at)| column(word.x1) == at) && (1..=edges.len()).all(|at| columns.contains(&at))
 }
 
 /// The member that stands for a group, followed from any other.

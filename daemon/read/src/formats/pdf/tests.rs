@@ -61,6 +61,11 @@ fn pdf(pages: &[Sketch], outline: &[(&str, usize, usize)]) -> Vec<u8> {
         };
         objects.push(format!("<< /Title ({title}) /Dest [{} 0 R /Fit] {next} {child} >>", page_object(*page)));
     }
+    file(&objects)
+}
+
+/// A PDF of these objects, from 1; the first is the catalog.
+fn file(objects: &[String]) -> Vec<u8> {
     let mut file = String::from("%PDF-1.4\n");
     let mut places = Vec::new();
     for (index, object) in objects.iter().enumerate() {
@@ -218,6 +223,93 @@ fn running_heads_feet_and_numbers_go() {
     assert_eq!(text.matches('\u{0C}').count(), 3);
 }
 
+/// A page with a bold heading and prose below it.
+fn headed(size: f32, heading: &str, line: &str) -> Sketch {
+    Sketch::default().font("B", size, 70.0, 730.0, heading).text(70.0, 698.0, line).lines(70.0, 683.0, &PROSE)
+}
+
+#[test]
+fn headings_at_one_height_stay() {
+    let errors: Vec<Sketch> = (17..23).map(|n| headed(14.0, &format!("Error E-{n}"), &format!("Meaning of {n}."))).collect();
+    let text = text(&errors);
+    assert!((17..23).all(|n| text.contains(&format!("# Error E-{n}\n"))), "{text}");
+    // Their numbers may go up with the pages, and their type may be that of the text.
+    let steps: Vec<Sketch> = (1..7).map(|n| headed(10.0, &format!("Step {n}"), "Wait.")).collect();
+    let text = self::text(&steps);
+    assert!((1..7).all(|n| text.contains(&format!("Step {n}"))), "{text}");
+    // Several devices have the same heading and the same values.
+    for count in [3, 8] {
+        let devices: Vec<Sketch> = (0..count).map(|_| headed(16.0, "Technical data", "Protection class: IP44")).collect();
+        let text = self::text(&devices);
+        assert_eq!((text.matches("# Technical data").count(), text.matches("IP44").count()), (count, count), "{text}");
+    }
+}
+
+#[test]
+fn slides_keep_their_titles() {
+    let titles = ["Mounting", "Filling", "Bleeding", "Ignition", "Service", "Winter stop"];
+    let slide = |(n, title): (usize, &&str)| {
+        let foot = format!("{}", n + 1);
+        let page = Sketch::default().font("B", 28.0, 60.0, 730.0, title).font("F", 18.0, 80.0, 600.0, "- Keep the log book.");
+        page.font("F", 9.0, 60.0, 30.0, "ACME training 2026").font("F", 9.0, 500.0, 30.0, &foot)
+    };
+    let text = text(&titles.iter().enumerate().map(slide).collect::<Vec<_>>());
+    assert!(titles.iter().all(|title| text.contains(&format!("# {title}\n"))), "{text}");
+    assert!(!text.contains("ACME"), "{text}");
+}
+
+#[test]
+fn a_table_over_pages_keeps_its_head() {
+    let page = |n: usize| {
+        let cells = |page: Sketch, y: f32, cells: [&str; 3]| {
+            cells.iter().zip([70.0, 170.0, 350.0]).fold(page, |page, (cell, x)| page.text(x, y, cell))
+        };
+        let page = Sketch::default().text(70.0, 770.0, "ACME Pump Manual").text(280.0, 30.0, &format!("Page {n}"));
+        let page = cells(page, 730.0, ["Code", "Meaning", "Remedy"]);
+        (0..28).fold(page, |page, row| {
+            let code = format!("E-{}", 100 * n + row);
+            cells(page, 710.0 - 20.0 * row as f32, [&code, "No flow", "Wait"])
+        })
+    };
+    let text = text(&[page(1), page(2), page(3)]);
+    assert!(text.starts_with("| Code | Meaning | Remedy |\n|---|---|---|\n| E-100 |"), "{text}");
+    assert!(!text.contains("ACME") && !text.contains("Page 2"), "{text}");
+}
+
+#[test]
+fn running_heads_of_chapters_go() {
+    // Two chapters, the number of the page outside, and a title of the outline that is also a running head.
+    let page = |n: usize| {
+        let chapter = if n < 6 { "Safety" } else { "Operation" };
+        let (left, right) =
+            if n.is_multiple_of(2) { (format!("{n}"), chapter.to_owned()) } else { (chapter.to_owned(), format!("{n}")) };
+        let page = Sketch::default().text(50.0, 770.0, &left).text(450.0, 770.0, &right);
+        let page = if n == 1 || n == 6 { page.font("B", 18.0, 50.0, 700.0, chapter) } else { page };
+        page.lines(50.0, 660.0, &PROSE).text(50.0, 600.0, &format!("It is known as leaf{n}x."))
+    };
+    let pages: Vec<Sketch> = (1..=10).map(page).collect();
+    let text = parse(pdf(&pages, &[("Safety", 1, 0), ("Operation", 1, 5)])).unwrap().text;
+    assert_eq!(text.matches("Safety").count(), 1, "{text}");
+    assert_eq!(text.matches("# Operation\n").count(), 1, "{text}");
+    assert!(text.lines().all(|line| line.trim().parse::<usize>().is_err()), "{text}");
+}
+
+#[test]
+fn a_document_of_recurring_lines_is_not_emptied() {
+    let page = || Sketch::default().text(50.0, 740.0, "Keep out");
+    assert_eq!(text(&[page(), page(), page(), page()]).matches("Keep out").count(), 4);
+}
+
+#[test]
+fn a_title_of_the_outline_stays() {
+    let page =
+        |n: usize| Sketch::default().text(50.0, 770.0, "Care").lines(50.0, 700.0, &PROSE).text(50.0, 600.0, &format!("leaf{n}x"));
+    let pages: Vec<Sketch> = (1..=5).map(page).collect();
+    let text = parse(pdf(&pages, &[("Care", 1, 1)])).unwrap().text;
+    assert_eq!(text.matches("Care").count(), 1, "{text}");
+    assert!(text.contains("# Care\n"), "{text}");
+}
+
 #[test]
 fn hyphens_go_where_the_word_is_whole() {
     let page = Sketch::default().lines(
@@ -236,6 +328,23 @@ fn hyphens_go_where_the_word_is_whole() {
         text.contains("asks for maintenance, and of a well-known tank, and of E-42. Its fonts-crosextra-carlito is a name."),
         "{text}"
     );
+}
+
+#[test]
+fn german_hyphens_of_shared_ends_stay() {
+    let lines = [
+        "Die Ein- und Aus-",
+        "gaenge sowie die Strom-",
+        "und Wasserleitungen. Siehe https://example.org/pump-",
+        "manual/e-17.html und die Do-",
+        "nau-Dampfschiff-Gesell-",
+        "schaft der Nord-",
+        "Sued-Verbindung. Der Ver-",
+        "und Entsorger.",
+    ];
+    let text = text(&[Sketch::default().lines(50.0, 700.0, &lines)]);
+    let right = "Die Ein- und Ausgaenge sowie die Strom- und Wasserleitungen. Siehe https://example.org/pump-manual/e-17.html und die Donau-Dampfschiff-Gesellschaft der Nord-Sued-Verbindung. Der Ver- und Entsorger.\n";
+    assert_eq!(text, right);
 }
 
 #[test]
@@ -334,6 +443,104 @@ fn a_paragraph_goes_on_over_the_page() {
 }
 
 #[test]
+fn upright_heads_name_the_columns() {
+    let heads = ["Inlet pressure", "Outlet pressure", "Motor current", "Flow rate"];
+    let table = |turn: &str| {
+        let mut page = Sketch::default().lines(50.0, 760.0, &PROSE);
+        for (column, head) in heads.iter().enumerate() {
+            let x = 190 + 60 * column;
+            let (x, y) = if turn.starts_with("0 1") { (x, 640) } else { (x - 8, 712) };
+            writeln!(page.0, "BT /F 10 Tf {turn} {x} {y} Tm ({head}) Tj ET").unwrap();
+        }
+        for row in 0..3 {
+            let y = 620.0 - 20.0 * row as f32;
+            page = page.text(60.0, y, &format!("Pump {row}")).rule(60.0, y - 5.0, 420.0, y - 5.0);
+            page =
+                (0..4).fold(page, |page, column| page.text(180.0 + 60.0 * column as f32, y, &format!("{}", 10 * row + column)));
+        }
+        text(&[page])
+    };
+    let right = "|  | Inlet pressure | Outlet pressure | Motor current | Flow rate |\n|---|---|---|---|---|\n| Pump 0 | 0 | 1 | 2 | 3 |\n";
+    for turn in ["0 1 -1 0", "0 -1 1 0"] {
+        let text = table(turn);
+        assert!(text.contains(right), "{turn}: {text}");
+    }
+}
+
+#[test]
+fn a_table_across_the_page_is_read() {
+    let rows =
+        [("Code", "Meaning", "Remedy"), ("E-17", "Low water", "Refill"), ("E-18", "Hot", "Wait"), ("E-19", "Loud", "Stop")];
+    let mut page = Sketch::default().lines(50.0, 760.0, &PROSE).text(50.0, 30.0, "The foot of this page");
+    page.0.push_str("q 0 1 -1 0 300 100 cm\n");
+    for (n, (code, meaning, remedy)) in rows.iter().enumerate() {
+        let y = -15.0 * n as f32;
+        page = page.text(0.0, y, code).text(100.0, y, meaning).text(250.0, y, remedy);
+    }
+    page.0.push_str("Q\n");
+    let text = text(&[page]);
+    let table = "| Code | Meaning | Remedy |\n|---|---|---|\n| E-17 | Low water | Refill |\n| E-18 | Hot | Wait |\n";
+    assert!(text.starts_with(&PROSE.join(" ")) && text.contains(table), "{text}");
+}
+
+#[test]
+fn a_slanted_page_is_straightened() {
+    for degrees in [-10.0_f32, -3.0, 1.0, 6.0, 10.0] {
+        let (sin, cos) = degrees.to_radians().sin_cos();
+        let program = Sketch::default().lines(80.0, 600.0, &PROSE).text(80.0, 500.0, "Another paragraph.").0;
+        let page = Sketch(format!("q {cos} {sin} {} {cos} 0 0 cm\n{program}Q\n", -sin));
+        assert_eq!(text(&[page]), format!("{}\n\nAnother paragraph.\n", PROSE.join(" ")), "{degrees}");
+    }
+}
+
+/// A file of pages that are text (`T`), an image (`I`), or an image with a line of text over it (`L`).
+fn scanned(pages: &str) -> Result<Parsed, Fault> {
+    let image = "q 600 0 0 800 0 0 cm /I Do Q\n";
+    let pages: Vec<Sketch> = pages
+        .chars()
+        .enumerate()
+        .map(|(n, kind)| match kind {
+            'T' => Sketch::default().lines(50.0, 700.0, &PROSE).text(50.0, 600.0, &format!("leaf{n}x")),
+            'I' => Sketch(image.to_owned()),
+            _ => Sketch(image.to_owned()).font(
+                "F",
+                8.0,
+                50.0,
+                770.0,
+                &format!("ACME manual - downloaded from an archive - page {n}"),
+            ),
+        })
+        .collect();
+    let mut objects = String::from_utf8(pdf(&pages, &[])).unwrap();
+    // An image is a stream: it follows the pages as an object of its own.
+    objects = objects.replace("/Resources << /Font", "/Resources << /XObject << /I 900 0 R >> /Font");
+    let stream = "900 0 obj\n<< /Type /XObject /Subtype /Image /Width 1 /Height 1 /ColorSpace /DeviceGray /BitsPerComponent 8 /Length 1 >>\nstream\nx\nendstream\nendobj\n";
+    let at = objects.rfind("xref\n0 ").unwrap();
+    objects.insert_str(at, stream);
+    parse(objects.into_bytes())
+}
+
+#[test]
+fn scanned_pages_are_noted_by_number() {
+    assert_eq!(scanned("TTTT").unwrap().note, None);
+    let note = |pages: &str| scanned(pages).unwrap().note;
+    assert_eq!(
+        note("TIT").as_deref(),
+        Some("1 of 3 pages are images without text and were left out (page 2); `ocrmypdf` adds the text")
+    );
+    assert!(note("TTIIITTTIT").unwrap().starts_with("4 of 10 pages are images without text and were left out (pages 3-5, 9);"));
+    assert!(note("TTLLTTTT").unwrap().contains("(pages 3-4)"));
+    // A cover is an image, too.
+    assert_eq!(note("ITTT"), None);
+}
+
+#[test]
+fn a_line_over_a_scan_makes_no_text_of_it() {
+    assert_eq!(scanned("LLLLLL").unwrap_err(), Fault::NoText { pages: 6 });
+    assert_eq!(scanned("LL").unwrap_err(), Fault::NoText { pages: 2 });
+}
+
+#[test]
 fn text_that_stands_upright_is_left_out() {
     let mut page = Sketch::default().lines(50.0, 700.0, &PROSE);
     page.0.push_str("BT /F 10 Tf 0 1 -1 0 20 100 Tm (Stamp) Tj ET\n");
@@ -424,4 +631,197 @@ fn a_damaged_file_is_no_scanned_one() {
 fn text_strings_are_decoded() {
     assert_eq!(text_string(b"Caf\xE9 \x85"), "Café –");
     assert_eq!(text_string(b"\xFE\xFF\x00P\x00u"), "Pu");
+}
+
+/// A font with a code for each character of `letters`, from `!` on, with the width of half an em.
+fn letters_font(letters: &str) -> (String, impl Fn(&str) -> String + '_) {
+    let mut map =
+        String::from("/CIDInit /ProcSet findresource begin begincmap 1 begincodespacerange <00> <FF> endcodespacerange\n");
+    let count = letters.chars().count();
+    writeln!(map, "{count} beginbfchar").unwrap();
+    for (code, letter) in letters.chars().enumerate() {
+        writeln!(map, "<{:02X}> <{:04X}>", 0x21 + code, u32::from(letter)).unwrap();
+    }
+    map.push_str("endbfchar endcmap end");
+    let widths = "500 ".repeat(count);
+    let font = format!(
+        "<< /Type /Font /Subtype /TrueType /BaseFont /Letters /FirstChar 33 /LastChar {} /Widths [{widths}] /ToUnicode 9 0 R >>",
+        32 + count
+    );
+    let codes = move |text: &str| {
+        text.chars().map(|char| letters.chars().position(|letter| letter == char).map_or(0x20, |at| 0x21 + at)).fold(
+            String::new(),
+            |mut codes, code| {
+                write!(codes, "{code:02X}").unwrap();
+                codes
+            },
+        )
+    };
+    (format!("{font}\u{0}{map}"), codes)
+}
+
+/// The text of a page whose lines show these characters from left to right.
+fn shown(lines: &[&str]) -> String {
+    let mut letters: Vec<char> = lines.iter().flat_map(|line| line.chars()).filter(|&char| char != ' ').collect();
+    letters.sort_unstable();
+    letters.dedup();
+    let letters: String = letters.into_iter().collect();
+    let (font, codes) = letters_font(&letters);
+    let (font, map) = font.split_once('\u{0}').unwrap();
+    let mut page = String::new();
+    for (n, line) in lines.iter().enumerate() {
+        // Words stand apart by their places.
+        let mut x = 60.0;
+        for word in line.split(' ') {
+            writeln!(page, "BT /F 10 Tf {x} {} Td <{}> Tj ET", 700 - 14 * n, codes(word)).unwrap();
+            x += 5.0 * word.chars().count() as f32 + 3.0;
+        }
+    }
+    let objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        "<< /Type /Pages /Count 1 /Kids [3 0 R] >>".to_owned(),
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R /Resources << /Font << /F 5 0 R >> >> >>"
+            .to_owned(),
+        format!("<< /Length {} >>\nstream\n{page}\nendstream", page.len()),
+        font.to_owned(),
+        "<< >>".to_owned(),
+        "<< >>".to_owned(),
+        "<< >>".to_owned(),
+        format!("<< /Length {} >>\nstream\n{map}\nendstream", map.len()),
+    ];
+    parse(file(&objects)).unwrap().text
+}
+
+#[test]
+fn hebrew_and_arabic_are_read_from_the_right() {
+    let visual = |line: &str| line.chars().rev().collect::<String>();
+    let hebrew = ["המשאבה מזיזה מים מהמכל", "בדוק את הלחץ בכל יום"];
+    assert_eq!(shown(&hebrew.map(visual).iter().map(String::as_str).collect::<Vec<_>>()), format!("{}\n", hebrew.join(" ")));
+    let arabic = "المضخة تحرك الماء من الخزان";
+    assert_eq!(shown(&[&visual(arabic)]), format!("{arabic}\n"));
+    // Numbers and Latin words go from the left amid them.
+    assert_eq!(shown(&["םוי PX-200 הבאשמ 15 רמש"]), "שמר 15 משאבה PX-200 יום\n");
+    assert_eq!(shown(&["The word םולש is Hebrew"]), "The word שלום is Hebrew\n");
+}
+
+#[test]
+fn words_in_the_order_of_reading_stay() {
+    // A program without the algorithm lays them from left to right.
+    let hebrew = ["מים חמים זורמים", "בדוק את הלחץ בכל יום"];
+    assert_eq!(shown(&hebrew), format!("{}\n", hebrew.join(" ")));
+}
+
+#[test]
+fn arabic_shapes_are_letters() {
+    assert_eq!(shown(&["\u{FEE2}\u{FEFC}\u{FEB3}"]), "سلام\n");
+}
+
+/// The text of a page with this program and these fonts; objects from 5 on follow.
+fn drawn(program: &str, fonts: &str, more: &[&str]) -> String {
+    let mut objects = vec![
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        "<< /Type /Pages /Count 1 /Kids [3 0 R] >>".to_owned(),
+        format!("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R /Resources << /Font << {fonts} >> >> >>"),
+        format!("<< /Length {} >>\nstream\n{program}\nendstream", program.len()),
+    ];
+    objects.extend(more.iter().map(|&object| object.to_owned()));
+    parse(file(&objects)).unwrap().text
+}
+
+#[test]
+fn fonts_inside_one_object_are_several() {
+    let table = |codes: &str| {
+        let map = format!("begincmap 1 begincodespacerange <00> <FF> endcodespacerange 3 beginbfchar {codes} endbfchar endcmap");
+        format!("<< /Length {} >>\nstream\n{map}\nendstream", map.len())
+    };
+    let (first, second) = (table("<61> <0061> <62> <0062> <63> <0063>"), table("<61> <0078> <62> <0079> <63> <007A>"));
+    let font = |map: usize| format!("<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode {map} 0 R >>");
+    let fonts = format!("/F {} /G {}", font(5), font(6));
+    let text = drawn("BT /F 10 Tf 50 700 Td (abc) Tj /G 10 Tf 0 -12 Td (abc) Tj ET", &fonts, &[&first, &second]);
+    assert_eq!(text, "abc xyz\n");
+}
+
+#[test]
+fn codes_without_a_table_are_characters() {
+    let font = |ordering: &str, table: &str| {
+        format!(
+            "/F << /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /Identity-H {table} /DescendantFonts [<< /Type /Font /Subtype /CIDFontType2 /BaseFont /X /DW 500 /CIDSystemInfo << /Registry (Adobe) /Ordering ({ordering}) /Supplement 0 >> >>] >>"
+        )
+    };
+    let program = |codes: &str| format!("BT /F 10 Tf 50 700 Td <{codes}> Tj ET");
+    assert_eq!(drawn(&program("006100E90063"), &font("Identity", "/ToUnicode /Identity-H"), &[]), "aéc\n");
+    // Without a table, the codes are those of the collection.
+    assert_eq!(drawn(&program("034B034D034F"), &font("Japan1", ""), &[]), "あいう\n");
+}
+
+#[test]
+fn text_of_any_scale_is_read() {
+    // A negative size, turned back by a negative stretch.
+    let helvetica = "/F << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>";
+    assert_eq!(drawn("BT /F -10 Tf -100 Tz 1 0 0 -1 50 700 Tm (Schedule K-1) Tj ET", helvetica, &[]), "Schedule K-1\n");
+    // A Type 3 font whose units are a thousand times larger than usual.
+    let square = "<< /Length 40 >>\nstream\n600 0 0 0 500 700 d1 0 0 500 700 re f   \nendstream";
+    let font = "/F << /Type /Font /Subtype /Type3 /FontMatrix [1 0 0 1 0 0] /FontBBox [0 0 1000 1000] /FirstChar 97 /LastChar 98 /Widths [600 600] /Encoding << /Differences [97 /a /b] >> /CharProcs << /a 5 0 R /b 5 0 R >> >>";
+    assert_eq!(drawn("BT /F 0.01 Tf 50 700 Td (abab) Tj ET", font, &[square]), "abab\n");
+}
+
+/// The text of a page with this program and these annotations.
+fn annotated(program: &str, annotations: &str) -> Result<String, Fault> {
+    let drawing = "BT /F 10 Tf 2 5 Td (drawn) Tj ET";
+    let objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        "<< /Type /Pages /Count 1 /Kids [3 0 R] >>".to_owned(),
+        format!(
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R /Resources << /Font << /F 5 0 R >> >> /Annots [{annotations}] >>"
+        ),
+        format!("<< /Length {} >>\nstream\n{program}\nendstream", program.len()),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_owned(),
+        format!(
+            "<< /Type /XObject /Subtype /Form /BBox [0 0 50 10] /Resources << /Font << /F 5 0 R >> >> /Length {} >>\nstream\n{drawing}\nendstream",
+            drawing.len()
+        ),
+        "<< /T (dealer) /FT /Ch /V (k) /Opt [[(k) (Kirchberg)] [(o) (Oberdorf)]] >>".to_owned(),
+    ];
+    parse(file(&objects)).map(|parsed| parsed.text)
+}
+
+#[test]
+fn fields_are_read_beside_their_labels() {
+    let labels = Sketch::default().text(50.0, 700.0, "Serial number:").text(50.0, 660.0, "Dealer:").text(50.0, 620.0, "Notes:").0;
+    let fields = "<< /Subtype /Widget /FT /Tx /T (serial) /V (PX-4711-QZ) /Rect [200 694 400 712] >>
+        << /Subtype /Widget /Parent 7 0 R /Rect [200 654 400 672] >>
+        << /Subtype /Widget /FT /Tx /T (notes) /V (old value) /AP << /N 6 0 R >> /Rect [200 615 250 625] >>
+        << /Subtype /Widget /FT /Tx /T (secret) /Ff 8192 /V (hunter) /Rect [200 574 400 592] >>
+        << /Subtype /Widget /FT /Tx /T (hidden) /F 2 /V (unseen) /Rect [200 534 400 552] >>";
+    let text = annotated(&labels, fields).unwrap();
+    assert!(text.contains("| Serial number: | PX-4711-QZ |") && text.contains("| Dealer: | Kirchberg |"), "{text}");
+    assert!(text.contains("| Notes: | drawn |") && !text.contains("old value"), "{text}");
+    assert!(!text.contains("hunter") && !text.contains("unseen"), "{text}");
+}
+
+#[test]
+fn a_page_of_fields_only_has_text() {
+    let fields = "<< /Subtype /Widget /FT /Tx /TU (Serial number) /V (PX-4711-QZ) /AP << /N 6 0 R >> /Rect [200 694 400 712] >>
+        << /Subtype /Widget /FT /Btn /T (checked) /AS /Yes /Rect [200 654 220 672] >>";
+    assert_eq!(annotated("", fields).unwrap(), "Serial number: PX-4711-QZ\n\nchecked: \u{2612}\n");
+    assert_eq!(annotated("", "").unwrap_err(), Fault::NoText { pages: 1 });
+}
+
+#[test]
+fn free_text_and_stamps_are_on_the_page() {
+    let notes = "<< /Subtype /FreeText /Contents (spare fuse behind the panel) /Rect [50 600 350 620] >>
+        << /Subtype /Stamp /AP << /N 6 0 R >> /Rect [50 500 100 510] >>
+        << /Subtype /Highlight /Contents (a comment) /Rect [50 700 350 720] >>";
+    let text = annotated(&Sketch::default().lines(50.0, 700.0, &PROSE).0, notes).unwrap();
+    assert!(text.contains("\n\nspare fuse behind the panel\n\ndrawn\n"), "{text}");
+    assert!(!text.contains("a comment"), "{text}");
+}
+
+#[test]
+fn text_downwards_is_read_from_the_right() {
+    // CIDs of Japan1: あいうえお and かきくけこ.
+    let font = "/F << /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /Identity-V /DescendantFonts [<< /Type /Font /Subtype /CIDFontType0 /BaseFont /X /DW 1000 /CIDSystemInfo << /Registry (Adobe) /Ordering (Japan1) /Supplement 0 >> >>] >>";
+    let program = "BT /F 12 Tf 500 700 Td <034B034D034F03510353> Tj ET BT /F 12 Tf 480 700 Td <035403560358035A035C> Tj ET";
+    let text = drawn(program, font, &[]);
+    assert_eq!(text, "あいうえお かきくけこ\n");
 }

@@ -204,10 +204,15 @@ impl MarkdownWriter {
             let last = text[..end - 1].rsplit(char::is_whitespace).next().unwrap_or("");
             let first = line.split(' ').next().unwrap_or("");
             let letters = last.ends_with(char::is_alphabetic) && first.starts_with(char::is_lowercase);
-            // `fonts-crosextra-` is the beginning of a name, whose hyphens stay.
-            let name = last.contains(['-', '_', '/', '.', ':']);
+            // `fonts-crosextra-` is the beginning of a name, whose hyphens stay; `Donau-Dampf-` is a compound of words.
+            let compound = !last.contains(['_', '/', '.', ':'])
+                && last.rsplit('-').next().is_some_and(|part| part.starts_with(char::is_uppercase));
+            let name = last.contains(['-', '_', '/', '.', ':']) && !compound;
             let whole = self.words.has(&format!("{last}{first}"));
-            if letters && (whole || !name && !self.words.has(&format!("{last}-{first}"))) {
+            if letters && !whole && is_conjunction(first) {
+                // `Strom-` shares the end of another word: `Strom- und Wasserleitungen`.
+                text.insert(end, ' ');
+            } else if letters && (whole || !name && !self.words.has(&format!("{last}-{first}"))) {
                 text.replace_range(end - 1..end, "");
             }
             joined = true;
@@ -272,6 +277,13 @@ fn is_label(line: &str) -> bool {
     const LABELS: [&str; 11] =
         ["note", "notes", "warning", "caution", "danger", "important", "tip", "notice", "attention", "hinweis", "achtung"];
     LABELS.contains(&line.trim_end_matches([':', '!']).to_lowercase().as_str())
+}
+
+/// Whether a word joins words that share their end.
+fn is_conjunction(word: &str) -> bool {
+    // Shorter ones can be the end of a word: `tak-`, `en`.
+    const WORDS: [&str; 7] = ["und", "oder", "bzw", "sowie", "and", "och", "eller"];
+    WORDS.contains(&word.trim_end_matches(['.', ',']))
 }
 
 /// Whether a paragraph seems to continue.
