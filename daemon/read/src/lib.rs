@@ -15,7 +15,7 @@ pub mod outline;
 
 pub use error::ReadError;
 pub use formats::{Format, Reader};
-pub use media::{check_media_type, format_of};
+pub use media::{check_media_type, format_of, media_type_of};
 
 use error::refused;
 use formats::{Parsed, one_line};
@@ -70,7 +70,10 @@ pub struct Original<'a> {
 pub fn read(source: Original) -> Result<Reading, ReadError> {
     let format = format_of(source)?;
     let (parsed, form) = match format.reader {
-        Reader::Text(_, form) => (format.parse(source.bytes.to_vec()).map_err(refused)?, form),
+        Reader::Text(_, form) => {
+            let charset = source.media_type.and_then(media::charset);
+            (format.parse_in(source.bytes.to_vec(), charset).map_err(refused)?, form)
+        }
         Reader::Confined(_) => (child::read(format, source.bytes)?, Form::Markdown),
     };
     let Parsed { title: own_title, text, note } = parsed;

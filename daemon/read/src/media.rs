@@ -4,7 +4,10 @@ use std::io::Read;
 
 use flate2::read::MultiGzDecoder;
 
-use crate::formats::{FORMATS, Format, HTML, MARKDOWN, PLAIN, Reader, decode};
+use crate::formats::{
+    FORMATS, Format, HTML, MARKDOWN, PLAIN, Reader,
+    encoding::{decode_head, legacy_name, utf_16_without_mark},
+};
 use crate::{Original, ReadError};
 
 /// Checks a given media type. A type that says nothing, such as `application/octet-stream`, leaves the decision to the content.
@@ -60,6 +63,20 @@ pub fn format_of(source: Original) -> Result<&'static Format, ReadError> {
         Kind::Binary(kind) => Err(ReadError::Binary { kind: kind.into() }),
         Kind::Convert(kind, command) => Err(ReadError::Convert { kind, command }),
     }
+}
+
+/// The media type under which a document is stored: its format's, with the encoding if the sender named one that no reader would
+/// find out when it reads the stored bytes again.
+///
+/// # Errors
+/// As [`format_of`].
+pub fn media_type_of(source: Original) -> Result<String, ReadError> {
+    let format = format_of(source)?;
+    let charset = source.media_type.and_then(charset).and_then(legacy_name);
+    Ok(match (format.reader, charset) {
+        (Reader::Text(..), Some(charset)) => format!("{}; charset={charset}", format.media_type),
+        _ => format.media_type.to_owned(),
+    })
 }
 
 /// A manual page is known by its macros, once its name (`ls.1`, `open.3p.gz`) says that it may be one.
@@ -170,7 +187,7 @@ fn from_extension(name: &str) -> Option<Kind> {
 
 /// The type of text without a given type or extension, from its first 4 KiB.
 fn from_content(bytes: &[u8]) -> &'static Format {
-    let (head, _) = decode(&bytes[..bytes.len().min(4096)]);
+    let head = decode_head(bytes);
     let start = head.trim_start().get(..64).unwrap_or(head.trim_start()).to_ascii_lowercase();
     if start.starts_with("<!doctype html") || start.contains("<html") {
         return &HTML;
@@ -187,14 +204,28 @@ fn from_content(bytes: &[u8]) -> &'static Format {
     if marked_up { &MARKDOWN } else { &PLAIN }
 }
 
-/// Zero bytes, or many control characters, in the first 8 KiB of something that is not UTF-16.
+/// The parameter `charset` of a media type.
+pub(crate) fn charset(media_type: &str) -> Option<&str> {
+    media_type.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// Many control characters in the first 8 KiB of something that is not UTF-16, or zero bytes beside signs of binary data. A
+/// power cut leaves runs of zeros in a log, which is text all the same.
 fn looks_binary(bytes: &[u8]) -> bool {
-    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) || utf_16_without_mark(bytes).is_some() {
         return false;
     }
     let head = &bytes[..bytes.len().min(8192)];
-    let control = head.iter().filter(|&&byte| byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0C | 0x1B)).count();
-    head.contains(&0) || control * 20 > head.len()
+    let control = head.iter().filter(|&&byte| byte < 0x20 && !matches!(byte, 0 | b'\t' | b'\n' | b'\r' | 0x0C | 0x1B)).count();
+    if !head.contains(&0) {
+        return control * 20 > head.len();
+    }
+    let runs = head.chunk_by(|a, b| (*a == 0) == (*b == 0)).filter(|run| run[0] == 0).count();
+    let faults = head.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
+    control > 0 || runs * 8 > head.len() || faults * 100 > head.len()
 }
 
 #[cfg(test)]
@@ -203,11 +234,7 @@ mod tests {
     use crate::formats::{EPUB, PDF};
 
     fn told(name: &str, media_type: Option<&str>, bytes: &[u8]) -> Result<&'static Format, ReadError> {
-        media_type_of(name, media_type, bytes)
-    }
-
-    fn media_type_of(name: &str, given: Option<&str>, bytes: &[u8]) -> Result<&'static Format, ReadError> {
-        format_of(Original { id: "doc", name, media_type: given, bytes, ..Original::default() })
+        format_of(Original { id: "doc", name, media_type, bytes, ..Original::default() })
     }
 
     #[test]
@@ -226,6 +253,34 @@ mod tests {
         assert_eq!(told("", None, b"\n<!DOCTYPE html><p>x").unwrap(), &HTML);
         assert_eq!(told("run", None, b"#!/bin/sh\n# comment\n").unwrap(), &PLAIN);
         assert_eq!(told("notes", None, b"just words").unwrap(), &PLAIN);
+    }
+
+    #[test]
+    fn a_named_encoding_is_stored_with_the_type() {
+        let stored = |given: &str| {
+            let source = Original { id: "a.txt", media_type: Some(given), bytes: b"\xEB\xCC\xC0\xDE", ..Original::default() };
+            (media_type_of(source).unwrap(), crate::read(source).map(|reading| reading.text))
+        };
+        let (stored_type, text) = stored("text/plain; Charset=\"KOI8-R\"");
+        assert_eq!((stored_type.as_str(), text.unwrap().as_str()), ("text/plain; charset=KOI8-R", "Ключ"));
+        assert_eq!(stored(&stored_type).0, stored_type);
+        for given in ["text/plain; charset=utf-8", "text/plain; charset=none", "text/plain"] {
+            assert_eq!(stored(given).0, "text/plain");
+        }
+    }
+
+    #[test]
+    fn text_with_zeros_is_text() {
+        let log = crate::formats::example("encoding/nul-in-log.txt");
+        assert_eq!(told("pump.log", None, &log).unwrap(), &PLAIN);
+        let reading = crate::read(Original { id: "pump.log", bytes: &log, ..Original::default() }).unwrap();
+        assert!(reading.text.contains("pump failed with E-17\n12:03 stop"), "{}", reading.text);
+        let cut = [b"12:01 start\n".to_vec(), vec![0; 9000], b"12:03 stop\n".to_vec()].concat();
+        assert_eq!(told("pump.log", None, &cut).unwrap(), &PLAIN);
+        let wide: Vec<u8> = "Wartung der Heizungspumpe".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(told("a.txt", None, &wide).unwrap(), &PLAIN);
+        let structs: Vec<u8> = (0..400_u32).flat_map(u32::to_le_bytes).collect();
+        assert!(told("a.txt", None, &structs).is_err());
     }
 
     /// The error message for a file.

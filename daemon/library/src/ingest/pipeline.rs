@@ -10,7 +10,7 @@ use std::{
 
 use serde::Serialize;
 
-use read::{ReadError, Reading, format_of, given_title};
+use read::{ReadError, Reading, given_title, media_type_of};
 use wire::Change;
 
 use super::{
@@ -156,7 +156,7 @@ impl Pipeline {
             log::warn!("{}: {note}", source.id);
         }
         document.title.clone_from(&reading.title);
-        document.media_type = reading.format.media_type.into();
+        document.media_type = media_type_of(source.original()).map_err(unreadable(&source.id))?;
         document.note.clone_from(&reading.note);
         let mut incoming = self.store.begin_put(&document, &source.bytes)?;
         if lost.is_some() {
@@ -295,7 +295,7 @@ fn is_same(present: &Document, new: &Document, source: &Source) -> Result<bool, 
     let same_title = given_title(source.original()).is_none_or(|title| title == present.title);
     Ok(like(present) == like(new)
         && same_title
-        && format_of(source.original()).map_err(unreadable(&source.id))?.media_type == present.media_type)
+        && media_type_of(source.original()).map_err(unreadable(&source.id))? == present.media_type)
 }
 
 fn outcome(change: Change, document: &Document, truncated: u32) -> Outcome {

@@ -1,10 +1,13 @@
-//! HTML to Markdown in one pass over its tokens.
+//! HTML and XHTML to Markdown in one pass over their tokens.
 //!
 //! No tree is built: a page takes no more memory than its own size, whatever its nesting, and nothing recurses. That matters more
 //! here than a browser's fidelity: pages come from strangers and the board is small. Headings, paragraphs, lists, tables and
 //! preformatted text keep their structure. Links and emphasis keep their words only. Scripts, styles, navigation and form
 //! controls are left out. The tokenizer is html5ever's: entities, comments, quoting and raw text follow the standard
 //! (<https://html.spec.whatwg.org/multipage/parsing.html#tokenization>).
+//!
+//! XHTML is read as XML: there `<script/>` is empty, and in HTML it swallows the page. Pages that call themselves XHTML and are
+//! not well-formed go through HTML's tokenizer, with empty elements as in XML.
 
 use std::{
     cell::RefCell,
@@ -14,12 +17,15 @@ use std::{
 use html5ever::{
     tendril::StrTendril,
     tokenizer::{
-        BufferQueue, Tag, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
+        BufferQueue, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
         states::RawKind::{Rawtext, Rcdata, ScriptData},
     },
 };
 
-use super::{Fault, Parsed, markdown, one_line};
+use super::{
+    Fault, Parsed, markdown, one_line,
+    xml::{NotWellFormed, Token as XmlToken, Xml},
+};
 
 /// The tokenizer gets pieces of this size, and the clock is checked between them: the time of an element grows with the square of
 /// its attributes.
@@ -34,15 +40,64 @@ const MAX_LIST_DEPTH: usize = 8;
 /// Most columns of a table, and most columns or rows of one cell.
 const MAX_SPAN: usize = 64;
 
+/// XML tokens between two looks at the clock.
+const TOKENS_PER_LOOK: usize = 4096;
+
+/// A page is XHTML if its first bytes say so.
+const MAX_XHTML_HEAD_BYTES: usize = 1024;
+
 /// Converts a page; the title comes from `<title>`.
 pub(crate) fn to_markdown(html: &str) -> Result<Parsed, Fault> {
-    let begun = Instant::now();
-    convert_unless(html, || begun.elapsed() > TIME_LIMIT).ok_or(Fault::TooSlow(TIME_LIMIT))
+    convert(html, is_xhtml(html))
 }
 
-/// Like [`to_markdown`]; `None` once `given_up`, which is asked before every piece.
-fn convert_unless(html: &str, mut given_up: impl FnMut() -> bool) -> Option<Parsed> {
-    let tokenizer = Tokenizer::new(Sink(RefCell::default()), TokenizerOpts::default());
+/// Converts a page that is XHTML by the rules of its container.
+pub(super) fn xhtml_to_markdown(xhtml: &str) -> Result<Parsed, Fault> {
+    convert(xhtml, true)
+}
+
+fn convert(page: &str, is_xhtml: bool) -> Result<Parsed, Fault> {
+    let begun = Instant::now();
+    let given_up = || begun.elapsed() > TIME_LIMIT;
+    let parsed = match is_xhtml.then(|| convert_xml_unless(page, given_up)) {
+        Some(Ok(parsed)) => parsed,
+        Some(Err(NotWellFormed)) | None => convert_unless(page, is_xhtml, given_up),
+    };
+    parsed.ok_or(Fault::TooSlow(TIME_LIMIT))
+}
+
+/// Whether a page calls itself XML or names XHTML's name space.
+fn is_xhtml(page: &str) -> bool {
+    let page = page.trim_start();
+    let head = &page[..page.floor_char_boundary(MAX_XHTML_HEAD_BYTES)];
+    head.starts_with("<?xml") || head.contains("http://www.w3.org/1999/xhtml")
+}
+
+/// Converts well-formed XML; `None` once `given_up`.
+fn convert_xml_unless(page: &str, mut given_up: impl FnMut() -> bool) -> Result<Option<Parsed>, NotWellFormed> {
+    let (mut xml, mut writer) = (Xml::new(page), Writer::default());
+    let mut count = 0_usize;
+    while let Some(token) = xml.next()? {
+        if count.is_multiple_of(TOKENS_PER_LOOK) && given_up() {
+            return Ok(None);
+        }
+        count += 1;
+        match token {
+            XmlToken::Open(element) => {
+                let name = element.name().to_ascii_lowercase();
+                writer.open(&Tag { name: &name, attribute: &|name| element.get(name), is_empty: false });
+            }
+            XmlToken::Close(name) => writer.close(&name.to_ascii_lowercase()),
+            XmlToken::Words(words) => writer.words(&words),
+        }
+    }
+    Ok(Some(writer.finish()))
+}
+
+/// Converts HTML; `None` once `given_up`, which is asked before every piece.
+fn convert_unless(html: &str, is_xhtml: bool, mut given_up: impl FnMut() -> bool) -> Option<Parsed> {
+    let sink = Sink { writer: RefCell::default(), is_xhtml };
+    let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
     let input = BufferQueue::default();
     let mut rest = html;
     while !rest.is_empty() {
@@ -55,26 +110,59 @@ fn convert_unless(html: &str, mut given_up: impl FnMut() -> bool) -> Option<Pars
         rest = after;
     }
     tokenizer.end();
-    Some(tokenizer.sink.0.into_inner().finish())
+    Some(tokenizer.sink.writer.into_inner().finish())
 }
 
-struct Sink(RefCell<Writer>);
+struct Sink {
+    writer: RefCell<Writer>,
+    /// Whether a slash closes any element.
+    is_xhtml: bool,
+}
+
+impl Sink {
+    /// The name that counts. In HTML a colon is a part of it: Word's `<o:p>` is no paragraph.
+    fn local<'a>(&self, name: &'a str) -> &'a str {
+        if self.is_xhtml { name.rsplit(':').next().unwrap_or(name) } else { name }
+    }
+}
 
 impl TokenSink for Sink {
     type Handle = ();
 
     fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
-        let mut writer = self.0.borrow_mut();
+        let mut writer = self.writer.borrow_mut();
         match token {
             Token::CharacterTokens(text) => writer.words(&text),
             Token::TagToken(tag) if tag.kind == TagKind::StartTag => {
-                writer.open(&tag);
-                return raw_text(&tag.name);
+                let value = |name: &str| {
+                    tag.attrs.iter().find(|attribute| &*attribute.name.local == name).map(|attribute| attribute.value.to_string())
+                };
+                let (name, closed) = (self.local(&tag.name), tag.self_closing && self.is_xhtml);
+                writer.open(&Tag { name, attribute: &value, is_empty: tag.self_closing && !closed });
+                if !closed {
+                    return raw_text(name);
+                }
+                writer.close(name);
             }
-            Token::TagToken(tag) => writer.close(&tag.name),
+            Token::TagToken(tag) => writer.close(self.local(&tag.name)),
             _ => {}
         }
         TokenSinkResult::Continue
+    }
+}
+
+/// A start tag, from either tokenizer or from the reader of another format.
+pub(super) struct Tag<'a> {
+    pub(super) name: &'a str,
+    /// The value of the attribute of a name.
+    pub(super) attribute: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether it ends with a slash, and no end tag will follow.
+    pub(super) is_empty: bool,
+}
+
+impl Tag<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        (self.attribute)(name)
     }
 }
 
@@ -219,13 +307,13 @@ impl Writer {
     }
 
     fn open(&mut self, tag: &Tag) {
-        let name: &str = &tag.name;
+        let name = tag.name;
         if let Some((left_out, depth)) = &mut self.left_out {
             // A menu that is never closed does not swallow the page.
             if matches!(name, "main" | "article" | "body") {
                 self.left_out = None;
             } else {
-                *depth += usize::from(name == left_out && !tag.self_closing);
+                *depth += usize::from(name == left_out && !tag.is_empty);
                 return;
             }
         }
@@ -234,7 +322,7 @@ impl Writer {
         }
         if is_left_out(name) {
             // The slash closes `<svg/>`, but means nothing on HTML's own elements.
-            if !(tag.self_closing && matches!(name, "svg" | "math")) {
+            if !(tag.is_empty && matches!(name, "svg" | "math")) {
                 self.left_out = Some((name.to_owned(), 1));
             }
         } else if name == "title" {
@@ -282,7 +370,7 @@ impl Writer {
     }
 
     fn open_in_flow(&mut self, tag: &Tag) {
-        let name: &str = &tag.name;
+        let name = tag.name;
         if let Some(level) = heading_level(name) {
             self.end_block();
             self.lists.clear();
@@ -295,7 +383,7 @@ impl Writer {
                 if self.lists.is_empty() {
                     self.blank_line();
                 }
-                let start = attribute(tag, "start").and_then(|start| start.parse().ok()).unwrap_or(1);
+                let start = tag.get("start").and_then(|start| start.parse().ok()).unwrap_or(1);
                 if self.lists.len() < MAX_LIST_DEPTH {
                     self.lists.push(List { number: (name == "ol").then_some(start) });
                 }
@@ -320,9 +408,9 @@ impl Writer {
     }
 
     fn open_inline(&mut self, tag: &Tag) {
-        match &*tag.name {
+        match tag.name {
             "img" => {
-                if let Some(alt) = attribute(tag, "alt") {
+                if let Some(alt) = tag.get("alt") {
                     self.words(&alt);
                 }
             }
@@ -428,7 +516,7 @@ impl Writer {
     }
 
     fn open_in_table(&mut self, tag: &Tag) {
-        let name: &str = &tag.name;
+        let name = tag.name;
         match name {
             // A table that contains a table or a heading is a layout table.
             "table" => {
@@ -445,7 +533,7 @@ impl Writer {
             }
             "td" | "th" => {
                 self.end_cell();
-                let span = |name| attribute(tag, name).and_then(|span| span.parse().ok()).unwrap_or(1).clamp(1, MAX_SPAN);
+                let span = |name| tag.get(name).and_then(|span| span.parse().ok()).unwrap_or(1).clamp(1, MAX_SPAN);
                 let (columns, rows, heads) = (span("colspan"), span("rowspan"), name == "th");
                 self.table_mut(|table| {
                     table.in_cell = true;
@@ -532,10 +620,6 @@ impl Writer {
             self.end_block();
         }
     }
-}
-
-fn attribute(tag: &Tag, name: &str) -> Option<String> {
-    tag.attrs.iter().find(|attribute| &*attribute.name.local == name).map(|attribute| attribute.value.to_string())
 }
 
 #[derive(Default)]
@@ -652,6 +736,22 @@ mod tests {
     }
 
     #[test]
+    fn in_xhtml_a_slash_closes_any_element() {
+        let head = "<?xml version=\"1.0\"?><html xmlns=\"http://www.w3.org/1999/xhtml\"><head>";
+        for empty in ["script src='x.js'", "title", "style", "iframe", "object", "textarea", "noscript"] {
+            for end in ["</body></html>", "<br>&nbsp;</p>"] {
+                let page = format!("{head}<{empty}/></head><body><h1>Pump</h1><{empty}/><p>The valve key.</p>{end}");
+                assert_eq!(markdown(&page), "# Pump\n\nThe valve key.\n", "{page}");
+            }
+        }
+        let prefixed =
+            "<h:html xmlns:h='http://www.w3.org/1999/xhtml'><h:h1>Pump</h1></h:h1><h:p>a &amp; <![CDATA[b < c]]></h:p></h:html>";
+        assert_eq!(markdown(&prefixed.replace("</h1>", "")), "# Pump\n\na & b < c\n");
+        assert!(markdown(prefixed).starts_with("# Pump\n"));
+        assert_eq!(markdown("<p>Word<o:p> writes</o:p> so.</p>"), "Word writes so.\n");
+    }
+
+    #[test]
     fn an_open_menu_does_not_swallow_the_page() {
         assert_eq!(markdown("<nav><a>menu</a><main><p>text"), "text\n");
     }
@@ -682,11 +782,11 @@ mod tests {
             checks += 1;
             checks == 3
         };
-        assert!(convert_unless(&page, third).is_none());
+        assert!(convert_unless(&page, false, third).is_none());
         assert_eq!(checks, 3);
         let mut checks = 0;
         let words = "word ".repeat(PIECE_BYTES);
-        assert!(convert_unless(&words, || (checks += 1, false).1).is_some());
+        assert!(convert_unless(&words, false, || (checks += 1, false).1).is_some());
         assert_eq!(checks, words.len().div_ceil(PIECE_BYTES));
     }
 }

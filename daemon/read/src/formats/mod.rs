@@ -2,14 +2,18 @@
 //!
 //! The readers know only bytes and text, so that they can run in a child process (`child`) and be fuzzed alone.
 
+mod archive;
+pub mod encoding;
 mod epub;
 pub mod html;
 mod markdown;
 #[cfg(feature = "pdf")]
 mod pdf;
 mod text;
+mod xml;
 
 use crate::Form;
+use encoding::Declaration;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +38,10 @@ pub enum Fault {
     DamagedPdf(String),
     /// The document needs a password.
     Locked,
+    /// The document is protected against copying.
+    Protected,
+    /// The document is text in an encoding that cannot be told.
+    UnknownEncoding,
     /// Its pages are images.
     NoText {
         /// Number of pages.
@@ -177,9 +185,18 @@ impl Format {
     /// # Errors
     /// The reader's fault.
     pub fn parse(&self, bytes: Vec<u8>) -> Result<Parsed, Fault> {
+        self.parse_in(bytes, None)
+    }
+
+    /// Like [`parse`](Self::parse); `charset`: the encoding of a text, as the sender names it.
+    ///
+    /// # Errors
+    /// The reader's fault.
+    pub fn parse_in(&self, bytes: Vec<u8>, charset: Option<&str>) -> Result<Parsed, Fault> {
         match self.reader {
             Reader::Text(read, _) => {
-                let (text, note) = decode(&bytes);
+                let in_document = if *self == HTML { Declaration::InHtml } else { Declaration::InXml };
+                let (text, note) = encoding::decode(&bytes, charset.map_or(in_document, Declaration::Beside))?;
                 let parsed = read(&text::unix_lines(&text))?;
                 Ok(Parsed { note: note.or(parsed.note), ..parsed })
             }
@@ -193,67 +210,14 @@ pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Text from bytes: UTF-8 and UTF-16 by their byte order mark, else UTF-8, else Windows-1252 (the superset of Latin-1 that most
-/// Latin-1 files use). The second part is a note if Windows-1252 was guessed or UTF-16 had broken pairs.
-pub fn decode(bytes: &[u8]) -> (String, Option<String>) {
-    if let Some(rest) = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]) {
-        return decode(rest);
-    }
-    if let Some(rest) = bytes.strip_prefix(&[0xFF, 0xFE]) {
-        return decode_utf16(rest, u16::from_le_bytes);
-    }
-    if let Some(rest) = bytes.strip_prefix(&[0xFE, 0xFF]) {
-        return decode_utf16(rest, u16::from_be_bytes);
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (text.to_owned(), None),
-        Err(_) => (
-            bytes.iter().map(|&byte| windows_1252(byte)).collect(),
-            Some("not UTF-8: read as Latin-1 (Windows-1252); save it as UTF-8 if letters look wrong".into()),
-        ),
-    }
+/// Text that begins with a byte order mark.
+#[cfg(feature = "pdf")]
+fn decode(bytes: &[u8]) -> (String, Option<String>) {
+    encoding::decode(bytes, Declaration::InXml).unwrap_or_default()
 }
 
-fn decode_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> (String, Option<String>) {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let mut broken = !rest.is_empty();
-    let text = char::decode_utf16(pairs.iter().map(|&pair| unit(pair)))
-        .map(|unit| {
-            unit.unwrap_or_else(|_| {
-                broken = true;
-                char::REPLACEMENT_CHARACTER
-            })
-        })
-        .collect();
-    (text, broken.then(|| "UTF-16 with broken characters, which were replaced".into()))
-}
-
-/// Windows-1252: Latin-1 but for 0x80 to 0x9F (table: <https://encoding.spec.whatwg.org/index-windows-1252.txt>).
-fn windows_1252(byte: u8) -> char {
-    const HIGH: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8D}', 'Ž', '\u{8F}', '\u{90}', '‘', '’', '“',
-        '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9D}', 'ž', 'Ÿ',
-    ];
-    match byte {
-        0x80..=0x9F => HIGH[usize::from(byte - 0x80)],
-        _ => char::from(byte),
-    }
-}
-
+/// A given case, for tests.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn byte_order_marks_and_latin_1_are_decoded() {
-        assert_eq!(decode("\u{FEFF}für".as_bytes()), ("für".into(), None));
-        let little: Vec<u8> = [0xFF, 0xFE].into_iter().chain("für€".encode_utf16().flat_map(u16::to_le_bytes)).collect();
-        let big: Vec<u8> = [0xFE, 0xFF].into_iter().chain("für€".encode_utf16().flat_map(u16::to_be_bytes)).collect();
-        assert_eq!(decode(&little), ("für€".into(), None));
-        assert_eq!(decode(&big), ("für€".into(), None));
-        let (text, note) = decode(b"f\xFCr 5 \x80");
-        assert_eq!(text, "für 5 €");
-        assert!(note.unwrap().contains("Latin-1"));
-        assert!(decode(&[0xFF, 0xFE, 0x00, 0xD8]).1.is_some());
-    }
+pub(crate) fn example(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"))).expect(name)
 }
