@@ -50,8 +50,8 @@ pub enum ReadError {
         /// The likely type of the bytes.
         kind: String,
     },
-    /// A document that another program turns into HTML.
-    #[error("{kind} cannot be read; convert it to HTML first (`{command}`)")]
+    /// A document that another program turns into a format that is read.
+    #[error("{kind} cannot be read; convert it first (`{command}`)")]
     Convert {
         /// Its format.
         kind: &'static str,

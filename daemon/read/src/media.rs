@@ -7,6 +7,7 @@ use flate2::read::MultiGzDecoder;
 use crate::formats::{
     FORMATS, Format, HTML, MARKDOWN, PLAIN, Reader,
     encoding::{decode_head, legacy_name, utf_16_without_mark},
+    office,
 };
 use crate::{Original, ReadError};
 
@@ -19,9 +20,9 @@ pub fn check_media_type(given: &str) -> Result<String, String> {
     match from_given(given) {
         Some(Kind::Readable(_)) => return Ok(given.to_owned()),
         Some(Kind::Convert(kind, command)) => {
-            return Err(format!("{kind} cannot be read; convert it to HTML first (`{command}`)"));
+            return Err(format!("{kind} cannot be read; convert it first (`{command}`)"));
         }
-        Some(Kind::Binary(_)) | None => {}
+        Some(Kind::Binary(_) | Kind::Locked) | None => {}
     }
     if given.trim().eq_ignore_ascii_case("application/octet-stream") {
         return Ok(given.to_owned());
@@ -37,9 +38,14 @@ enum Kind {
     Binary(&'static str),
     /// A format, and the command that turns it into HTML.
     Convert(&'static str, &'static str),
+    /// A document that asks for a password.
+    Locked,
 }
 
 const DOCBOOK: Kind = Kind::Convert("DocBook", "xmlto html-nochunks FILE");
+
+const OLD_OFFICE: Kind =
+    Kind::Convert("an old Microsoft Office file (DOC, XLS, PPT)", "soffice --headless --convert-to docx|xlsx|pptx FILE");
 
 const MANUAL_PAGE: Kind = Kind::Convert("a manual page", "mandoc -T html FILE");
 
@@ -62,6 +68,7 @@ pub fn format_of(source: Original) -> Result<&'static Format, ReadError> {
         Kind::Readable(format) => Ok(format),
         Kind::Binary(kind) => Err(ReadError::Binary { kind: kind.into() }),
         Kind::Convert(kind, command) => Err(ReadError::Convert { kind, command }),
+        Kind::Locked => Err(ReadError::Locked),
     }
 }
 
@@ -110,8 +117,7 @@ const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
 fn signature(bytes: &[u8]) -> Option<Kind> {
     const SIGNATURES: &[(&[u8], &str)] = &[
-        (b"PK\x03\x04", "a ZIP archive (also DOCX, XLSX, ODT)"),
-        (b"\xD0\xCF\x11\xE0", "an old Microsoft Office file"),
+        (b"PK\x03\x04", "a ZIP archive"),
         (b"\x89PNG", "a PNG image"),
         (b"\xFF\xD8\xFF", "a JPEG image"),
         (b"GIF8", "a GIF image"),
@@ -121,10 +127,12 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
         (b"\x7FELF", "a program"),
         (b"GGUF", "a GGUF model"),
         (b"SQLite format 3", "a SQLite database"),
-        (b"{\\rtf", "an RTF file"),
     ];
     if let Some(format) = FORMATS.into_iter().find(|format| (format.signature)(bytes)) {
         return Some(Kind::Readable(format));
+    }
+    if bytes.starts_with(b"\xD0\xCF\x11\xE0") {
+        return Some(if office::is_locked(bytes) { Kind::Locked } else { OLD_OFFICE });
     }
     if is_docbook(bytes) {
         return Some(DOCBOOK);
@@ -241,7 +249,7 @@ mod tests {
     fn an_epub_is_known_by_its_container() {
         let archive = b"PK\x03\x04 other.xhtml ... META-INF/container.xml ...";
         assert_eq!(told("book.bin", None, archive).unwrap(), &EPUB);
-        assert!(told("report.docx", None, b"PK\x03\x04[Content_Types].xml").is_err());
+        assert!(told("report", None, b"PK\x03\x04 other").is_err());
     }
 
     #[test]
@@ -296,7 +304,7 @@ mod tests {
         let named = ["<article xmlns='http://docbook.org/ns/docbook'>", "<d:book\n xmlns:d=\"http://docbook.org/ns/docbook\">"];
         for xml in named.into_iter().chain([typed, "\u{FEFF}<refentry id='ls'>"]) {
             let error = refused("a.xml", None, xml.as_bytes());
-            assert_eq!(error, "DocBook cannot be read; convert it to HTML first (`xmlto html-nochunks FILE`)", "{xml}");
+            assert_eq!(error, "DocBook cannot be read; convert it first (`xmlto html-nochunks FILE`)", "{xml}");
         }
         assert!(refused("part.dbk", None, b"<para>x</para>").contains("xmlto html-nochunks FILE"));
         assert!(refused("part", Some("application/docbook+xml"), b"<para>x</para>").contains("xmlto html-nochunks FILE"));
@@ -321,7 +329,7 @@ mod tests {
             ("man1/ls.1.gz", None, &packed),
         ] {
             let error = refused(name, given, bytes);
-            assert_eq!(error, "a manual page cannot be read; convert it to HTML first (`mandoc -T html FILE`)", "{name}");
+            assert_eq!(error, "a manual page cannot be read; convert it first (`mandoc -T html FILE`)", "{name}");
         }
         assert_eq!(told("app.log.1", None, b"12:01 started").unwrap(), &PLAIN);
         assert!(refused("app.log.1.gz", None, b"\x1F\x8B\x08 no page").contains("a gzip archive"));

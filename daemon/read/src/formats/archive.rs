@@ -26,10 +26,6 @@ impl<'a> Archive<'a> {
         Ok(Self { files, budget: MAX_ARCHIVE_BYTES })
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.files.index_for_name(name).is_some()
-    }
-
     /// Whether a file in the archive needs a password.
     pub(super) fn is_locked(&mut self, name: &str) -> bool {
         let Some(index) = self.files.index_for_name(name) else { return false };

@@ -40,6 +40,9 @@ const MAX_LIST_DEPTH: usize = 8;
 /// Most columns of a table, and most columns or rows of one cell.
 const MAX_SPAN: usize = 64;
 
+/// Longest head of a column that is guessed to be one, in characters.
+const MAX_GUESSED_HEAD: usize = 60;
+
 /// XML tokens between two looks at the clock.
 const TOKENS_PER_LOOK: usize = 4096;
 
@@ -243,8 +246,10 @@ fn heading_level(name: &str) -> Option<usize> {
 
 /// Builds the Markdown from the tokens.
 #[derive(Default)]
-struct Writer {
+pub(super) struct Writer {
     title: Option<String>,
+    /// A remark for the owner.
+    note: Option<String>,
     in_title: bool,
     text: String,
     /// Words of the current block or table cell.
@@ -275,15 +280,69 @@ struct List {
 }
 
 impl Writer {
-    fn finish(mut self) -> Parsed {
+    /// Opens an element without attributes, for the reader of another format.
+    pub(super) fn begin(&mut self, name: &str) {
+        self.begin_with(name, &[]);
+    }
+
+    /// Opens an element. Two attributes are not HTML's: `<table heads>` may have a first row that names the columns, and
+    /// `<td continued=yes>` belongs to the cell above.
+    pub(super) fn begin_with(&mut self, name: &str, attributes: &[(&str, &str)]) {
+        let value = |name: &str| attributes.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).to_owned());
+        self.open(&Tag { name, attribute: &value, is_empty: false });
+    }
+
+    /// Opens an item of a list, and the lists around it, down to a level from 0.
+    pub(super) fn begin_item(&mut self, level: usize, number: Option<u32>) {
+        let level = level.min(MAX_LIST_DEPTH - 1);
+        self.end_lists(level + 1);
+        if self.lists.len() == level + 1 && self.lists[level].number.is_some() != number.is_some() {
+            self.end_lists(level);
+        }
+        while self.lists.len() <= level {
+            self.begin(if number.is_some() { "ol" } else { "ul" });
+        }
+        self.begin_with("li", &[("value", &number.unwrap_or_default().to_string())]);
+    }
+
+    /// Closes lists until `depth` are open.
+    pub(super) fn end_lists(&mut self, depth: usize) {
+        while self.lists.len() > depth {
+            self.close("ul");
+        }
+    }
+
+    /// Ends a page. The next one begins behind the form feed.
+    pub(super) fn page_break(&mut self) {
+        self.end_table();
+        self.end_block();
+        self.lists.clear();
+        self.text.push_str("\n\u{0C}\n");
+    }
+
+    /// A remark for the owner of the document.
+    pub(super) fn note(&mut self, note: &str) {
+        self.note = Some(note.to_owned());
+    }
+
+    /// Whether any words have been written.
+    pub(super) fn has_text(&self) -> bool {
+        !self.text.trim().is_empty() || !self.block.trim().is_empty()
+    }
+
+    pub(super) fn has_more_than(&self, bytes: usize) -> bool {
+        self.text.len() + self.block.len() > bytes
+    }
+
+    pub(super) fn finish(mut self) -> Parsed {
         self.end_table();
         self.end_block();
         let title = self.title.map(|title| one_line(&title)).filter(|title| !title.is_empty());
-        Parsed { title, text: self.text.trim_end().to_owned() + "\n", note: None }
+        Parsed { title, text: self.text.trim_end().to_owned() + "\n", note: self.note }
     }
 
     /// Words of the document, within whatever is open.
-    fn words(&mut self, words: &str) {
+    pub(super) fn words(&mut self, words: &str) {
         if self.in_title {
             if let Some(title) = &mut self.title
                 && title.len() < 4096
@@ -351,7 +410,7 @@ impl Writer {
         self.place = Place::After;
     }
 
-    fn close(&mut self, name: &str) {
+    pub(super) fn close(&mut self, name: &str) {
         if name == "main" && self.place == Place::Inside {
             self.left_out = None;
             self.end_main();
@@ -388,14 +447,21 @@ impl Writer {
                     self.lists.push(List { number: (name == "ol").then_some(start) });
                 }
             }
-            "li" => self.open_item(),
+            "li" => {
+                if let Some(number) = tag.get("value").and_then(|value| value.parse().ok())
+                    && let Some(list) = self.lists.last_mut().filter(|list| list.number.is_some())
+                {
+                    list.number = Some(number);
+                }
+                self.open_item();
+            }
             "pre" => {
                 self.end_block();
                 self.preformatted = true;
             }
             "table" => {
                 self.end_block();
-                self.table = Some(Table::default());
+                self.table = Some(Table { guesses: tag.get("heads").is_some(), ..Table::default() });
             }
             "br" if self.preformatted => self.block.push('\n'),
             "br" => {
@@ -534,9 +600,11 @@ impl Writer {
             "td" | "th" => {
                 self.end_cell();
                 let span = |name| tag.get(name).and_then(|span| span.parse().ok()).unwrap_or(1).clamp(1, MAX_SPAN);
+                let is_continued = tag.get("continued").is_some_and(|value| value == "yes");
                 let (columns, rows, heads) = (span("colspan"), span("rowspan"), name == "th");
                 self.table_mut(|table| {
                     table.in_cell = true;
+                    table.is_continued = is_continued;
                     table.span = (columns, rows);
                     table.heads |= heads && table.rows.is_empty();
                 });
@@ -603,6 +671,11 @@ impl Writer {
             return;
         };
         table.end_row();
+        // An office file frames words with a table of one column.
+        if table.guesses && table.rows.iter().all(|row| row.len() <= 1) {
+            self.write_cells(table);
+            return;
+        }
         self.blank_line();
         table.write(&mut self.text);
         self.blank_line();
@@ -615,6 +688,11 @@ impl Writer {
             return;
         };
         table.end_row();
+        self.write_cells(table);
+    }
+
+    /// Writes each cell as a paragraph.
+    fn write_cells(&mut self, table: Table) {
         for cell in table.rows.into_iter().flatten() {
             self.block = cell;
             self.end_block();
@@ -630,6 +708,10 @@ struct Table {
     /// Whether the first row names the columns.
     heads: bool,
     in_cell: bool,
+    /// Whether the first row is looked at for heads.
+    guesses: bool,
+    /// Whether the current cell belongs to the one above.
+    is_continued: bool,
     /// Columns and rows of the current cell.
     span: (usize, usize),
     /// By column: a cell that spans rows, and the number of rows left.
@@ -640,15 +722,17 @@ impl Table {
     fn push_cell(&mut self, words: &str) {
         self.fill_reaching();
         let (columns, rows) = self.span;
+        let above = self.rows.last().and_then(|row| row.get(self.row.len())).filter(|_| self.is_continued && words.is_empty());
+        let words = above.cloned().unwrap_or_else(|| words.to_owned());
         for column in 0..columns {
             if self.row.len() >= MAX_SPAN {
                 return;
             }
             if rows > 1 {
                 self.reaching.resize(self.reaching.len().max(self.row.len() + 1), (0, String::new()));
-                self.reaching[self.row.len()] = (rows - 1, words.to_owned());
+                self.reaching[self.row.len()] = (rows - 1, words.clone());
             }
-            self.row.push(if column == 0 { words.to_owned() } else { String::new() });
+            self.row.push(if column == 0 { words.clone() } else { String::new() });
         }
     }
 
@@ -673,12 +757,22 @@ impl Table {
         }
     }
 
+    /// Whether the first row can name the columns: a few different words in each cell, no figure alone.
+    fn has_heads(&self) -> bool {
+        let Some((first, below)) = self.rows.split_first() else { return false };
+        let is_name = |cell: &String| {
+            !cell.is_empty() && cell.chars().count() <= MAX_GUESSED_HEAD && cell.parse::<f64>().is_err() && !cell.ends_with('.')
+        };
+        let different = first.iter().enumerate().all(|(at, cell)| !first[..at].contains(cell));
+        !below.is_empty() && first.len() >= 2 && first.iter().all(is_name) && different
+    }
+
     fn write(&self, text: &mut String) {
         if !self.caption.is_empty() {
             text.push_str(self.caption.trim_end_matches(':'));
             text.push_str(":\n\n");
         }
-        markdown::write_table(&self.rows, self.heads, text);
+        markdown::write_table(&self.rows, self.heads || (self.guesses && self.has_heads()), text);
     }
 }
 

@@ -7,8 +7,11 @@ pub mod encoding;
 mod epub;
 pub mod html;
 mod markdown;
+pub(crate) mod office;
 #[cfg(feature = "pdf")]
 mod pdf;
+mod rtf;
+mod table;
 mod text;
 mod xml;
 
@@ -93,7 +96,7 @@ pub static PLAIN: Format = Format {
     media_type: "text/plain",
     aliases: &[],
     extensions: &["txt", "text", "rst", "adoc"],
-    also: &["log", "org", "csv", "tsv", "json", "yaml", "yml", "toml", "xml", "ini", "conf"],
+    also: &["log", "org", "json", "yaml", "yml", "toml", "xml", "ini", "conf"],
     signature: never,
     paged: false,
     reader: Reader::Text(text::plain, Form::Plain),
@@ -150,8 +153,113 @@ pub static EPUB: Format = Format {
     reader: Reader::Confined(|bytes| epub::parse(&bytes)),
 };
 
+/// DOCX, texts of Word and of most other programs.
+pub static DOCX: Format = Format {
+    name: "DOCX",
+    media_type: "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    aliases: &[
+        "application/vnd.ms-word.document.macroenabled.12",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.template",
+    ],
+    extensions: &["docx"],
+    also: &["docm", "dotx", "dotm"],
+    signature: |bytes| office::holds(bytes, "word/document"),
+    paged: false,
+    reader: Reader::Confined(|bytes| office::docx(&bytes)),
+};
+
+/// XLSX, sheets of Excel.
+pub static XLSX: Format = Format {
+    name: "XLSX",
+    media_type: "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    aliases: &[
+        "application/vnd.ms-excel.sheet.macroenabled.12",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.template",
+    ],
+    extensions: &["xlsx"],
+    also: &["xlsm", "xltx", "xltm"],
+    signature: |bytes| office::holds(bytes, "xl/workbook.xml"),
+    paged: false,
+    reader: Reader::Confined(|bytes| office::xlsx(&bytes)),
+};
+
+/// PPTX, slides of PowerPoint. A slide is a page.
+pub static PPTX: Format = Format {
+    name: "PPTX",
+    media_type: "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    aliases: &[
+        "application/vnd.ms-powerpoint.presentation.macroenabled.12",
+        "application/vnd.openxmlformats-officedocument.presentationml.slideshow",
+    ],
+    extensions: &["pptx"],
+    also: &["pptm", "ppsx", "potx"],
+    signature: |bytes| office::holds(bytes, "ppt/presentation.xml"),
+    paged: true,
+    reader: Reader::Confined(|bytes| office::pptx(&bytes)),
+};
+
+/// ODT, texts of LibreOffice.
+pub static ODT: Format = Format {
+    name: "ODT",
+    media_type: "application/vnd.oasis.opendocument.text",
+    aliases: &["application/vnd.oasis.opendocument.text-template"],
+    extensions: &["odt"],
+    also: &["ott"],
+    signature: |bytes| office::is_odf(bytes, "text"),
+    paged: false,
+    reader: Reader::Confined(|bytes| office::odf(&bytes)),
+};
+
+/// ODS, sheets of LibreOffice.
+pub static ODS: Format = Format {
+    name: "ODS",
+    media_type: "application/vnd.oasis.opendocument.spreadsheet",
+    aliases: &["application/vnd.oasis.opendocument.spreadsheet-template"],
+    extensions: &["ods"],
+    also: &["ots"],
+    signature: |bytes| office::is_odf(bytes, "spreadsheet"),
+    paged: false,
+    reader: Reader::Confined(|bytes| office::odf(&bytes)),
+};
+
+/// ODP, slides of LibreOffice. A slide is a page.
+pub static ODP: Format = Format {
+    name: "ODP",
+    media_type: "application/vnd.oasis.opendocument.presentation",
+    aliases: &["application/vnd.oasis.opendocument.presentation-template"],
+    extensions: &["odp"],
+    also: &["otp"],
+    signature: |bytes| office::is_odf(bytes, "presentation"),
+    paged: true,
+    reader: Reader::Confined(|bytes| office::odf(&bytes)),
+};
+
+/// RTF.
+pub static RTF: Format = Format {
+    name: "RTF",
+    media_type: "application/rtf",
+    aliases: &["text/rtf"],
+    extensions: &["rtf"],
+    also: &[],
+    signature: |bytes| bytes.starts_with(b"{\\rtf"),
+    paged: false,
+    reader: Reader::Confined(|bytes| rtf::parse(&bytes)),
+};
+
+/// Comma-separated values, by any separator.
+pub static CSV: Format = Format {
+    name: "CSV",
+    media_type: "text/csv",
+    aliases: &["text/tab-separated-values", "application/csv"],
+    extensions: &["csv", "tsv"],
+    also: &[],
+    signature: never,
+    paged: false,
+    reader: Reader::Text(table::to_markdown, Form::Markdown),
+};
+
 /// All formats. A new one is a file in this folder and a row here.
-pub static FORMATS: [&Format; 5] = [&PLAIN, &MARKDOWN, &HTML, &PDF, &EPUB];
+pub static FORMATS: [&Format; 13] = [&PLAIN, &MARKDOWN, &HTML, &PDF, &EPUB, &DOCX, &XLSX, &PPTX, &ODT, &ODS, &ODP, &RTF, &CSV];
 
 /// The names of all formats, as a message lists them.
 pub(crate) fn readable() -> String {

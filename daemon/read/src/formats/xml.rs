@@ -39,6 +39,12 @@ impl Element<'_> {
         self.0.name().into_inner()
     }
 
+    /// The value of the attribute that is written so, prefix included.
+    pub(super) fn get_full(&self, name: &str) -> Option<String> {
+        let attribute = self.0.attributes().with_checks(false).flatten().find(|attribute| attribute.key.into_inner() == name)?;
+        Some(unescape(&attribute.value))
+    }
+
     /// The value of an attribute, whatever the prefix of its name.
     pub(super) fn get(&self, name: &str) -> Option<String> {
         let attribute = self.0.attributes().with_checks(false).flatten().find(|attribute| {

@@ -38,7 +38,6 @@ pub(super) fn parse(archive: &mut Archive) -> Result<Parsed, Fault> {
         notes,
         writer: Writer::default(),
         paragraphs: Vec::new(),
-        lists: Vec::new(),
         tables: Vec::new(),
         told_notes: 0,
         open_notes: Vec::new(),
@@ -294,8 +293,6 @@ struct Reader {
     notes: HashMap<String, String>,
     writer: Writer,
     paragraphs: Vec<Paragraph>,
-    /// Open lists, by element.
-    lists: Vec<&'static str>,
     tables: Vec<Table>,
     told_notes: usize,
     /// Notes that follow the paragraph.
@@ -308,8 +305,20 @@ struct Reader {
 fn is_left_out(name: &str) -> bool {
     matches!(
         name,
-        "w:del" | "w:moveFrom" | "w:instrText" | "w:delText" | "mc:Fallback" | "w:pPrChange" | "w:rPrChange" | "w:tabs" | "w:sectPr"
-            | "w:tblPrChange" | "w:tcPrChange" | "w:trPrChange" | "w:numPrChange" | "m:ctrlPr"
+        "w:del"
+            | "w:moveFrom"
+            | "w:instrText"
+            | "w:delText"
+            | "mc:Fallback"
+            | "w:pPrChange"
+            | "w:rPrChange"
+            | "w:tabs"
+            | "w:sectPr"
+            | "w:tblPrChange"
+            | "w:tcPrChange"
+            | "w:trPrChange"
+            | "w:numPrChange"
+            | "m:ctrlPr"
     )
 }
 
@@ -347,7 +356,9 @@ impl Reader {
                 }
                 Token::Words(words) if in_text => {
                     // 10⁻³ is not 10-3. Raised letters are read as they stand: 1st.
-                    if std::mem::take(&mut raised) && words.starts_with(|char: char| char.is_ascii_digit() || "+-−".contains(char)) {
+                    if std::mem::take(&mut raised)
+                        && words.starts_with(|char: char| char.is_ascii_digit() || "+-−".contains(char))
+                    {
                         self.begin_paragraph();
                         self.writer.begin("sup");
                     }
@@ -359,7 +370,7 @@ impl Reader {
                 return Err(too_much());
             }
         }
-        self.end_lists(0);
+        self.writer.end_lists(0);
         self.write_notes();
         Ok(())
     }
@@ -382,7 +393,7 @@ impl Reader {
             }
             "tbl" => {
                 if self.tables.is_empty() {
-                    self.end_lists(0);
+                    self.writer.end_lists(0);
                 }
                 self.tables.push(Table::default());
                 self.writer.begin_with("table", &[("heads", "guess")]);
@@ -511,7 +522,7 @@ impl Reader {
         if let Some(level) = heading.or(is_title.then_some(0)).filter(|_| !in_table) {
             self.has_title |= is_title;
             paragraph.element = ["h1", "h2", "h3", "h4", "h5", "h6"][level.min(5)];
-            self.end_lists(0);
+            self.writer.end_lists(0);
             self.writer.begin(paragraph.element);
             match mark {
                 Some((Mark::Number(number), _)) => self.writer.words(&format!("{number}. ")),
@@ -532,19 +543,8 @@ impl Reader {
             }
             Some((mark, level)) => {
                 paragraph.element = "li";
-                let (element, start) = match mark {
-                    Mark::Number(number) => ("ol", number.to_string()),
-                    Mark::Bullet | Mark::Label(_) => ("ul", String::new()),
-                };
-                self.end_lists(level + 1);
-                if self.lists.len() == level + 1 && self.lists[level] != element {
-                    self.end_lists(level);
-                }
-                while self.lists.len() <= level {
-                    self.writer.begin_with(element, &[("start", &start)]);
-                    self.lists.push(element);
-                }
-                self.writer.begin_with("li", &[("value", &start)]);
+                let number = if let Mark::Number(number) = mark { Some(number) } else { None };
+                self.writer.begin_item(level, number);
                 if let Mark::Label(label) = mark {
                     self.writer.words(&format!("{label} "));
                 }
@@ -552,25 +552,16 @@ impl Reader {
             None => {
                 paragraph.element = "p";
                 if !in_table {
-                    self.end_lists(0);
+                    self.writer.end_lists(0);
                 }
                 self.writer.begin("p");
             }
         }
     }
 
-    /// Closes lists until `depth` are open.
-    fn end_lists(&mut self, depth: usize) {
-        while self.lists.len() > depth {
-            if let Some(list) = self.lists.pop() {
-                self.writer.close(list);
-            }
-        }
-    }
-
     fn write_notes(&mut self) {
         for note in std::mem::take(&mut self.open_notes) {
-            self.end_lists(0);
+            self.writer.end_lists(0);
             self.writer.begin("p");
             self.writer.words(&note);
             self.writer.close("p");

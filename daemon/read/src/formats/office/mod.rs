@@ -181,3 +181,201 @@ impl Skip {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::{archive::stored, example};
+
+    #[test]
+    fn given_files_are_read() {
+        let table = "| Code | Meaning |\n|---|---|\n| E-17 | Low pressure |\n";
+        let text = docx(&example("office/a.docx")).unwrap();
+        assert_eq!(text.text, format!("# Pump\n\nThe key is in the cupboard.\n\n{table}"));
+        assert_eq!(odf(&example("office/a.odt")).unwrap().text, "# Pump\n\nThe key is in the cupboard.\n");
+        assert_eq!(xlsx(&example("office/a.xlsx")).unwrap().text.trim_end(), table.trim_end());
+    }
+
+    const STYLES: &str = "<w:styles xmlns:w='x'><w:style w:styleId='berschrift2'><w:name w:val='heading 2'/></w:style>
+        <w:style w:styleId='Eigene'><w:name w:val='Own'/><w:basedOn w:val='berschrift2'/></w:style>
+        <w:style w:styleId='Verzeichnis1'><w:name w:val='toc 1'/></w:style></w:styles>";
+    const NUMBERING: &str = "<w:numbering xmlns:w='x'><w:abstractNum w:abstractNumId='4'>
+        <w:lvl w:ilvl='0'><w:start w:val='1'/><w:numFmt w:val='decimal'/><w:lvlText w:val='%1.'/></w:lvl>
+        <w:lvl w:ilvl='1'><w:start w:val='1'/><w:numFmt w:val='lowerLetter'/><w:lvlText w:val='%2)'/></w:lvl></w:abstractNum>
+        <w:abstractNum w:abstractNumId='5'><w:lvl w:ilvl='0'><w:numFmt w:val='bullet'/></w:lvl></w:abstractNum>
+        <w:num w:numId='1'><w:abstractNumId w:val='4'/></w:num><w:num w:numId='2'><w:abstractNumId w:val='5'/></w:num></w:numbering>";
+
+    /// A DOCX of paragraphs and tables.
+    fn word(body: &str) -> Vec<u8> {
+        let relation = |id: u8, kind: &str, target: &str| {
+            format!("<Relationship Id='r{id}' Type='http://x/relationships/{kind}' Target='{target}'/>")
+        };
+        let relations = [
+            relation(1, "styles", "styles.xml"),
+            relation(2, "numbering", "numbering.xml"),
+            relation(3, "footnotes", "/word/footnotes.xml"),
+        ];
+        stored(&[
+            ("_rels/.rels", &format!("<Relationships>{}</Relationships>", relation(1, "officeDocument", "word/document2.xml"))),
+            ("word/_rels/document2.xml.rels", &format!("<Relationships>{}</Relationships>", relations.concat())),
+            ("word/document2.xml", &format!("<w:document xmlns:w='x'><w:body>{body}</w:body></w:document>")),
+            ("word/styles.xml", STYLES),
+            ("word/numbering.xml", NUMBERING),
+            (
+                "word/footnotes.xml",
+                "<w:footnotes xmlns:w='x'><w:footnote w:id='7'><w:p><w:r><w:t>Only when cold.</w:t></w:r></w:p></w:footnote></w:footnotes>",
+            ),
+        ])
+    }
+
+    fn paragraph(properties: &str, words: &str) -> String {
+        format!("<w:p><w:pPr>{properties}</w:pPr><w:r><w:t>{words}</w:t></w:r></w:p>")
+    }
+
+    fn item(list: u8, level: u8, words: &str) -> String {
+        paragraph(&format!("<w:numPr><w:ilvl w:val='{level}'/><w:numId w:val='{list}'/></w:numPr>"), words)
+    }
+
+    #[test]
+    fn words_structure_is_kept() {
+        let body = [
+            paragraph("<w:pStyle w:val='Verzeichnis1'/>", "Pump 3"),
+            paragraph("<w:pStyle w:val='Eigene'/>", "Pump"),
+            "<w:p><w:r><w:t xml:space='preserve'>Fill </w:t></w:r><w:del><w:r><w:delText>gone</w:delText></w:r></w:del><w:ins><w:r><w:t>it</w:t>
+             </w:r></w:ins><w:r><w:footnoteReference w:id='7'/></w:r><w:r><w:tab/><w:instrText>PAGE</w:instrText><w:t>slowly 10</w:t></w:r>
+             <w:r><w:rPr><w:vertAlign w:val='superscript'/></w:rPr><w:t>-3</w:t></w:r></w:p>"
+                .to_owned(),
+            item(1, 0, "open"),
+            item(1, 1, "the valve"),
+            item(2, 0, "a bullet"),
+            item(1, 0, "close"),
+            "<w:tbl><w:tr><w:trPr><w:tblHeader/></w:trPr><w:tc><w:p><w:r><w:t>Code</w:t></w:r></w:p></w:tc><w:tc><w:p><w:r><w:t>Cause</w:t></w:r>
+             </w:p></w:tc></w:tr><w:tr><w:tc><w:tcPr><w:vMerge w:val='restart'/></w:tcPr><w:p><w:r><w:t>E-17</w:t></w:r></w:p></w:tc><w:tc>
+             <w:p><w:r><w:t>low</w:t></w:r></w:p><w:p><w:r><w:t>water</w:t></w:r></w:p></w:tc></w:tr><w:tr><w:tc><w:tcPr><w:vMerge/></w:tcPr><w:p/>
+             </w:tc><w:tc><w:p><w:r><w:t>high</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
+                .to_owned(),
+            "<w:p><w:r><w:t>before</w:t><w:pict><v:textbox><w:txbxContent><w:p><w:r><w:t>in the box</w:t></w:r></w:p></w:txbxContent></v:textbox>
+             </w:pict></w:r></w:p>"
+                .to_owned(),
+        ];
+        assert_eq!(
+            docx(&word(&body.concat())).unwrap().text,
+            "## Pump\n\nFill it[1] slowly 10^-3\n\n[1] Only when cold.\n\n1. open\n  - a) the valve\n\n- a bullet\n\n2. close\n\n\
+             | Code | Cause |\n|---|---|\n| E-17 | low water |\n| E-17 | high |\n\nbefore\n\nin the box\n"
+        );
+    }
+
+    #[test]
+    fn damage_depth_and_foreign_archives_are_borne() {
+        let whole = word(&paragraph("", "first"));
+        for end in 0..whole.len() {
+            let _ = docx(&whole[..end]);
+        }
+        let cut = word(&format!("{}<w:p><w:r>", paragraph("", "first")));
+        let read = docx(&cut).unwrap();
+        assert_eq!(read.text, "first\n");
+        assert!(read.note.unwrap().contains("damaged"));
+        for (tag, end) in [("<w:tbl><w:tr><w:tc><w:p>", "</w:p></w:tc></w:tr></w:tbl>"), ("<w:p>", "</w:p>")] {
+            let deep = format!("{}{}{}", tag.repeat(20_000), "<w:r><w:t>deep</w:t></w:r>", end.repeat(20_000));
+            assert_eq!(docx(&word(&deep)).unwrap().text.trim(), "deep");
+        }
+        let other = stored(&[("a.txt", "x")]);
+        for read in [docx, xlsx, pptx, odf] {
+            assert!(matches!(read(&other), Err(Fault::Damaged(_))));
+            assert!(matches!(read(b"PK\x03\x04"), Err(Fault::Damaged(_))));
+        }
+    }
+
+    #[test]
+    fn encrypted_files_are_refused_by_name() {
+        let name: Vec<u8> = "EncryptedPackage".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let locked = [b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1".to_vec(), vec![0; 64], name].concat();
+        let source = |name, bytes| crate::Original { id: name, bytes, ..crate::Original::default() };
+        assert_eq!(crate::read(source("a.docx", &locked)).unwrap_err(), crate::ReadError::Locked);
+        let old = crate::read(source("a.doc", b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1 old")).unwrap_err().to_string();
+        assert!(old.contains("soffice --headless --convert-to"), "{old}");
+        let odt = stored(&[
+            ("mimetype", "application/vnd.oasis.opendocument.text"),
+            ("META-INF/manifest.xml", "<m:file-entry><m:encryption-data/></m:file-entry>"),
+            ("content.xml", "noise"),
+        ]);
+        assert_eq!(crate::read(source("a", &odt)).unwrap_err(), crate::ReadError::Locked);
+    }
+
+    /// An OpenDocument file of a kind.
+    fn open_document(kind: &str, body: &str) -> Vec<u8> {
+        let content = format!(
+            "<office:document-content xmlns:office='o' xmlns:text='t' xmlns:table='b' xmlns:draw='d' xmlns:style='s' xmlns:presentation='p'>
+             <office:automatic-styles><text:list-style style:name='L1'><text:list-level-style-number text:level='1' style:num-format='1'/>
+             </text:list-style></office:automatic-styles><office:body><office:{kind}>{body}</office:{kind}></office:body></office:document-content>"
+        );
+        stored(&[("mimetype", &format!("application/vnd.oasis.opendocument.{kind}")), ("content.xml", &content)])
+    }
+
+    #[test]
+    fn open_documents_keep_their_structure() {
+        let body = "<text:table-of-content><text:p>Pump 3</text:p></text:table-of-content><text:h text:outline-level='2'>Pump</text:h>
+            <text:p>Fill<text:s text:c='3'/>it<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>Only <text:span>when</text:span>
+            cold.</text:p></text:note-body></text:note>.<text:line-break/>End</text:p>
+            <text:list xml:id='a' text:style-name='L1'><text:list-item><text:p>open</text:p><text:list><text:list-item><text:p>valve</text:p></text:list-item>
+            </text:list></text:list-item></text:list><text:p>then</text:p>
+            <text:list text:continue-list='a' text:style-name='L1'><text:list-item><text:p>close</text:p></text:list-item></text:list>
+            <table:table><table:table-header-rows><table:table-row><table:table-cell><text:p>Code</text:p></table:table-cell><table:table-cell><text:p>
+            Cause</text:p></table:table-cell></table:table-row></table:table-header-rows><table:table-row><table:table-cell table:number-rows-spanned='2'>
+            <text:p>E-17</text:p></table:table-cell><table:table-cell><text:p>low</text:p></table:table-cell></table:table-row><table:table-row>
+            <table:covered-table-cell/><table:table-cell><text:p>high</text:p></table:table-cell></table:table-row></table:table>";
+        let read =
+            crate::read(crate::Original { id: "a", bytes: &open_document("text", body), ..crate::Original::default() }).unwrap();
+        assert_eq!(read.format, &crate::formats::ODT);
+        assert_eq!(
+            read.text,
+            "## Pump\n\nFill it[1].\nEnd\n\n[1] Only when cold.\n\n1. open\n  - valve\n\nthen\n\n2. close\n\n\
+             | Code | Cause |\n|---|---|\n| E-17 | low |\n| E-17 | high |\n"
+        );
+        let sheet = "<table:table table:name='Faults'><table:table-row><table:table-cell><text:p>Code</text:p></table:table-cell><table:table-cell>
+            <text:p>Cause</text:p></table:table-cell></table:table-row><table:table-row><table:table-cell table:number-columns-repeated='2'><text:p>same
+            </text:p></table:table-cell><table:table-cell table:number-columns-repeated='16000'/></table:table-row>
+            <table:table-row table:number-rows-repeated='1048000'><table:table-cell/></table:table-row></table:table>";
+        let text = odf(&open_document("spreadsheet", sheet)).unwrap().text;
+        assert_eq!(text, "| Code | Cause |\n|---|---|\n| same | same |\n\n");
+        let slides = "<draw:page><draw:frame presentation:class='title'><draw:text-box><text:p>Pump</text:p></draw:text-box></draw:frame><draw:frame>
+            <draw:text-box><text:p>Fill it.</text:p></draw:text-box></draw:frame><presentation:notes><draw:frame><draw:text-box><text:p>Slowly.</text:p>
+            </draw:text-box></draw:frame></presentation:notes></draw:page><draw:page><draw:frame><draw:text-box><text:p>End</text:p></draw:text-box></draw:frame></draw:page>";
+        let text = odf(&open_document("presentation", slides)).unwrap().text;
+        assert_eq!(text.trim(), "## Pump\n\nFill it.\n\nNotes: Slowly.\n\n\u{C}\n\nEnd");
+    }
+
+    #[test]
+    fn slides_are_pages() {
+        let slide = "<p:sld xmlns:p='p' xmlns:a='a'><p:sp><p:nvPr><p:ph type='title'/></p:nvPr><a:p><a:r><a:t>Pump</a:t></a:r></a:p></p:sp>
+            <p:sp><p:nvPr><p:ph idx='1'/></p:nvPr><a:p><a:r><a:t>open </a:t></a:r><a:r><a:t>it</a:t></a:r></a:p><a:p><a:pPr lvl='1'/><a:r><a:t>valve</a:t></a:r></a:p></p:sp>
+            <p:sp><p:nvPr><p:ph type='sldNum'/></p:nvPr><a:p><a:fld><a:t>7</a:t></a:fld></a:p></p:sp>
+            <p:sp><a:p><a:r><a:t>A box</a:t></a:r></a:p></p:sp>
+            <a:tbl><a:tr><a:tc><a:p><a:r><a:t>Code</a:t></a:r></a:p></a:tc><a:tc><a:p><a:r><a:t>Cause</a:t></a:r></a:p></a:tc></a:tr>
+            <a:tr><a:tc><a:p><a:r><a:t>E-17</a:t></a:r></a:p></a:tc><a:tc><a:p><a:r><a:t>low</a:t></a:r></a:p></a:tc></a:tr></a:tbl></p:sld>";
+        let show = stored(&[
+            (
+                "ppt/presentation.xml",
+                "<p:presentation xmlns:r='r'><p:sldId id='256' r:id='r2'/><p:sldId id='257' r:id='r1'/></p:presentation>",
+            ),
+            (
+                "ppt/_rels/presentation.xml.rels",
+                "<R><Relationship Id='r1' Type='x/slide' Target='slides/slide1.xml'/><Relationship Id='r2' Type='x/slide' Target='slides/slide2.xml'/></R>",
+            ),
+            ("ppt/slides/slide2.xml", slide),
+            (
+                "ppt/slides/_rels/slide2.xml.rels",
+                "<R><Relationship Id='r1' Type='x/notesSlide' Target='../notesSlides/n.xml'/></R>",
+            ),
+            (
+                "ppt/notesSlides/n.xml",
+                "<p:notes><p:sp><p:nvPr><p:ph type='body'/></p:nvPr><a:p><a:r><a:t>Slowly.</a:t></a:r></a:p></p:sp></p:notes>",
+            ),
+            ("ppt/slides/slide1.xml", "<p:sld><p:sp><a:p><a:r><a:t>End</a:t></a:r></a:p></p:sp></p:sld>"),
+        ]);
+        assert_eq!(
+            pptx(&show).unwrap().text,
+            "## Pump\n\n- open it\n  - valve\n\nA box\n\n| Code | Cause |\n|---|---|\n| E-17 | low |\n\nNotes: Slowly.\n\n\u{C}\n\nEnd\n"
+        );
+    }
+}

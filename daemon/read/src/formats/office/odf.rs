@@ -75,12 +75,32 @@ impl Styles {
 fn is_left_out(name: &str) -> bool {
     matches!(
         name,
-        "text:table-of-content" | "text:alphabetical-index" | "text:illustration-index" | "text:table-index" | "text:object-index"
-            | "text:user-index" | "text:tracked-changes" | "office:annotation" | "office:forms" | "svg:title" | "svg:desc"
-            | "office:binary-data" | "office:scripts" | "office:meta" | "office:settings" | "office:styles"
-            | "office:automatic-styles" | "office:master-styles" | "office:font-face-decls" | "text:ruby-text"
-            | "table:shapes" | "table:covered-table-cell" | "presentation:footer-decl" | "presentation:date-time-decl"
-            | "text:sequence-decls" | "text:variable-decls"
+        "text:table-of-content"
+            | "text:alphabetical-index"
+            | "text:illustration-index"
+            | "text:table-index"
+            | "text:object-index"
+            | "text:user-index"
+            | "text:tracked-changes"
+            | "office:annotation"
+            | "office:forms"
+            | "svg:title"
+            | "svg:desc"
+            | "office:binary-data"
+            | "office:scripts"
+            | "office:meta"
+            | "office:settings"
+            | "office:styles"
+            | "office:automatic-styles"
+            | "office:master-styles"
+            | "office:font-face-decls"
+            | "text:ruby-text"
+            | "table:shapes"
+            | "table:covered-table-cell"
+            | "presentation:footer-decl"
+            | "presentation:date-time-decl"
+            | "text:sequence-decls"
+            | "text:variable-decls"
     )
 }
 

@@ -145,8 +145,7 @@ fn write_table(heads: &[String], rows: &[Vec<String>], text: &mut String) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0).max(heads.len());
     let head_chars: usize = heads.iter().map(|head| head.chars().count()).sum();
     if columns <= MAX_TABLE_COLUMNS && head_chars <= MAX_HEAD_CHARS {
-        let all: Vec<Vec<String>> =
-            (!heads.is_empty()).then(|| heads.to_vec()).into_iter().chain(rows.iter().cloned()).collect();
+        let all: Vec<Vec<String>> = (!heads.is_empty()).then(|| heads.to_vec()).into_iter().chain(rows.iter().cloned()).collect();
         markdown::write_table(&all, !heads.is_empty(), text);
     } else {
         for row in rows {
