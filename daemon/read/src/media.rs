@@ -5,7 +5,7 @@ use std::io::Read;
 use flate2::read::MultiGzDecoder;
 
 use crate::formats::{
-    FORMATS, Format, HTML, MARKDOWN, PLAIN, Reader,
+    DOCX, EPUB, FORMATS, Format, HTML, MARKDOWN, ODP, ODS, ODT, PLAIN, PPTX, Reader, XLSX,
     encoding::{decode_head, legacy_name, utf_16_without_mark},
     office,
 };
@@ -36,7 +36,7 @@ pub fn check_media_type(given: &str) -> Result<String, String> {
 enum Kind {
     Readable(&'static Format),
     Binary(&'static str),
-    /// A format, and the command that turns it into HTML.
+    /// A format, and the command that turns it into one that is read.
     Convert(&'static str, &'static str),
     /// A document that asks for a password.
     Locked,
@@ -46,6 +46,8 @@ const DOCBOOK: Kind = Kind::Convert("DocBook", "xmlto html-nochunks FILE");
 
 const OLD_OFFICE: Kind =
     Kind::Convert("an old Microsoft Office file (DOC, XLS, PPT)", "soffice --headless --convert-to docx|xlsx|pptx FILE");
+
+const ZIP: Kind = Kind::Binary("a ZIP archive");
 
 const MANUAL_PAGE: Kind = Kind::Convert("a manual page", "mandoc -T html FILE");
 
@@ -57,9 +59,9 @@ const MANUAL_PAGE: Kind = Kind::Convert("a manual page", "mandoc -T html FILE");
 pub fn format_of(source: Original) -> Result<&'static Format, ReadError> {
     let kind = manual_page(source)
         .or_else(|| signature(source.bytes))
-        .or_else(|| source.media_type.and_then(from_given))
-        .or_else(|| from_extension(source.name))
-        .or_else(|| from_extension(source.id))
+        // An archive of unusual order is known by its name or type only.
+        .map(|kind| if kind == ZIP { named(source).filter(is_archive).unwrap_or(kind) } else { kind })
+        .or_else(|| named(source))
         .unwrap_or_else(|| Kind::Readable(from_content(source.bytes)));
     match kind {
         Kind::Readable(format) if matches!(format.reader, Reader::Text(..)) && looks_binary(source.bytes) => {
@@ -84,6 +86,17 @@ pub fn media_type_of(source: Original) -> Result<String, ReadError> {
         (Reader::Text(..), Some(charset)) => format!("{}; charset={charset}", format.media_type),
         _ => format.media_type.to_owned(),
     })
+}
+
+/// The finding by the given type and the names.
+fn named(source: Original) -> Option<Kind> {
+    let given = source.media_type.and_then(from_given);
+    given.or_else(|| from_extension(source.name)).or_else(|| from_extension(source.id))
+}
+
+/// Whether a format's files are ZIP archives.
+fn is_archive(kind: &Kind) -> bool {
+    matches!(kind, Kind::Readable(format) if [&EPUB, &DOCX, &XLSX, &PPTX, &ODT, &ODS, &ODP].contains(format))
 }
 
 /// A manual page is known by its macros, once its name (`ls.1`, `open.3p.gz`) says that it may be one.
@@ -117,7 +130,6 @@ const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
 fn signature(bytes: &[u8]) -> Option<Kind> {
     const SIGNATURES: &[(&[u8], &str)] = &[
-        (b"PK\x03\x04", "a ZIP archive"),
         (b"\x89PNG", "a PNG image"),
         (b"\xFF\xD8\xFF", "a JPEG image"),
         (b"GIF8", "a GIF image"),
@@ -133,6 +145,9 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
     }
     if bytes.starts_with(b"\xD0\xCF\x11\xE0") {
         return Some(if office::is_locked(bytes) { Kind::Locked } else { OLD_OFFICE });
+    }
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Some(ZIP);
     }
     if is_docbook(bytes) {
         return Some(DOCBOOK);
@@ -239,7 +254,7 @@ fn looks_binary(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::{EPUB, PDF};
+    use crate::formats::PDF;
 
     fn told(name: &str, media_type: Option<&str>, bytes: &[u8]) -> Result<&'static Format, ReadError> {
         format_of(Original { id: "doc", name, media_type, bytes, ..Original::default() })

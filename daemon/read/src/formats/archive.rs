@@ -12,6 +12,21 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Most bytes unpacked from one archive: a file may be asked for many times.
 const MAX_ARCHIVE_BYTES: u64 = 256 << 20;
 
+/// The bytes of an archive's directory, which names its files; of a damaged archive all bytes, and nothing of another file.
+pub(super) fn directory(bytes: &[u8]) -> &[u8] {
+    const END: &[u8] = b"PK\x05\x06";
+    if !bytes.starts_with(b"PK\x03\x04") {
+        return &[];
+    }
+    // The end record may be followed by a comment of 64 KiB at most.
+    let tail = bytes.len().saturating_sub(22 + 65_535);
+    let place = bytes[tail..].windows(END.len()).rposition(|window| window == END).and_then(|end| {
+        let field = bytes.get(tail + end + 16..tail + end + 20)?;
+        usize::try_from(u32::from_le_bytes(field.try_into().ok()?)).ok()
+    });
+    place.and_then(|place| bytes.get(place..)).unwrap_or(bytes)
+}
+
 /// An archive in memory.
 pub(super) struct Archive<'a> {
     files: ZipArchive<Cursor<&'a [u8]>>,
@@ -35,7 +50,14 @@ impl<'a> Archive<'a> {
     /// A file's text; `None` if the file is missing or its beginning is damaged. The text before a later fault counts, and a
     /// large file is cut.
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
-        let file = self.files.by_name(name).ok()?;
+        let exact = self.files.index_for_name(name);
+        // Some programs write names with backslashes or in other letters.
+        let is_same = |other: &[u8]| {
+            let slashes = |byte: &u8| if *byte == b'\\' { b'/' } else { byte.to_ascii_lowercase() };
+            other.len() == name.len() && other.iter().map(slashes).eq(name.bytes().map(|byte| byte.to_ascii_lowercase()))
+        };
+        let index = exact.or_else(|| self.files.file_names_raw().position(is_same));
+        let file = self.files.by_index(index?).ok()?;
         let mut content = Vec::new();
         let read = file.take(MAX_FILE_BYTES.min(self.budget)).read_to_end(&mut content);
         self.budget -= content.len() as u64;

@@ -15,16 +15,20 @@ use std::collections::HashMap;
 
 use super::{
     Fault, Parsed,
-    archive::Archive,
+    archive::{self, Archive},
     xml::{NotWellFormed, Token, Xml},
 };
 
 /// Most characters of one document's text.
 const MAX_TEXT_BYTES: usize = 30 << 20;
 
-/// Whether an archive holds a file whose name begins so.
+/// Whether an archive's directory has a file whose name begins so. Files of the archive may be archives themselves: slides hold
+/// the sheets of their charts.
 pub(super) fn holds(bytes: &[u8], name: &str) -> bool {
-    bytes.starts_with(b"PK\x03\x04") && bytes.windows(name.len()).any(|window| window == name.as_bytes())
+    let directory = archive::directory(bytes);
+    [name.to_owned(), name.replace('/', "\\")]
+        .iter()
+        .any(|name| directory.windows(name.len()).any(|window| window == name.as_bytes()))
 }
 
 /// Whether an archive's first file declares one of OpenDocument's types.
