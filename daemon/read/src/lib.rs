@@ -68,6 +68,9 @@ pub struct Original<'a> {
 /// # Errors
 /// [`ReadError::Binary`], [`ReadError::Convert`], [`ReadError::Empty`], and the faults found by the readers.
 pub fn read(source: Original) -> Result<Reading, ReadError> {
+    if let Some((bytes, packed)) = media::unpacked(source)? {
+        return read(Original { bytes: &bytes, ..packed });
+    }
     let format = format_of(source)?;
     let (parsed, form) = match format.reader {
         Reader::Text(_, form) => {

@@ -57,6 +57,9 @@ const MANUAL_PAGE: Kind = Kind::Convert("a manual page", "mandoc -T html FILE");
 /// # Errors
 /// [`ReadError::Binary`] and [`ReadError::Convert`] for documents without a reader.
 pub fn format_of(source: Original) -> Result<&'static Format, ReadError> {
+    if let Some((bytes, packed)) = unpacked(source)? {
+        return format_of(Original { bytes: &bytes, ..packed });
+    }
     let kind = manual_page(source)
         .or_else(|| signature(source.bytes))
         // An archive of unusual order is known by its name or type only.
@@ -99,6 +102,32 @@ fn is_archive(kind: &Kind) -> bool {
     matches!(kind, Kind::Readable(format) if [&EPUB, &DOCX, &XLSX, &PPTX, &ODT, &ODS, &ODP].contains(format))
 }
 
+/// The contents of a gzip file, and its name without the ending; `None` for anything else, and for a file that is damaged from its
+/// beginning. Files in it that are packed again stay so.
+///
+/// # Errors
+/// [`ReadError::TooMuchText`].
+pub(crate) fn unpacked<'a>(source: Original<'a>) -> Result<Option<(Vec<u8>, Original<'a>)>, ReadError> {
+    if !source.bytes.starts_with(&[0x1F, 0x8B]) || manual_page(source).is_some() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    // The part before a fault is text.
+    let _ = MultiGzDecoder::new(source.bytes).take(MAX_UNPACKED_BYTES + 1).read_to_end(&mut bytes);
+    if bytes.len() as u64 > MAX_UNPACKED_BYTES {
+        return Err(ReadError::TooMuchText { limit: MAX_UNPACKED_BYTES });
+    }
+    if bytes.is_empty() || bytes.starts_with(&[0x1F, 0x8B]) {
+        return Ok(None);
+    }
+    let stem = |name: &'a str| name.strip_suffix(".gz").or_else(|| name.strip_suffix(".GZ")).unwrap_or(name);
+    let media_type = source.media_type.filter(|given| !given.to_ascii_lowercase().contains("gzip"));
+    Ok(Some((bytes, Original { name: stem(source.name), id: stem(source.id), media_type, bytes: &[], ..source })))
+}
+
+/// Most bytes of a gzip file's contents: twice the largest document that is taken by default.
+const MAX_UNPACKED_BYTES: u64 = 64 << 20;
+
 /// A manual page is known by its macros, once its name (`ls.1`, `open.3p.gz`) says that it may be one.
 fn manual_page(source: Original) -> Option<Kind> {
     let named = |name: &str| {
@@ -136,6 +165,9 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
         (b"\x1F\x8B", "a gzip archive"),
         (b"\xFD7zXZ", "an xz archive"),
         (b"7z\xBC\xAF", "a 7z archive"),
+        (b"Rar!", "a RAR archive"),
+        (b"BZh", "a bzip2 archive"),
+        (b"\x28\xB5\x2F\xFD", "a zstd archive"),
         (b"\x7FELF", "a program"),
         (b"GGUF", "a GGUF model"),
         (b"SQLite format 3", "a SQLite database"),
@@ -151,6 +183,9 @@ fn signature(bytes: &[u8]) -> Option<Kind> {
     }
     if is_docbook(bytes) {
         return Some(DOCBOOK);
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Some(Kind::Binary("a tar archive"));
     }
     SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
 }
@@ -348,6 +383,24 @@ mod tests {
         }
         assert_eq!(told("app.log.1", None, b"12:01 started").unwrap(), &PLAIN);
         assert!(refused("app.log.1.gz", None, b"\x1F\x8B\x08 no page").contains("a gzip archive"));
+    }
+
+    #[test]
+    fn gzip_is_unpacked_once() {
+        let pack = |bytes: &[u8]| {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut packed, bytes).unwrap();
+            packed.finish().unwrap()
+        };
+        let page = pack(b"<h1>Pump</h1><p>Key.");
+        let reading = crate::read(Original { id: "a.html.gz", name: "a.html.gz", bytes: &page, ..Original::default() }).unwrap();
+        assert_eq!((reading.format, reading.text.as_str()), (&HTML, "# Pump\n\nKey.\n"));
+        assert_eq!(crate::read(Original { id: "a.txt.gz", bytes: &pack(b"text"), ..Original::default() }).unwrap().title, "a");
+        assert!(refused("a.gz", None, &pack(&page)).contains("a gzip archive"));
+        let tar = [vec![b'x'; 257], b"ustar".to_vec(), vec![0; 300]].concat();
+        assert!(refused("a.tar.gz", None, &pack(&tar)).contains("a tar archive"));
+        let bomb = pack(&vec![b'a'; MAX_UNPACKED_BYTES as usize + 1]);
+        assert!(matches!(told("a.txt.gz", None, &bomb), Err(ReadError::TooMuchText { .. })));
     }
 
     #[test]

@@ -701,6 +701,7 @@ impl Writer {
 }
 
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each says something else about the table or its open cell")]
 struct Table {
     caption: String,
     rows: Vec<Vec<String>>,

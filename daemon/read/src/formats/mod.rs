@@ -3,14 +3,19 @@
 //! The readers know only bytes and text, so that they can run in a child process (`child`) and be fuzzed alone.
 
 mod archive;
+mod asciidoc;
 pub mod encoding;
 mod epub;
 pub mod html;
+mod json;
+mod mail;
 mod markdown;
 pub(crate) mod office;
 #[cfg(feature = "pdf")]
 mod pdf;
+mod rst;
 mod rtf;
+mod subtitles;
 mod table;
 mod text;
 mod xml;
@@ -95,8 +100,8 @@ pub static PLAIN: Format = Format {
     name: "text",
     media_type: "text/plain",
     aliases: &[],
-    extensions: &["txt", "text", "rst", "adoc"],
-    also: &["log", "org", "json", "yaml", "yml", "toml", "xml", "ini", "conf"],
+    extensions: &["txt", "text"],
+    also: &["log", "org", "yaml", "yml", "toml", "xml", "ini", "conf"],
     signature: never,
     paged: false,
     reader: Reader::Text(text::plain, Form::Plain),
@@ -258,8 +263,83 @@ pub static CSV: Format = Format {
     reader: Reader::Text(table::to_markdown, Form::Markdown),
 };
 
+/// reStructuredText.
+pub static RST: Format = Format {
+    name: "reStructuredText",
+    media_type: "text/x-rst",
+    aliases: &["text/prs.fallenstein.rst"],
+    extensions: &["rst"],
+    also: &["rest"],
+    signature: never,
+    paged: false,
+    reader: Reader::Text(rst::to_markdown, Form::Markdown),
+};
+
+/// AsciiDoc.
+pub static ASCIIDOC: Format = Format {
+    name: "AsciiDoc",
+    media_type: "text/asciidoc",
+    aliases: &["text/x-asciidoc"],
+    extensions: &["adoc", "asciidoc"],
+    also: &["asc"],
+    signature: never,
+    paged: false,
+    reader: Reader::Text(asciidoc::to_markdown, Form::Markdown),
+};
+
+/// Mails, and pages that a browser saved in one file.
+pub static MAIL: Format = Format {
+    name: "EML",
+    media_type: "message/rfc822",
+    aliases: &["multipart/related", "application/x-mimearchive"],
+    extensions: &["eml", "mht", "mhtml"],
+    also: &[],
+    signature: mail::is_mail,
+    paged: false,
+    reader: Reader::Confined(|bytes| mail::parse(&bytes)),
+};
+
+/// Notebooks of Jupyter.
+pub static NOTEBOOK: Format = Format {
+    name: "IPYNB",
+    media_type: "application/x-ipynb+json",
+    aliases: &[],
+    extensions: &["ipynb"],
+    also: &[],
+    signature: never,
+    paged: false,
+    reader: Reader::Text(json::notebook, Form::Markdown),
+};
+
+/// JSON, and files of several JSON values.
+pub static JSON: Format = Format {
+    name: "JSON",
+    media_type: "application/json",
+    aliases: &["text/json", "application/x-ndjson", "application/jsonl"],
+    extensions: &[],
+    also: &["json", "jsonl", "ndjson"],
+    signature: never,
+    paged: false,
+    reader: Reader::Confined(|bytes| json::parse(&bytes)),
+};
+
+/// Subtitles.
+pub static SUBTITLES: Format = Format {
+    name: "SRT",
+    media_type: "application/x-subrip",
+    aliases: &["text/vtt", "text/srt"],
+    extensions: &["srt", "vtt"],
+    also: &[],
+    signature: |bytes| bytes.starts_with(b"WEBVTT"),
+    paged: false,
+    reader: Reader::Text(subtitles::to_markdown, Form::Markdown),
+};
+
 /// All formats. A new one is a file in this folder and a row here.
-pub static FORMATS: [&Format; 13] = [&PLAIN, &MARKDOWN, &HTML, &PDF, &EPUB, &DOCX, &XLSX, &PPTX, &ODT, &ODS, &ODP, &RTF, &CSV];
+pub static FORMATS: [&Format; 19] = [
+    &PLAIN, &MARKDOWN, &HTML, &PDF, &EPUB, &DOCX, &XLSX, &PPTX, &ODT, &ODS, &ODP, &RTF, &CSV, &RST, &ASCIIDOC, &MAIL, &NOTEBOOK,
+    &JSON, &SUBTITLES,
+];
 
 /// The names of all formats, as a message lists them.
 pub(crate) fn readable() -> String {

@@ -181,8 +181,9 @@ impl<'a> Reader<'a> {
             self.words = std::mem::take(&mut self.interrupted);
             if !note.is_empty() {
                 self.told_notes += 1;
-                self.notes.push(format!("[{}] {note}", self.told_notes));
-                self.words.push_str(&format!("[{}]", self.told_notes));
+                let mark = format!("[{}]", self.told_notes);
+                self.words.push_str(&mark);
+                self.notes.push(format!("{mark} {note}"));
             }
         }
         if ended == Some(Target::Styles) {
@@ -291,7 +292,7 @@ impl<'a> Reader<'a> {
             _ if matches!(self.group().target, Target::Styles | Target::Fonts | Target::Info) => {}
             "par" | "sect" | "page" => self.end_paragraph(),
             "line" => self.words.push(LINE_END),
-            "tab" => self.char(' '),
+            "tab" | "emspace" | "enspace" | "qmspace" => self.char(' '),
             "emdash" => self.char('—'),
             "endash" => self.char('–'),
             "lquote" => self.char('‘'),
@@ -299,7 +300,6 @@ impl<'a> Reader<'a> {
             "ldblquote" => self.char('“'),
             "rdblquote" => self.char('”'),
             "bullet" => self.char('•'),
-            "emspace" | "enspace" | "qmspace" => self.char(' '),
             "pard" => self.layout = Layout::default(),
             "s" => self.layout.style = usize::try_from(value).unwrap_or(0),
             "outlinelevel" => self.layout.outline = usize::try_from(value).ok(),

@@ -1,6 +1,11 @@
-//! Text that needs no conversion: plain text, and Markdown with its front matter.
+//! Text that needs little conversion: plain text, and Markdown with its front matter.
+
+use std::borrow::Cow;
 
 use super::{Fault, Parsed};
+
+/// A `data:` URL of more bytes is a picture or the like, not an example of one.
+const MAX_DATA_URL_BYTES: usize = 64;
 
 /// Front matter is looked for in this many bytes from the start.
 const MAX_FRONT_MATTER_BYTES: usize = 64 * 1024;
@@ -16,6 +21,27 @@ pub(super) fn plain(text: &str) -> Result<Parsed, Fault> {
 pub(super) fn markdown(text: &str) -> Result<Parsed, Fault> {
     let (title, body) = front_matter(text);
     Ok(Parsed { title, text: body.to_owned(), note: None })
+}
+
+/// A text without the contents of pictures in it, which are base64.
+pub(super) fn without_data_urls(text: &str) -> Cow<'_, str> {
+    const SCHEME: &str = "data:";
+    if !text.contains(";base64,") && !text.contains("data:image/") {
+        return text.into();
+    }
+    let (mut out, mut rest) = (String::with_capacity(text.len() / 4), text);
+    while let Some(at) = rest.find(SCHEME) {
+        let (before, url) = rest.split_at(at);
+        let end = url.find(|char: char| char.is_whitespace() || "\"'()<>`".contains(char)).unwrap_or(url.len());
+        let is_data = url[..end].contains(";base64,") || (url.starts_with("data:image/") && end > MAX_DATA_URL_BYTES);
+        out.push_str(before);
+        if !is_data {
+            out.push_str(&url[..end]);
+        }
+        rest = &url[end..];
+    }
+    out.push_str(rest);
+    out.into()
 }
 
 /// One kind of line end, and no zero characters.

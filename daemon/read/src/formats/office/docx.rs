@@ -581,9 +581,9 @@ struct Resolved {
 impl Resolved {
     fn of(styles: &HashMap<String, Style>, id: Option<&str>) -> Self {
         let mut found = Self::default();
-        let mut next = id.map(str::to_owned);
+        let mut next = id;
         for _ in 0..MAX_STYLE_CHAIN {
-            let Some(style) = next.and_then(|id| styles.get(&id)) else { break };
+            let Some(style) = next.and_then(|id| styles.get(id)) else { break };
             if found.name.is_empty() {
                 found.name.clone_from(&style.name);
             }
@@ -591,7 +591,7 @@ impl Resolved {
             found.outline = found.outline.or(style.outline).or(by_name.map(|level| level.saturating_sub(1)));
             found.list = found.list.or_else(|| style.list.clone());
             found.level = found.level.or(style.level);
-            next = style.based_on.clone();
+            next = style.based_on.as_deref();
         }
         found
     }

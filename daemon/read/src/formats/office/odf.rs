@@ -111,6 +111,7 @@ struct List {
     count: u32,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a place that the reader is in")]
 struct Reader {
     writer: Writer,
     styles: Styles,
@@ -216,8 +217,7 @@ impl Reader {
                     self.writer.words("Notes: ");
                 }
             }
-            "text:s" => self.writer.words(" "),
-            "text:tab" => self.writer.words(" "),
+            "text:s" | "text:tab" => self.writer.words(" "),
             "text:line-break" => self.writer.begin("br"),
             "text:list" => self.begin_list(element),
             "text:list-item" | "text:list-header" => {

@@ -98,7 +98,7 @@ pub(super) fn write_sheets(sheets: &[Sheet]) -> Parsed {
     for sheet in sheets.iter().filter(|sheet| !sheet.rows.is_empty()) {
         // A program's own name for the only sheet says nothing.
         if sheets.len() > 1 {
-            text.push_str(&format!("## {}\n\n", one_line(&sheet.name)));
+            text.extend(["## ", &one_line(&sheet.name), "\n\n"]);
         }
         write_rows(&sheet.rows, &mut text);
     }
@@ -118,13 +118,13 @@ pub(in super::super) fn write_rows(rows: &[Vec<String>], text: &mut String) {
         {
             let words = row.iter().find(|cell| !cell.is_empty()).map_or("", String::as_str);
             let escape = if markdown::reads_as_markup(words) { "\\" } else { "" };
-            text.push_str(&format!("{escape}{words}\n\n"));
+            text.extend([escape, words, "\n\n"]);
             rest = below;
         }
         let Some((first, below)) = rest.split_first() else { continue };
         let is_head = !below.is_empty() && filled(first) * 3 >= width * 2 && first.iter().all(|cell| is_head_cell(cell));
         if is_head {
-            heads = first.clone();
+            heads.clone_from(first);
             rest = below;
         } else if heads.len() < first.len() {
             heads.clear();
@@ -156,7 +156,7 @@ fn write_table(heads: &[String], rows: &[Vec<String>], text: &mut String) {
                     text.push_str("; ");
                 }
                 if let Some(head) = heads.get(column).filter(|head| !head.is_empty()) {
-                    text.push_str(&format!("{head}: "));
+                    text.extend([head, ": "]);
                 }
                 text.push_str(cell);
             }
