@@ -2,8 +2,8 @@
 //!
 //! No tree is built: a page takes no more memory than its own size, whatever its nesting, and nothing recurses. That matters more
 //! here than a browser's fidelity: pages come from strangers and the board is small. Headings, paragraphs, lists, tables and
-//! preformatted text keep their structure. Links and emphasis keep their words only. Scripts, styles, navigation and form
-//! controls are left out. The tokenizer is html5ever's: entities, comments, quoting and raw text follow the standard
+//! preformatted text keep their structure. Links and emphasis keep their words only. Scripts, styles, navigation and banners
+//! are left out, and form controls that stand alone. The tokenizer is html5ever's: entities, comments, quoting and raw text follow the standard
 //! (<https://html.spec.whatwg.org/multipage/parsing.html#tokenization>).
 //!
 //! XHTML is read as XML: there `<script/>` is empty, and in HTML it swallows the page. Pages that call themselves XHTML and are
@@ -43,6 +43,12 @@ const MAX_SPAN: usize = 64;
 /// Longest head of a column that is guessed to be one, in characters.
 const MAX_GUESSED_HEAD: usize = 60;
 
+/// Deepest nesting of a formula that is followed.
+const MAX_FORMULA_DEPTH: usize = 64;
+
+/// Longest list of choices that is text and no data.
+const MAX_CHOICES_BYTES: usize = 300;
+
 /// XML tokens between two looks at the clock.
 const TOKENS_PER_LOOK: usize = 4096;
 
@@ -62,11 +68,16 @@ pub(super) fn xhtml_to_markdown(xhtml: &str) -> Result<Parsed, Fault> {
 fn convert(page: &str, is_xhtml: bool) -> Result<Parsed, Fault> {
     let begun = Instant::now();
     let given_up = || begun.elapsed() > TIME_LIMIT;
-    let parsed = match is_xhtml.then(|| convert_xml_unless(page, given_up)) {
-        Some(Ok(parsed)) => parsed,
-        Some(Err(NotWellFormed)) | None => convert_unless(page, is_xhtml, given_up),
+    let read = |keeps_all: bool| {
+        let parsed = match is_xhtml.then(|| convert_xml_unless(page, keeps_all, given_up)) {
+            Some(Ok(parsed)) => parsed,
+            Some(Err(NotWellFormed)) | None => convert_unless(page, is_xhtml, keeps_all, given_up),
+        };
+        parsed.ok_or(Fault::TooSlow(TIME_LIMIT))
     };
-    parsed.ok_or(Fault::TooSlow(TIME_LIMIT))
+    let parsed = read(false)?;
+    // A name can mislead: a page is better read with its menus than not at all.
+    if parsed.text.trim().is_empty() { read(true) } else { Ok(parsed) }
 }
 
 /// Whether a page calls itself XML or names XHTML's name space.
@@ -77,8 +88,8 @@ fn is_xhtml(page: &str) -> bool {
 }
 
 /// Converts well-formed XML; `None` once `given_up`.
-fn convert_xml_unless(page: &str, mut given_up: impl FnMut() -> bool) -> Result<Option<Parsed>, NotWellFormed> {
-    let (mut xml, mut writer) = (Xml::new(page), Writer::default());
+fn convert_xml_unless(page: &str, keeps_all: bool, mut given_up: impl FnMut() -> bool) -> Result<Option<Parsed>, NotWellFormed> {
+    let (mut xml, mut writer) = (Xml::new(page), Writer { keeps_all, ..Writer::default() });
     let mut count = 0_usize;
     while let Some(token) = xml.next()? {
         if count.is_multiple_of(TOKENS_PER_LOOK) && given_up() {
@@ -98,8 +109,8 @@ fn convert_xml_unless(page: &str, mut given_up: impl FnMut() -> bool) -> Result<
 }
 
 /// Converts HTML; `None` once `given_up`, which is asked before every piece.
-fn convert_unless(html: &str, is_xhtml: bool, mut given_up: impl FnMut() -> bool) -> Option<Parsed> {
-    let sink = Sink { writer: RefCell::default(), is_xhtml };
+fn convert_unless(html: &str, is_xhtml: bool, keeps_all: bool, mut given_up: impl FnMut() -> bool) -> Option<Parsed> {
+    let sink = Sink { writer: RefCell::new(Writer { keeps_all, ..Writer::default() }), is_xhtml };
     let tokenizer = Tokenizer::new(sink, TokenizerOpts::default());
     let input = BufferQueue::default();
     let mut rest = html;
@@ -191,18 +202,72 @@ fn is_left_out(name: &str) -> bool {
             | "template"
             | "iframe"
             | "object"
-            | "svg"
             | "canvas"
-            | "math"
-            | "button"
-            | "select"
-            | "textarea"
+            | "annotation"
+            | "annotation-xml"
+            | "datalist"
             | "noembed"
             | "noframes"
             | "audio"
             | "video"
             | "dialog"
     )
+}
+
+/// Whether an element says by its role, its class or its id that it is not the page's subject: menus, banners, notices about
+/// cookies.
+fn is_clutter(tag: &Tag) -> bool {
+    const ROLES: [&str; 9] =
+        ["navigation", "banner", "contentinfo", "search", "dialog", "alertdialog", "menu", "menubar", "toolbar"];
+    const NAMES: [&str; 24] = [
+        "nav",
+        "navbar",
+        "navigation",
+        "nav-menu",
+        "main-menu",
+        "mainmenu",
+        "main-nav",
+        "site-nav",
+        "topnav",
+        "sidenav",
+        "breadcrumb",
+        "breadcrumbs",
+        "skip-link",
+        "site-header",
+        "site-footer",
+        "page-footer",
+        "footer",
+        "cookieconsent",
+        "cookie-law-info-bar",
+        "gdpr",
+        "social-share",
+        "share-buttons",
+        "sharedaddy",
+        "mw-navigation",
+    ];
+    const NOTICES: [&str; 8] = ["banner", "consent", "notice", "bar", "popup", "modal", "overlay", "message"];
+    if !matches!(tag.name, "div" | "section" | "aside" | "header" | "footer" | "ul" | "ol" | "form" | "p" | "table") {
+        return false;
+    }
+    if tag.get("role").is_some_and(|role| ROLES.contains(&role.trim())) {
+        return true;
+    }
+    let names = [tag.get("id"), tag.get("class")].map(Option::unwrap_or_default).join(" ").to_ascii_lowercase();
+    let is_about_cookies =
+        || names.split_whitespace().any(|name| name.starts_with("cookie")) && NOTICES.iter().any(|notice| names.contains(notice));
+    names.split_whitespace().any(|name| NAMES.contains(&name)) || is_about_cookies()
+}
+
+/// The least number of links, and percentage of linked words, of an element that is a menu if it has that many. Notes in a margin
+/// have the names of menus too, and a list of links may be the subject of a page, but rarely before its first heading.
+fn menu_of_links(tag: &Tag, before_headings: bool) -> Option<(usize, usize)> {
+    const NAMES: [&str; 9] = ["sidebar", "side-bar", "menu", "toc", "related", "related-links", "links", "tags", "pagination"];
+    let names = [tag.get("id"), tag.get("class")].map(Option::unwrap_or_default).join(" ").to_ascii_lowercase();
+    match tag.name {
+        "div" | "section" | "aside" | "ul" if names.split_whitespace().any(|name| NAMES.contains(&name)) => Some((3, 80)),
+        "ul" if before_headings => Some((5, 95)),
+        _ => None,
+    }
 }
 
 fn is_block(name: &str) -> bool {
@@ -261,8 +326,39 @@ pub(super) struct Writer {
     lists: Vec<List>,
     table: Option<Table>,
     place: Place,
+    /// The element that holds the page's main part, and the number of open elements of its name.
+    main: (String, usize),
     /// The element that is left out, and the number of open elements of its name.
     left_out: Option<(String, usize)>,
+    /// Whether menus and banners are kept too.
+    keeps_all: bool,
+    /// The element that may be a menu.
+    menu: Option<Menu>,
+    /// Links, characters in links, and all characters of the page so far.
+    links: (usize, usize, usize),
+    in_link: bool,
+    has_heading: bool,
+    /// The form control that is open, and the length of the block before it.
+    control: Option<(String, usize)>,
+    /// Characters of the block that come from controls.
+    control_chars: usize,
+    /// Open elements of a formula, and the number of their parts.
+    formula: Vec<(String, usize)>,
+    /// Open drawings, and whether a text in them is open.
+    drawings: usize,
+    in_drawn_text: bool,
+}
+
+/// An element that is a menu if most of its words are links.
+struct Menu {
+    name: String,
+    /// Open elements of its name.
+    depth: usize,
+    /// The least links and percentage of linked words.
+    least: (usize, usize),
+    /// The counts before it, and the length of the text.
+    links: (usize, usize, usize),
+    text: usize,
 }
 
 /// Position relative to the page's `<main>`.
@@ -349,10 +445,14 @@ impl Writer {
             {
                 title.push_str(words);
             }
-        } else if self.left_out.is_some() || self.place == Place::After {
+        } else if self.left_out.is_some() || self.place == Place::After || (self.drawings > 0 && !self.in_drawn_text) {
+        } else if !self.formula.is_empty() && words.trim().is_empty() {
         } else if self.preformatted {
             self.block.push_str(words);
         } else {
+            let count = words.chars().filter(|char| !char.is_whitespace()).count();
+            self.links.2 += count;
+            self.links.1 += if self.in_link { count } else { 0 };
             for char in words.chars() {
                 self.push_collapsed(if char.is_whitespace() && char != '\u{A0}' { ' ' } else { char });
             }
@@ -360,6 +460,10 @@ impl Writer {
     }
 
     fn push_collapsed(&mut self, char: char) {
+        // Soft hyphens and the invisible signs of formulas.
+        if matches!(char, '\u{AD}' | '\u{2061}'..='\u{2064}') {
+            return;
+        }
         if char != ' ' || !(self.block.is_empty() || self.block.ends_with([' ', '\n'])) {
             self.block.push(if char == '\u{A0}' { ' ' } else { char });
         }
@@ -367,23 +471,56 @@ impl Writer {
 
     fn open(&mut self, tag: &Tag) {
         let name = tag.name;
+        let is_main = name == "main" || (name != "body" && tag.get("role").is_some_and(|role| role == "main"));
         if let Some((left_out, depth)) = &mut self.left_out {
             // A menu that is never closed does not swallow the page.
-            if matches!(name, "main" | "article" | "body") {
+            if is_main || matches!(name, "article" | "body") {
                 self.left_out = None;
             } else {
                 *depth += usize::from(name == left_out && !tag.is_empty);
                 return;
             }
         }
-        if name == "main" && self.place != Place::Inside {
-            self.begin_main();
+        if is_main && self.place != Place::Inside {
+            self.begin_main(name);
+        } else if self.place == Place::Inside && name == self.main.0 {
+            self.main.1 += usize::from(!tag.is_empty);
         }
-        if is_left_out(name) {
-            // The slash closes `<svg/>`, but means nothing on HTML's own elements.
-            if !(tag.is_empty && matches!(name, "svg" | "math")) {
-                self.left_out = Some((name.to_owned(), 1));
+        let begins_block = is_block(name) || heading_level(name).is_some();
+        if begins_block && !self.in_drawn_text {
+            // Blocks stand in no formula or drawing: it was never closed.
+            (self.drawings, self.formula) = (0, Vec::new());
+        }
+        self.has_heading |= heading_level(name).is_some();
+        match name {
+            "a" => {
+                self.in_link = tag.get("href").is_some();
+                self.links.0 += usize::from(self.in_link);
             }
+            _ if begins_block => self.in_link = false,
+            _ => {}
+        }
+        if let Some(menu) = self.menu.as_mut().filter(|menu| menu.name == name) {
+            menu.depth += usize::from(!tag.is_empty);
+        } else if self.menu.is_none()
+            && !self.keeps_all
+            && self.table.is_none()
+            && self.lists.is_empty()
+            && let Some(least) = menu_of_links(tag, !self.has_heading)
+        {
+            self.end_block();
+            let (links, text) = (self.links, self.text.len());
+            self.menu = Some(Menu { name: name.to_owned(), depth: 1, least, links, text });
+        }
+        if self.drawings > 0 {
+            self.open_in_drawing(tag);
+        } else if is_left_out(name) || (!self.keeps_all && is_clutter(tag)) {
+            self.left_out = Some((name.to_owned(), 1));
+        } else if name == "svg" {
+            // The slash closes `<svg/>`, but means nothing on HTML's own elements.
+            self.drawings = usize::from(!tag.is_empty);
+        } else if name == "math" || !self.formula.is_empty() {
+            self.open_in_formula(tag);
         } else if name == "title" {
             self.in_title = self.title.is_none();
             self.title.get_or_insert_default();
@@ -395,9 +532,12 @@ impl Writer {
     }
 
     /// A page with `<main>` declares the rest to be about something else.
-    fn begin_main(&mut self) {
+    fn begin_main(&mut self, name: &str) {
         *self = Self {
             title: self.title.take(),
+            note: self.note.take(),
+            keeps_all: self.keeps_all,
+            main: (name.to_owned(), 1),
             place: Place::Inside,
             text: if self.place == Place::After { std::mem::take(&mut self.text) } else { String::new() },
             ..Self::default()
@@ -411,20 +551,122 @@ impl Writer {
     }
 
     pub(super) fn close(&mut self, name: &str) {
-        if name == "main" && self.place == Place::Inside {
-            self.left_out = None;
-            self.end_main();
-        } else if name == "title" {
+        if self.place == Place::Inside && name == self.main.0 {
+            self.main.1 = self.main.1.saturating_sub(1);
+            if self.main.1 == 0 || name == "main" {
+                self.left_out = None;
+                self.end_main();
+                return;
+            }
+        }
+        if name == "title" {
             self.in_title = false;
         } else if let Some((left_out, depth)) = &mut self.left_out {
             *depth -= usize::from(name == left_out);
             if *depth == 0 {
                 self.left_out = None;
             }
+        } else if self.drawings > 0 {
+            self.close_in_drawing(name);
+        } else if !self.formula.is_empty() {
+            self.close_in_formula(name);
+        } else if self.control.as_ref().is_some_and(|(control, _)| control == name) {
+            self.end_control();
         } else if self.table.is_some() {
             self.close_in_table(name);
         } else {
             self.close_in_flow(name);
+            self.close_menu(name);
+        }
+        if name == "a" {
+            self.in_link = false;
+        }
+    }
+
+    /// A menu goes when it ends. One that never ends stays.
+    fn close_menu(&mut self, name: &str) {
+        let Some(menu) = self.menu.as_mut().filter(|menu| menu.name == name) else { return };
+        menu.depth -= 1;
+        if menu.depth > 0 {
+            return;
+        }
+        self.end_block();
+        let Some(menu) = self.menu.take() else { return };
+        let (links, linked, all) = (self.links.0 - menu.links.0, self.links.1 - menu.links.1, self.links.2 - menu.links.2);
+        let (least_links, percent) = menu.least;
+        if links >= least_links && linked * 100 >= all * percent && menu.text <= self.text.len() {
+            self.text.truncate(menu.text);
+        }
+    }
+
+    /// In a drawing only its texts count.
+    fn open_in_drawing(&mut self, tag: &Tag) {
+        match tag.name {
+            "svg" => self.drawings += usize::from(!tag.is_empty),
+            "text" | "foreignobject" | "foreignObject" => {
+                self.in_drawn_text = true;
+                self.push_collapsed(' ');
+            }
+            _ => {}
+        }
+    }
+
+    fn close_in_drawing(&mut self, name: &str) {
+        match name {
+            "svg" => {
+                self.drawings -= 1;
+                self.in_drawn_text = false;
+                self.push_collapsed(' ');
+            }
+            "text" | "foreignobject" | "foreignObject" => self.in_drawn_text = false,
+            _ => {}
+        }
+    }
+
+    /// A formula on one line: `(a+b)/c`, `x^2`, `√(y)`.
+    fn open_in_formula(&mut self, tag: &Tag) {
+        let mut is_operand = false;
+        if let Some((parent, parts)) = self.formula.last_mut() {
+            *parts += 1;
+            let sign = match (parent.as_str(), *parts) {
+                ("mfrac", 2) => "/",
+                ("msup" | "mover", 2) | ("msubsup" | "munderover", 3) => "^",
+                ("msub" | "munder" | "msubsup" | "munderover", 2) => "_",
+                ("mtr", 2..) => " ",
+                ("mtable", 2..) => "; ",
+                _ => "",
+            };
+            is_operand = tag.name == "mrow" && matches!(parent.as_str(), "mfrac" | "msup" | "msub" | "msubsup");
+            self.block.push_str(sign);
+        }
+        match tag.name {
+            "msqrt" | "mroot" => self.block.push_str("√("),
+            _ if is_operand => self.block.push('('),
+            _ => {}
+        }
+        if !tag.is_empty && self.formula.len() < MAX_FORMULA_DEPTH {
+            let name = if is_operand { "mrow (" } else { tag.name };
+            self.formula.push((name.to_owned(), 0));
+        }
+    }
+
+    fn close_in_formula(&mut self, name: &str) {
+        let Some(at) = self.formula.iter().rposition(|(open, _)| open.split(' ').next() == Some(name)) else { return };
+        for (open, _) in self.formula.split_off(at).iter().rev() {
+            if matches!(open.as_str(), "msqrt" | "mroot" | "mrow (") {
+                self.block.push(')');
+            }
+        }
+    }
+
+    /// The words of a control belong to the sentence around it. A block of controls alone is none of the text.
+    fn end_control(&mut self) {
+        let Some((name, begun)) = self.control.take() else { return };
+        let Some(words) = self.block.get(begun..) else { return };
+        if name == "select" && words.len() > MAX_CHOICES_BYTES {
+            self.block.truncate(begun);
+        } else {
+            self.control_chars += words.chars().filter(|char| !char.is_whitespace()).count();
         }
     }
 
@@ -476,8 +718,29 @@ impl Writer {
     fn open_inline(&mut self, tag: &Tag) {
         match tag.name {
             "img" => {
-                if let Some(alt) = tag.get("alt") {
+                // A formula's picture has its source in TeX, beside the formula itself.
+                if let Some(alt) = tag.get("alt").filter(|alt| !alt.starts_with("{\\displaystyle") && !alt.starts_with("data:")) {
                     self.words(&alt);
+                }
+            }
+            "button" | "select" | "textarea" if self.control.is_none() => {
+                self.control = Some((tag.name.to_owned(), self.block.len()));
+            }
+            "option" if self.control.as_ref().is_some_and(|(_, begun)| self.block.trim_end().len() > *begun) => {
+                self.separate(" / ")
+            }
+            "input" if self.control.is_none() => {
+                let is_shown = tag.get("type").is_none_or(|kind| {
+                    matches!(
+                        kind.to_ascii_lowercase().as_str(),
+                        "text" | "button" | "submit" | "reset" | "number" | "tel" | "url"
+                    )
+                });
+                if let Some(value) = tag.get("value").filter(|_| is_shown) {
+                    let begun = self.block.len();
+                    self.words(&value);
+                    self.control = Some(("input".into(), begun));
+                    self.end_control();
                 }
             }
             // 10<sup>-3</sup> is not 10-3.
@@ -527,7 +790,11 @@ impl Writer {
 
     fn end_block(&mut self) {
         let block = std::mem::take(&mut self.block);
-        if block.trim().is_empty() {
+        let control_chars = std::mem::take(&mut self.control_chars);
+        let is_controls = control_chars > 0
+            && !self.marker.starts_with('#')
+            && block.chars().filter(|char| !char.is_whitespace()).count() <= control_chars;
+        if block.trim().is_empty() || is_controls {
             // `<li><p>` keeps the item's marker for the paragraph.
             if !self.lists.is_empty() || self.marker.starts_with('#') {
                 return;
@@ -656,6 +923,7 @@ impl Writer {
 
     fn end_cell(&mut self) {
         let words = one_line(&std::mem::take(&mut self.block));
+        self.control_chars = 0;
         self.table_mut(|table| {
             if std::mem::take(&mut table.in_cell) {
                 table.push_cell(&words);
@@ -831,6 +1099,60 @@ mod tests {
     }
 
     #[test]
+    fn given_pages_are_read() {
+        let page = |name: &str| markdown(&String::from_utf8(crate::formats::example(&format!("html/{name}"))).unwrap());
+        assert_eq!(
+            page("saved-div-menu.html"),
+            "# Resetting the boiler\n\nHold the red button for seven seconds until the lamp blinks twice.\n"
+        );
+        assert_eq!(page("button-select-labels.html"), "# Keys\n\nPress RESET and choose ECO / BOOST. Type E-17 then note.\n");
+        assert_eq!(page("svg-math.html"), "# Curve\n\nEfficiency η=0.82 at full load.\n\nInlet valve V4\n\nend\n");
+        assert_eq!(page("self-closing-script.xhtml"), "# Pump\n\nThe valve key is in the cupboard.\n");
+    }
+
+    #[test]
+    fn roles_and_names_tell_the_subject() {
+        let page = "<div class='x navbar'><div>menu</div>more</div><div role=main><div>one</div>two</div><div>related</div>";
+        assert_eq!(markdown(page), "one\n\ntwo\n");
+        assert_eq!(markdown("<div id=footer>only a footer</div>"), "only a footer\n");
+        assert_eq!(markdown("<body class='has-cookie-banner navbar'><div class='cookie-recipe'>Bake it."), "Bake it.\n");
+        let links = "<li><a href=x>Pump</a>".repeat(6);
+        assert_eq!(markdown(&format!("<ul>{links}</ul><h1>Faults</h1><ul>{links}</ul>")).matches("- Pump").count(), 6);
+        assert_eq!(markdown(&format!("<ul>{links}</ul>")).matches("- Pump").count(), 6);
+        let note = "<h1>T</h1><aside class=sidebar>Never <a href=x>run</a> it dry. <a href=x>a</a> <a href=x>b</a></aside>";
+        assert_eq!(markdown(note), "# T\n\nNever run it dry. a b\n");
+        assert_eq!(
+            markdown(&format!(
+                "<h1>T</h1><div class=sidebar><div>See <a href=y>all of the faults</a></div><ul>{links}</ul></div><p>x"
+            )),
+            "# T\n\nx\n"
+        );
+        assert_eq!(markdown("<div id=CookieBanner>Accept</div><p>text"), "text\n");
+    }
+
+    #[test]
+    fn controls_alone_are_not_text() {
+        assert_eq!(
+            markdown("<p>a<p><button>Menu</button> <input type=submit value=Go><h2><button>Question?</button></h2><p>b"),
+            "a\n\n## Question?\n\nb\n"
+        );
+        let countries = format!("<p>Choose <select>{}</select>.", "<option>Land".repeat(100));
+        assert_eq!(markdown(&countries), "Choose .\n");
+        assert_eq!(
+            markdown("<table><tr><th>Key<th>Does<tr><td><button>F1</button><td>help</table>"),
+            "| Key | Does |\n|---|---|\n| F1 | help |\n"
+        );
+    }
+
+    #[test]
+    fn formulas_are_one_line() {
+        let formula = "<p>So <math><mfrac><mrow><mi>a</mi> <mo>+</mo> <mi>b</mi></mrow><mi>c</mi></mfrac><mo>=</mo><msup><mi>x</mi><mn>2</mn></msup>
+            <msqrt><mi>y</mi></msqrt><semantics><annotation>TeX</annotation></semantics></math> and <math><mi>z<p>next";
+        assert_eq!(markdown(formula), "So (a+b)/c=x^2√(y) and z\n\nnext\n");
+        assert_eq!(markdown("<p>a<svg><g><p>b"), "a\n\nb\n");
+    }
+
+    #[test]
     fn in_xhtml_a_slash_closes_any_element() {
         let head = "<?xml version=\"1.0\"?><html xmlns=\"http://www.w3.org/1999/xhtml\"><head>";
         for empty in ["script src='x.js'", "title", "style", "iframe", "object", "textarea", "noscript"] {
@@ -877,11 +1199,11 @@ mod tests {
             checks += 1;
             checks == 3
         };
-        assert!(convert_unless(&page, false, third).is_none());
+        assert!(convert_unless(&page, false, false, third).is_none());
         assert_eq!(checks, 3);
         let mut checks = 0;
         let words = "word ".repeat(PIECE_BYTES);
-        assert!(convert_unless(&words, false, || (checks += 1, false).1).is_some());
+        assert!(convert_unless(&words, false, false, || (checks += 1, false).1).is_some());
         assert_eq!(checks, words.len().div_ceil(PIECE_BYTES));
     }
 }
