@@ -311,6 +311,7 @@ fn heading_level(name: &str) -> Option<usize> {
 
 /// Builds the Markdown from the tokens.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a place that the writer is in")]
 pub(super) struct Writer {
     title: Option<String>,
     /// A remark for the owner.
@@ -445,8 +446,7 @@ impl Writer {
             {
                 title.push_str(words);
             }
-        } else if self.left_out.is_some() || self.place == Place::After || (self.drawings > 0 && !self.in_drawn_text) {
-        } else if !self.formula.is_empty() && words.trim().is_empty() {
+        } else if self.is_passed_over(words) {
         } else if self.preformatted {
             self.block.push_str(words);
         } else {
@@ -457,6 +457,14 @@ impl Writer {
                 self.push_collapsed(if char.is_whitespace() && char != '\u{A0}' { ' ' } else { char });
             }
         }
+    }
+
+    /// Words outside the subject, in a drawing, and blanks that lay out a formula's source.
+    fn is_passed_over(&self, words: &str) -> bool {
+        self.left_out.is_some()
+            || self.place == Place::After
+            || (self.drawings > 0 && !self.in_drawn_text)
+            || (!self.formula.is_empty() && words.trim().is_empty())
     }
 
     fn push_collapsed(&mut self, char: char) {
@@ -727,7 +735,7 @@ impl Writer {
                 self.control = Some((tag.name.to_owned(), self.block.len()));
             }
             "option" if self.control.as_ref().is_some_and(|(_, begun)| self.block.trim_end().len() > *begun) => {
-                self.separate(" / ")
+                self.separate(" / ");
             }
             "input" if self.control.is_none() => {
                 let is_shown = tag.get("type").is_none_or(|kind| {
