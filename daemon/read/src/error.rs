@@ -20,7 +20,8 @@ pub enum ReadError {
     },
     /// A document that asks for a password.
     #[error(
-        "it is encrypted and asks for a password; save it without one (a PDF, for example, with `qpdf --decrypt --password=… IN OUT`)"
+        "it is encrypted and asks for a password; save it without one \
+         (a PDF, for example, with `qpdf --decrypt --password=… IN OUT`)"
     )]
     Locked,
     /// A document that only the seller's own programs can open.

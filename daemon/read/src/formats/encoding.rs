@@ -151,7 +151,8 @@ pub(crate) fn utf_16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
     let (mut common, mut all) = (0, 0);
     for char in text.chars() {
         let is_letter = char.is_alphanumeric() || matches!(char, '\t' | '\n' | '\r' | '\u{C}');
-        let is_sign = matches!(char, ' '..='~' | '\u{A0}'..='ÿ' | '\u{300}'..='\u{36F}' | '\u{2000}'..='\u{2BFF}' | '\u{3000}'..='〿' | '\u{FF00}'..='\u{FFEF}');
+        let is_sign =
+            matches!(char, ' '..='~' | '\u{A0}'..='ÿ' | '\u{300}'..='\u{36F}' | '\u{2000}'..='\u{2BFF}') || is_wide_sign(char);
         common += usize::from(is_letter || is_sign);
         all += 1;
     }
@@ -183,7 +184,8 @@ fn misplaced(text: &str) -> f64 {
         if !char.is_ascii() {
             all += 1;
             let inside = before.is_alphabetic() && after.is_alphabetic();
-            let joins = matches!(char, '’' | '‘' | '–' | '—' | '…' | '·' | '\u{AD}' | '\u{A0}' | '・' | 'ー' | '\u{3000}'..='〿' | '\u{FF00}'..='\u{FFEF}');
+            let joins =
+                matches!(char, '’' | '‘' | '–' | '—' | '…' | '·' | '\u{AD}' | '\u{A0}' | '・' | 'ー') || is_wide_sign(char);
             let is_wrong = char.is_control()
                 || (inside && !char.is_alphabetic() && !joins)
                 || (char.is_uppercase() && before.is_lowercase() && after.is_lowercase())
@@ -194,6 +196,11 @@ fn misplaced(text: &str) -> f64 {
         before = char;
     }
     if all == 0 { 0.0 } else { misplaced as f64 / all as f64 }
+}
+
+/// Punctuation of East Asian scripts, and the wide forms of others.
+fn is_wide_sign(char: char) -> bool {
+    matches!(char, '\u{3000}'..='〿' | '\u{FF00}'..='\u{FFEF}')
 }
 
 /// Whether one letter is Latin and the other Greek, Cyrillic, Hebrew or Arabic.

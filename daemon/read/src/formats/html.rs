@@ -3,8 +3,8 @@
 //! No tree is built: a page takes no more memory than its own size, whatever its nesting, and nothing recurses. That matters more
 //! here than a browser's fidelity: pages come from strangers and the board is small. Headings, paragraphs, lists, tables and
 //! preformatted text keep their structure. Links and emphasis keep their words only. Scripts, styles, navigation and banners
-//! are left out, and form controls that stand alone. The tokenizer is html5ever's: entities, comments, quoting and raw text follow the standard
-//! (<https://html.spec.whatwg.org/multipage/parsing.html#tokenization>).
+//! are left out, and form controls that stand alone. The tokenizer is html5ever's: entities, comments, quoting and raw text follow
+//! the standard (<https://html.spec.whatwg.org/multipage/parsing.html#tokenization>).
 //!
 //! XHTML is read as XML: there `<script/>` is empty, and in HTML it swallows the page. Pages that call themselves XHTML and are
 //! not well-formed go through HTML's tokenizer, with empty elements as in XML.
