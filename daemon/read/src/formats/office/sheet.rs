@@ -11,7 +11,7 @@ const MAX_TABLE_COLUMNS: usize = 8;
 const MAX_HEAD_CHARS: usize = 120;
 
 /// Most cells of a sheet, and the longest run of rows that one cell covers.
-const MAX_CELLS: usize = 2_000_000;
+const MAX_CELLS: usize = 600_000;
 const MAX_MERGED_ROWS: usize = 1024;
 
 /// Longest head of a column.
@@ -43,7 +43,11 @@ impl Cells {
         }
         self.count += 1;
         self.bytes += words.len();
-        if self.count > MAX_CELLS || self.bytes > MAX_TEXT_BYTES {
+        // Half a million cells take 120 MB.
+        if self.count > MAX_CELLS {
+            return Err(Fault::Damaged(format!("it has more than the {MAX_CELLS} cells that are read; split it")));
+        }
+        if self.bytes > MAX_TEXT_BYTES {
             return Err(too_much());
         }
         self.rows.entry(row).or_default().insert(column, words);
