@@ -77,7 +77,7 @@ bench-answers: setup build ## Measure the answers of each generator and strategy
 bench-threads: setup build ## Measure how threads wait, on a quiet machine and beside busy processes (see benches/)
 	@VADEMECUM_CACHE="$(CACHE)" cargo bench --workspace --bench threads $(ARGS)
 
-FUZZ := wire mqtt_packet pdf pdf_page html epub gguf states mail sections config
+FUZZ := wire mqtt_packet pdf pdf_page html epub office texts gguf states mail sections config
 fuzz: ## Fuzz the parsers of foreign bytes (make fuzz TIME=600 FUZZ=wire; needs nightly Rust and cargo-fuzz)
 	@export PATH="$$PATH:$(CACHE)/tools/bin"; \
 	for target in $(FUZZ); do cargo +nightly fuzz run --sanitizer none --features fuzz $$target -- -max_total_time=$(or $(TIME),60); done

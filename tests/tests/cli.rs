@@ -270,10 +270,7 @@ fn wrong_usage_of_ingest_names_the_remedy() {
     let page = dir.path().join("pump.1");
     std::fs::write(&page, ".TH PUMP 1\n.SH NAME\npump \\- moves water\n").expect("written");
     let refused = ingest(&data, &[&page]).exits(1);
-    assert!(
-        refused.stdout.contains("a manual page cannot be read; convert it to HTML first (`mandoc -T html FILE`)"),
-        "{refused:?}"
-    );
+    assert!(refused.stdout.contains("a manual page cannot be read; convert it first (`mandoc -T html FILE`)"), "{refused:?}");
 }
 
 #[test]

@@ -19,8 +19,20 @@ pub enum ReadError {
         reason: String,
     },
     /// A document that asks for a password.
-    #[error("it is encrypted and asks for a password; save it without one (for example `qpdf --decrypt --password=… IN OUT`)")]
+    #[error(
+        "it is encrypted and asks for a password; save it without one \
+         (a PDF, for example, with `qpdf --decrypt --password=… IN OUT`)"
+    )]
     Locked,
+    /// A document that only the seller's own programs can open.
+    #[error("it is protected against copying (DRM), so only the seller's programs can read it; get a copy without protection")]
+    Protected,
+    /// A text whose encoding cannot be told.
+    #[error(
+        "its character encoding cannot be told: it is not UTF-8, and no other encoding fits; save it as UTF-8 \
+         (for example `iconv -f CP850 -t UTF-8 IN > OUT`), or name the encoding: `--media-type 'text/plain; charset=NAME'`"
+    )]
+    UnknownEncoding,
     /// Scanned pages, or letters without meaning.
     #[error("no text layer (pages: {pages}), needs OCR (for example `ocrmypdf IN.pdf OUT.pdf`)")]
     NoText {
@@ -39,8 +51,8 @@ pub enum ReadError {
         /// The likely type of the bytes.
         kind: String,
     },
-    /// A document that another program turns into HTML.
-    #[error("{kind} cannot be read; convert it to HTML first (`{command}`)")]
+    /// A document that another program turns into a format that is read.
+    #[error("{kind} cannot be read; convert it first (`{command}`)")]
     Convert {
         /// Its format.
         kind: &'static str,
@@ -91,6 +103,8 @@ pub(crate) fn refused(fault: Fault) -> ReadError {
         Fault::Damaged(reason) => ReadError::Damaged { reason },
         Fault::DamagedPdf(reason) => ReadError::DamagedPdf { reason },
         Fault::NotBuilt(format) => ReadError::NotBuilt { format },
+        Fault::Protected => ReadError::Protected,
+        Fault::UnknownEncoding => ReadError::UnknownEncoding,
         Fault::Locked => ReadError::Locked,
         Fault::NoText { pages } => ReadError::NoText { pages },
         Fault::TooSlow(limit) => ReadError::TooSlow { seconds: limit.as_secs() },

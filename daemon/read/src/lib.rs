@@ -15,7 +15,7 @@ pub mod outline;
 
 pub use error::ReadError;
 pub use formats::{Format, Reader};
-pub use media::{check_media_type, format_of};
+pub use media::{check_media_type, format_of, media_type_of};
 
 use error::refused;
 use formats::{Parsed, one_line};
@@ -68,9 +68,15 @@ pub struct Original<'a> {
 /// # Errors
 /// [`ReadError::Binary`], [`ReadError::Convert`], [`ReadError::Empty`], and the faults found by the readers.
 pub fn read(source: Original) -> Result<Reading, ReadError> {
+    if let Some((bytes, packed)) = media::unpacked(source)? {
+        return read(Original { bytes: &bytes, ..packed });
+    }
     let format = format_of(source)?;
     let (parsed, form) = match format.reader {
-        Reader::Text(_, form) => (format.parse(source.bytes.to_vec()).map_err(refused)?, form),
+        Reader::Text(_, form) => {
+            let charset = source.media_type.and_then(media::charset);
+            (format.parse_in(source.bytes.to_vec(), charset).map_err(refused)?, form)
+        }
         Reader::Confined(_) => (child::read(format, source.bytes)?, Form::Markdown),
     };
     let Parsed { title: own_title, text, note } = parsed;

@@ -4,7 +4,11 @@ use std::io::Read;
 
 use flate2::read::MultiGzDecoder;
 
-use crate::formats::{FORMATS, Format, HTML, MARKDOWN, PLAIN, Reader, decode};
+use crate::formats::{
+    DOCX, EPUB, FORMATS, Format, HTML, MARKDOWN, ODP, ODS, ODT, PLAIN, PPTX, Reader, XLSX,
+    encoding::{decode_head, legacy_name, utf_16_without_mark},
+    office,
+};
 use crate::{Original, ReadError};
 
 /// Checks a given media type. A type that says nothing, such as `application/octet-stream`, leaves the decision to the content.
@@ -16,9 +20,9 @@ pub fn check_media_type(given: &str) -> Result<String, String> {
     match from_given(given) {
         Some(Kind::Readable(_)) => return Ok(given.to_owned()),
         Some(Kind::Convert(kind, command)) => {
-            return Err(format!("{kind} cannot be read; convert it to HTML first (`{command}`)"));
+            return Err(format!("{kind} cannot be read; convert it first (`{command}`)"));
         }
-        Some(Kind::Binary(_)) | None => {}
+        Some(Kind::Binary(_) | Kind::Locked) | None => {}
     }
     if given.trim().eq_ignore_ascii_case("application/octet-stream") {
         return Ok(given.to_owned());
@@ -32,11 +36,18 @@ pub fn check_media_type(given: &str) -> Result<String, String> {
 enum Kind {
     Readable(&'static Format),
     Binary(&'static str),
-    /// A format, and the command that turns it into HTML.
+    /// A format, and the command that turns it into one that is read.
     Convert(&'static str, &'static str),
+    /// A document that asks for a password.
+    Locked,
 }
 
 const DOCBOOK: Kind = Kind::Convert("DocBook", "xmlto html-nochunks FILE");
+
+const OLD_OFFICE: Kind =
+    Kind::Convert("an old Microsoft Office file (DOC, XLS, PPT)", "soffice --headless --convert-to docx|xlsx|pptx FILE");
+
+const ZIP: Kind = Kind::Binary("a ZIP archive");
 
 const MANUAL_PAGE: Kind = Kind::Convert("a manual page", "mandoc -T html FILE");
 
@@ -46,11 +57,14 @@ const MANUAL_PAGE: Kind = Kind::Convert("a manual page", "mandoc -T html FILE");
 /// # Errors
 /// [`ReadError::Binary`] and [`ReadError::Convert`] for documents without a reader.
 pub fn format_of(source: Original) -> Result<&'static Format, ReadError> {
+    if let Some((bytes, packed)) = unpacked(source)? {
+        return format_of(Original { bytes: &bytes, ..packed });
+    }
     let kind = manual_page(source)
         .or_else(|| signature(source.bytes))
-        .or_else(|| source.media_type.and_then(from_given))
-        .or_else(|| from_extension(source.name))
-        .or_else(|| from_extension(source.id))
+        // An archive of unusual order is known by its name or type only.
+        .map(|kind| if kind == ZIP { named(source).filter(is_archive).unwrap_or(kind) } else { kind })
+        .or_else(|| named(source))
         .unwrap_or_else(|| Kind::Readable(from_content(source.bytes)));
     match kind {
         Kind::Readable(format) if matches!(format.reader, Reader::Text(..)) && looks_binary(source.bytes) => {
@@ -59,8 +73,60 @@ pub fn format_of(source: Original) -> Result<&'static Format, ReadError> {
         Kind::Readable(format) => Ok(format),
         Kind::Binary(kind) => Err(ReadError::Binary { kind: kind.into() }),
         Kind::Convert(kind, command) => Err(ReadError::Convert { kind, command }),
+        Kind::Locked => Err(ReadError::Locked),
     }
 }
+
+/// The media type under which a document is stored: its format's, with the encoding if the sender named one that no reader would
+/// find out when it reads the stored bytes again.
+///
+/// # Errors
+/// As [`format_of`].
+pub fn media_type_of(source: Original) -> Result<String, ReadError> {
+    let format = format_of(source)?;
+    let charset = source.media_type.and_then(charset).and_then(legacy_name);
+    Ok(match (format.reader, charset) {
+        (Reader::Text(..), Some(charset)) => format!("{}; charset={charset}", format.media_type),
+        _ => format.media_type.to_owned(),
+    })
+}
+
+/// The finding by the given type and the names.
+fn named(source: Original) -> Option<Kind> {
+    let given = source.media_type.and_then(from_given);
+    given.or_else(|| from_extension(source.name)).or_else(|| from_extension(source.id))
+}
+
+/// Whether a format's files are ZIP archives.
+fn is_archive(kind: &Kind) -> bool {
+    matches!(kind, Kind::Readable(format) if [&EPUB, &DOCX, &XLSX, &PPTX, &ODT, &ODS, &ODP].contains(format))
+}
+
+/// The contents of a gzip file, and its name without the ending; `None` for anything else, and for a file that is damaged from its
+/// beginning. Files in it that are packed again stay so.
+///
+/// # Errors
+/// [`ReadError::TooMuchText`].
+pub(crate) fn unpacked<'a>(source: Original<'a>) -> Result<Option<(Vec<u8>, Original<'a>)>, ReadError> {
+    if !source.bytes.starts_with(&[0x1F, 0x8B]) || manual_page(source).is_some() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    // The part before a fault is text.
+    let _ = MultiGzDecoder::new(source.bytes).take(MAX_UNPACKED_BYTES + 1).read_to_end(&mut bytes);
+    if bytes.len() as u64 > MAX_UNPACKED_BYTES {
+        return Err(ReadError::TooMuchText { limit: MAX_UNPACKED_BYTES });
+    }
+    if bytes.is_empty() || bytes.starts_with(&[0x1F, 0x8B]) {
+        return Ok(None);
+    }
+    let stem = |name: &'a str| name.strip_suffix(".gz").or_else(|| name.strip_suffix(".GZ")).unwrap_or(name);
+    let media_type = source.media_type.filter(|given| !given.to_ascii_lowercase().contains("gzip"));
+    Ok(Some((bytes, Original { name: stem(source.name), id: stem(source.id), media_type, bytes: &[], ..source })))
+}
+
+/// Most bytes of a gzip file's contents: twice the largest document that is taken by default.
+const MAX_UNPACKED_BYTES: u64 = 64 << 20;
 
 /// A manual page is known by its macros, once its name (`ls.1`, `open.3p.gz`) says that it may be one.
 fn manual_page(source: Original) -> Option<Kind> {
@@ -93,24 +159,33 @@ const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
 fn signature(bytes: &[u8]) -> Option<Kind> {
     const SIGNATURES: &[(&[u8], &str)] = &[
-        (b"PK\x03\x04", "a ZIP archive (also DOCX, XLSX, ODT)"),
-        (b"\xD0\xCF\x11\xE0", "an old Microsoft Office file"),
         (b"\x89PNG", "a PNG image"),
         (b"\xFF\xD8\xFF", "a JPEG image"),
         (b"GIF8", "a GIF image"),
         (b"\x1F\x8B", "a gzip archive"),
         (b"\xFD7zXZ", "an xz archive"),
         (b"7z\xBC\xAF", "a 7z archive"),
+        (b"Rar!", "a RAR archive"),
+        (b"BZh", "a bzip2 archive"),
+        (b"\x28\xB5\x2F\xFD", "a zstd archive"),
         (b"\x7FELF", "a program"),
         (b"GGUF", "a GGUF model"),
         (b"SQLite format 3", "a SQLite database"),
-        (b"{\\rtf", "an RTF file"),
     ];
     if let Some(format) = FORMATS.into_iter().find(|format| (format.signature)(bytes)) {
         return Some(Kind::Readable(format));
     }
+    if bytes.starts_with(b"\xD0\xCF\x11\xE0") {
+        return Some(if office::is_locked(bytes) { Kind::Locked } else { OLD_OFFICE });
+    }
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Some(ZIP);
+    }
     if is_docbook(bytes) {
         return Some(DOCBOOK);
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Some(Kind::Binary("a tar archive"));
     }
     SIGNATURES.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| Kind::Binary(name))
 }
@@ -170,7 +245,7 @@ fn from_extension(name: &str) -> Option<Kind> {
 
 /// The type of text without a given type or extension, from its first 4 KiB.
 fn from_content(bytes: &[u8]) -> &'static Format {
-    let (head, _) = decode(&bytes[..bytes.len().min(4096)]);
+    let head = decode_head(bytes);
     let start = head.trim_start().get(..64).unwrap_or(head.trim_start()).to_ascii_lowercase();
     if start.starts_with("<!doctype html") || start.contains("<html") {
         return &HTML;
@@ -187,34 +262,44 @@ fn from_content(bytes: &[u8]) -> &'static Format {
     if marked_up { &MARKDOWN } else { &PLAIN }
 }
 
-/// Zero bytes, or many control characters, in the first 8 KiB of something that is not UTF-16.
+/// The parameter `charset` of a media type.
+pub(crate) fn charset(media_type: &str) -> Option<&str> {
+    media_type.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// Many control characters in the first 8 KiB of something that is not UTF-16, or zero bytes beside signs of binary data. A
+/// power cut leaves runs of zeros in a log, which is text all the same.
 fn looks_binary(bytes: &[u8]) -> bool {
-    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) || utf_16_without_mark(bytes).is_some() {
         return false;
     }
     let head = &bytes[..bytes.len().min(8192)];
-    let control = head.iter().filter(|&&byte| byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0C | 0x1B)).count();
-    head.contains(&0) || control * 20 > head.len()
+    let control = head.iter().filter(|&&byte| byte < 0x20 && !matches!(byte, 0 | b'\t' | b'\n' | b'\r' | 0x0C | 0x1B)).count();
+    if !head.contains(&0) {
+        return control * 20 > head.len();
+    }
+    let runs = head.chunk_by(|a, b| (*a == 0) == (*b == 0)).filter(|run| run[0] == 0).count();
+    let faults = head.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
+    control > 0 || runs * 8 > head.len() || faults * 100 > head.len()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::{EPUB, PDF};
+    use crate::formats::PDF;
 
     fn told(name: &str, media_type: Option<&str>, bytes: &[u8]) -> Result<&'static Format, ReadError> {
-        media_type_of(name, media_type, bytes)
-    }
-
-    fn media_type_of(name: &str, given: Option<&str>, bytes: &[u8]) -> Result<&'static Format, ReadError> {
-        format_of(Original { id: "doc", name, media_type: given, bytes, ..Original::default() })
+        format_of(Original { id: "doc", name, media_type, bytes, ..Original::default() })
     }
 
     #[test]
     fn an_epub_is_known_by_its_container() {
         let archive = b"PK\x03\x04 other.xhtml ... META-INF/container.xml ...";
         assert_eq!(told("book.bin", None, archive).unwrap(), &EPUB);
-        assert!(told("report.docx", None, b"PK\x03\x04[Content_Types].xml").is_err());
+        assert!(told("report", None, b"PK\x03\x04 other").is_err());
     }
 
     #[test]
@@ -226,6 +311,34 @@ mod tests {
         assert_eq!(told("", None, b"\n<!DOCTYPE html><p>x").unwrap(), &HTML);
         assert_eq!(told("run", None, b"#!/bin/sh\n# comment\n").unwrap(), &PLAIN);
         assert_eq!(told("notes", None, b"just words").unwrap(), &PLAIN);
+    }
+
+    #[test]
+    fn a_named_encoding_is_stored_with_the_type() {
+        let stored = |given: &str| {
+            let source = Original { id: "a.txt", media_type: Some(given), bytes: b"\xEB\xCC\xC0\xDE", ..Original::default() };
+            (media_type_of(source).unwrap(), crate::read(source).map(|reading| reading.text))
+        };
+        let (stored_type, text) = stored("text/plain; Charset=\"KOI8-R\"");
+        assert_eq!((stored_type.as_str(), text.unwrap().as_str()), ("text/plain; charset=KOI8-R", "Ключ"));
+        assert_eq!(stored(&stored_type).0, stored_type);
+        for given in ["text/plain; charset=utf-8", "text/plain; charset=none", "text/plain"] {
+            assert_eq!(stored(given).0, "text/plain");
+        }
+    }
+
+    #[test]
+    fn text_with_zeros_is_text() {
+        let log = crate::formats::example("encoding/nul-in-log.txt");
+        assert_eq!(told("pump.log", None, &log).unwrap(), &PLAIN);
+        let reading = crate::read(Original { id: "pump.log", bytes: &log, ..Original::default() }).unwrap();
+        assert!(reading.text.contains("pump failed with E-17\n12:03 stop"), "{}", reading.text);
+        let cut = [b"12:01 start\n".to_vec(), vec![0; 9000], b"12:03 stop\n".to_vec()].concat();
+        assert_eq!(told("pump.log", None, &cut).unwrap(), &PLAIN);
+        let wide: Vec<u8> = "Wartung der Heizungspumpe".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(told("a.txt", None, &wide).unwrap(), &PLAIN);
+        let structs: Vec<u8> = (0..400_u32).flat_map(u32::to_le_bytes).collect();
+        assert!(told("a.txt", None, &structs).is_err());
     }
 
     /// The error message for a file.
@@ -241,7 +354,7 @@ mod tests {
         let named = ["<article xmlns='http://docbook.org/ns/docbook'>", "<d:book\n xmlns:d=\"http://docbook.org/ns/docbook\">"];
         for xml in named.into_iter().chain([typed, "\u{FEFF}<refentry id='ls'>"]) {
             let error = refused("a.xml", None, xml.as_bytes());
-            assert_eq!(error, "DocBook cannot be read; convert it to HTML first (`xmlto html-nochunks FILE`)", "{xml}");
+            assert_eq!(error, "DocBook cannot be read; convert it first (`xmlto html-nochunks FILE`)", "{xml}");
         }
         assert!(refused("part.dbk", None, b"<para>x</para>").contains("xmlto html-nochunks FILE"));
         assert!(refused("part", Some("application/docbook+xml"), b"<para>x</para>").contains("xmlto html-nochunks FILE"));
@@ -266,10 +379,28 @@ mod tests {
             ("man1/ls.1.gz", None, &packed),
         ] {
             let error = refused(name, given, bytes);
-            assert_eq!(error, "a manual page cannot be read; convert it to HTML first (`mandoc -T html FILE`)", "{name}");
+            assert_eq!(error, "a manual page cannot be read; convert it first (`mandoc -T html FILE`)", "{name}");
         }
         assert_eq!(told("app.log.1", None, b"12:01 started").unwrap(), &PLAIN);
         assert!(refused("app.log.1.gz", None, b"\x1F\x8B\x08 no page").contains("a gzip archive"));
+    }
+
+    #[test]
+    fn gzip_is_unpacked_once() {
+        let pack = |bytes: &[u8]| {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut packed, bytes).unwrap();
+            packed.finish().unwrap()
+        };
+        let page = pack(b"<h1>Pump</h1><p>Key.");
+        let reading = crate::read(Original { id: "a.html.gz", name: "a.html.gz", bytes: &page, ..Original::default() }).unwrap();
+        assert_eq!((reading.format, reading.text.as_str()), (&HTML, "# Pump\n\nKey.\n"));
+        assert_eq!(crate::read(Original { id: "a.txt.gz", bytes: &pack(b"text"), ..Original::default() }).unwrap().title, "a");
+        assert!(refused("a.gz", None, &pack(&page)).contains("a gzip archive"));
+        let tar = [vec![b'x'; 257], b"ustar".to_vec(), vec![0; 300]].concat();
+        assert!(refused("a.tar.gz", None, &pack(&tar)).contains("a tar archive"));
+        let bomb = pack(&vec![b'a'; MAX_UNPACKED_BYTES as usize + 1]);
+        assert!(matches!(told("a.txt.gz", None, &bomb), Err(ReadError::TooMuchText { .. })));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{EncodeError, store::SourceFile};
 pub use chunk::{Chunks, DEFAULT_MAX_TOKENS, MIN_MAX_TOKENS, TextChunk, chunk, embedded_text};
 pub use pipeline::{IngestOptions, Outcome, Pipeline, Summary, parse_tag};
 pub use rebuild::start as start_rebuilding;
-pub use walk::{FoundFile, Walk, check_glob, default_globs, load, walk};
+pub use walk::{FoundFile, PassedOver, Walk, check_glob, default_globs, load, walk};
 
 /// Largest document taken, in bytes, unless the configuration says otherwise.
 pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 32 * 1024 * 1024;

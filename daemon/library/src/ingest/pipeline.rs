@@ -10,12 +10,12 @@ use std::{
 
 use serde::Serialize;
 
-use read::{ReadError, Reading, format_of, given_title};
+use read::{ReadError, Reading, given_title, media_type_of};
 use wire::Change;
 
 use super::{
-    Chunks, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, Source, TextChunk, check_bounds, chunk, counted,
-    embedded_text,
+    Chunks, DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_MAX_TOKENS, IngestError, PassedOver, Source, TextChunk, check_bounds, chunk,
+    counted, embedded_text,
 };
 use crate::{
     Encoded, Encoder, Parted,
@@ -156,7 +156,7 @@ impl Pipeline {
             log::warn!("{}: {note}", source.id);
         }
         document.title.clone_from(&reading.title);
-        document.media_type = reading.format.media_type.into();
+        document.media_type = media_type_of(source.original()).map_err(unreadable(&source.id))?;
         document.note.clone_from(&reading.note);
         let mut incoming = self.store.begin_put(&document, &source.bytes)?;
         if lost.is_some() {
@@ -295,7 +295,7 @@ fn is_same(present: &Document, new: &Document, source: &Source) -> Result<bool, 
     let same_title = given_title(source.original()).is_none_or(|title| title == present.title);
     Ok(like(present) == like(new)
         && same_title
-        && format_of(source.original()).map_err(unreadable(&source.id))?.media_type == present.media_type)
+        && media_type_of(source.original()).map_err(unreadable(&source.id))? == present.media_type)
 }
 
 fn outcome(change: Change, document: &Document, truncated: u32) -> Outcome {
@@ -314,6 +314,8 @@ pub struct Summary {
     pub replaced: u64,
     /// Documents that failed: id or path, and reason.
     pub failed: Vec<(String, String)>,
+    /// Files of folders that no glob took.
+    pub passed_over: PassedOver,
     /// Chunks that were embedded.
     pub chunks: u64,
     /// Chunks that the embedder cut short.
@@ -352,7 +354,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { added, unchanged, replaced, failed, chunks, truncated, notes, seconds } = self;
+        let Self { added, unchanged, replaced, failed, passed_over, chunks, truncated, notes, seconds } = self;
         write!(out, "{added} added, {unchanged} unchanged, {replaced} replaced, {} failed; ", failed.len())?;
         write!(out, "{} in {seconds:.1} s", counted(*chunks, "chunk"))?;
         if *seconds > 0.0 && *chunks > 0 {
@@ -361,6 +363,9 @@ impl fmt::Display for Summary {
         if *truncated > 0 {
             let (chunks, are) = (counted(*truncated, "chunk"), if *truncated == 1 { "is" } else { "are" });
             write!(out, "\n  {chunks} {are} longer than the embedder reads, which left out the rest")?;
+        }
+        if passed_over.count > 0 {
+            write!(out, "\n  {passed_over}; `--include '*.ENDING'` takes such files")?;
         }
         for (id, note) in notes {
             write!(out, "\n  note: {id}: {note}")?;

@@ -1,7 +1,8 @@
 //! From paths on a command line to documents: files, folders, standard input.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
+    fmt,
     fs::{File, Metadata},
     io::Read,
     path::{Path, PathBuf},
@@ -9,13 +10,71 @@ use std::{
 };
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use serde::Serialize;
 use walkdir::{DirEntry, WalkDir};
 
 use super::{IngestError, Source, check_id};
 
 /// Globs of the files taken from a folder when none are given.
 pub fn default_globs() -> Vec<String> {
-    read::formats::FORMATS.iter().flat_map(|format| format.extensions).map(|extension| format!("*.{extension}")).collect()
+    let extensions = read::formats::FORMATS.iter().flat_map(|format| format.extensions);
+    extensions.flat_map(|extension| [format!("*.{extension}"), format!("*.{extension}.gz")]).collect()
+}
+
+/// Most endings that are counted apart, and most files that are named.
+const MAX_ENDINGS: usize = 50;
+const MAX_NAMES: usize = 20;
+
+/// Most endings and names in a message.
+const MAX_TOLD_ENDINGS: usize = 8;
+const MAX_TOLD_NAMES: usize = 5;
+
+/// Files in folders that are not taken, because their names match none of the globs. Hidden and excluded files do not count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PassedOver {
+    /// Number of files.
+    pub count: u64,
+    /// Files by the ending of their names, in small letters; empty for a name without one. At most 50, the rest is under `…`.
+    pub endings: BTreeMap<String, u64>,
+    /// Paths below their folder; the first 20.
+    pub names: Vec<String>,
+}
+
+impl PassedOver {
+    fn add(&mut self, id: &str) {
+        let name = id.rsplit('/').next().unwrap_or(id);
+        let ending = name
+            .rsplit_once('.')
+            .filter(|(stem, _)| !stem.is_empty())
+            .map_or_else(String::new, |(_, ending)| ending.to_lowercase());
+        let known = self.endings.contains_key(&ending) || self.endings.len() < MAX_ENDINGS;
+        *self.endings.entry(if known { ending } else { "…".into() }).or_default() += 1;
+        self.count += 1;
+        if self.names.len() < MAX_NAMES {
+            self.names.push(id.to_owned());
+        }
+    }
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut endings: Vec<(&String, &u64)> = self.endings.iter().collect();
+        endings.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let ending = |(ending, count): &(&String, &u64)| match ending.as_str() {
+            "" => format!("{count} without an ending"),
+            "…" => format!("{count} others"),
+            ending => format!("{count} .{ending}"),
+        };
+        let mut told: Vec<String> = endings.iter().take(MAX_TOLD_ENDINGS).map(ending).collect();
+        let rest: u64 = endings.iter().skip(MAX_TOLD_ENDINGS).map(|(_, count)| **count).sum();
+        if rest > 0 {
+            told.push(format!("{rest} others"));
+        }
+        let names = self.names.iter().take(MAX_TOLD_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = self.count - self.names.len().min(MAX_TOLD_NAMES) as u64;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        write!(out, "{} passed over ({}): {names}{more}", super::counted(self.count, "file"), told.join(", "))
+    }
 }
 
 /// The path that stands for standard input.
@@ -43,6 +102,8 @@ pub struct Walk {
     pub failed: Vec<(String, String)>,
     /// Folders that were searched.
     pub folders: Vec<PathBuf>,
+    /// Files that no glob takes.
+    pub passed_over: PassedOver,
 }
 
 /// Globs that tell which files of a folder are documents.
@@ -137,10 +198,13 @@ impl Walk {
                     // Follow a link to a file. A pipe or a device would block.
                     if let Ok(metadata) = std::fs::metadata(found.path())
                         && metadata.is_file()
-                        && wanted.include.is_match(&id)
                         && (!found.path_is_symlink() || leads_inside(root, found.path()))
                     {
-                        self.add(entry(found.into_path(), id, &metadata), ids);
+                        if wanted.include.is_match(&id) {
+                            self.add(entry(found.into_path(), id, &metadata), ids);
+                        } else {
+                            self.passed_over.add(&id);
+                        }
                     }
                 }
                 Err(error) => {
@@ -284,6 +348,22 @@ mod tests {
         assert_eq!(ids(&walk(&[linked], &strings(&["*.md"]), &[]).unwrap()), ["b.md"]);
         let walk = walk(&[folder.path().to_path_buf()], &strings(&["*.md"]), &[]).unwrap();
         assert_eq!(ids(&walk), ["b.md", "deep/b.md", "drafts/d.md", "link.md"]);
+    }
+
+    #[test]
+    fn files_that_are_passed_over_are_counted_and_named() {
+        let folder = folder();
+        let root = [folder.path().to_path_buf()];
+        let found = walk(&root, &[], &strings(&["drafts"])).unwrap().passed_over;
+        assert_eq!((found.count, found.names.join(" ")), (3, "book.dbk man1/ls.1 photo.png".into()));
+        assert_eq!(found.to_string(), "3 files passed over (1 .1, 1 .dbk, 1 .png): book.dbk, man1/ls.1, photo.png");
+        assert_eq!(walk(&root, &strings(&["*"]), &[]).unwrap().passed_over, PassedOver::default());
+        let mut many = PassedOver::default();
+        (0..1000).for_each(|n| many.add(&format!("a.{}", n % 100)));
+        (0..7).for_each(|_| many.add("b/README"));
+        assert_eq!((many.count, many.endings.len(), many.names.len()), (1007, MAX_ENDINGS + 1, MAX_NAMES));
+        assert_eq!(many.endings.values().sum::<u64>(), many.count);
+        assert!(many.to_string().ends_with("a.0, a.1, a.2, a.3, a.4 and 1002 more"), "{many}");
     }
 
     #[test]

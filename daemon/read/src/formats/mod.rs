@@ -2,14 +2,26 @@
 //!
 //! The readers know only bytes and text, so that they can run in a child process (`child`) and be fuzzed alone.
 
+mod archive;
+mod asciidoc;
+pub mod encoding;
 mod epub;
 pub mod html;
+mod json;
+mod mail;
 mod markdown;
+pub(crate) mod office;
 #[cfg(feature = "pdf")]
 mod pdf;
+mod rst;
+mod rtf;
+mod subtitles;
+mod table;
 mod text;
+mod xml;
 
 use crate::Form;
+use encoding::Declaration;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +46,10 @@ pub enum Fault {
     DamagedPdf(String),
     /// The document needs a password.
     Locked,
+    /// The document is protected against copying.
+    Protected,
+    /// The document is text in an encoding that cannot be told.
+    UnknownEncoding,
     /// Its pages are images.
     NoText {
         /// Number of pages.
@@ -84,8 +100,8 @@ pub static PLAIN: Format = Format {
     name: "text",
     media_type: "text/plain",
     aliases: &[],
-    extensions: &["txt", "text", "rst", "adoc"],
-    also: &["log", "org", "csv", "tsv", "json", "yaml", "yml", "toml", "xml", "ini", "conf"],
+    extensions: &["txt", "text"],
+    also: &["log", "org", "yaml", "yml", "toml", "xml", "ini", "conf"],
     signature: never,
     paged: false,
     reader: Reader::Text(text::plain, Form::Plain),
@@ -142,8 +158,188 @@ pub static EPUB: Format = Format {
     reader: Reader::Confined(|bytes| epub::parse(&bytes)),
 };
 
+/// DOCX, texts of Word and of most other programs.
+pub static DOCX: Format = Format {
+    name: "DOCX",
+    media_type: "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    aliases: &[
+        "application/vnd.ms-word.document.macroenabled.12",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.template",
+    ],
+    extensions: &["docx"],
+    also: &["docm", "dotx", "dotm"],
+    signature: |bytes| office::holds(bytes, "word/document"),
+    paged: false,
+    reader: Reader::Confined(|bytes| office::docx(&bytes)),
+};
+
+/// XLSX, sheets of Excel.
+pub static XLSX: Format = Format {
+    name: "XLSX",
+    media_type: "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    aliases: &[
+        "application/vnd.ms-excel.sheet.macroenabled.12",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.template",
+    ],
+    extensions: &["xlsx"],
+    also: &["xlsm", "xltx", "xltm"],
+    signature: |bytes| office::holds(bytes, "xl/workbook.xml"),
+    paged: false,
+    reader: Reader::Confined(|bytes| office::xlsx(&bytes)),
+};
+
+/// PPTX, slides of PowerPoint. A slide is a page.
+pub static PPTX: Format = Format {
+    name: "PPTX",
+    media_type: "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    aliases: &[
+        "application/vnd.ms-powerpoint.presentation.macroenabled.12",
+        "application/vnd.openxmlformats-officedocument.presentationml.slideshow",
+    ],
+    extensions: &["pptx"],
+    also: &["pptm", "ppsx", "potx"],
+    signature: |bytes| office::holds(bytes, "ppt/presentation.xml"),
+    paged: true,
+    reader: Reader::Confined(|bytes| office::pptx(&bytes)),
+};
+
+/// ODT, texts of LibreOffice.
+pub static ODT: Format = Format {
+    name: "ODT",
+    media_type: "application/vnd.oasis.opendocument.text",
+    aliases: &["application/vnd.oasis.opendocument.text-template"],
+    extensions: &["odt"],
+    also: &["ott"],
+    signature: |bytes| office::is_odf(bytes, "text"),
+    paged: false,
+    reader: Reader::Confined(|bytes| office::odf(&bytes)),
+};
+
+/// ODS, sheets of LibreOffice.
+pub static ODS: Format = Format {
+    name: "ODS",
+    media_type: "application/vnd.oasis.opendocument.spreadsheet",
+    aliases: &["application/vnd.oasis.opendocument.spreadsheet-template"],
+    extensions: &["ods"],
+    also: &["ots"],
+    signature: |bytes| office::is_odf(bytes, "spreadsheet"),
+    paged: false,
+    reader: Reader::Confined(|bytes| office::odf(&bytes)),
+};
+
+/// ODP, slides of LibreOffice. A slide is a page.
+pub static ODP: Format = Format {
+    name: "ODP",
+    media_type: "application/vnd.oasis.opendocument.presentation",
+    aliases: &["application/vnd.oasis.opendocument.presentation-template"],
+    extensions: &["odp"],
+    also: &["otp"],
+    signature: |bytes| office::is_odf(bytes, "presentation"),
+    paged: true,
+    reader: Reader::Confined(|bytes| office::odf(&bytes)),
+};
+
+/// RTF.
+pub static RTF: Format = Format {
+    name: "RTF",
+    media_type: "application/rtf",
+    aliases: &["text/rtf"],
+    extensions: &["rtf"],
+    also: &[],
+    signature: |bytes| bytes.starts_with(b"{\\rtf"),
+    paged: false,
+    reader: Reader::Confined(|bytes| rtf::parse(&bytes)),
+};
+
+/// Comma-separated values, by any separator.
+pub static CSV: Format = Format {
+    name: "CSV",
+    media_type: "text/csv",
+    aliases: &["text/tab-separated-values", "application/csv"],
+    extensions: &["csv", "tsv"],
+    also: &[],
+    signature: never,
+    paged: false,
+    reader: Reader::Text(table::to_markdown, Form::Markdown),
+};
+
+/// reStructuredText.
+pub static RST: Format = Format {
+    name: "reStructuredText",
+    media_type: "text/x-rst",
+    aliases: &["text/prs.fallenstein.rst"],
+    extensions: &["rst"],
+    also: &["rest"],
+    signature: never,
+    paged: false,
+    reader: Reader::Text(rst::to_markdown, Form::Markdown),
+};
+
+/// AsciiDoc.
+pub static ASCIIDOC: Format = Format {
+    name: "AsciiDoc",
+    media_type: "text/asciidoc",
+    aliases: &["text/x-asciidoc"],
+    extensions: &["adoc", "asciidoc"],
+    also: &["asc"],
+    signature: never,
+    paged: false,
+    reader: Reader::Text(asciidoc::to_markdown, Form::Markdown),
+};
+
+/// Mails, and pages that a browser saved in one file.
+pub static MAIL: Format = Format {
+    name: "EML",
+    media_type: "message/rfc822",
+    aliases: &["multipart/related", "application/x-mimearchive"],
+    extensions: &["eml", "mht", "mhtml"],
+    also: &[],
+    signature: mail::is_mail,
+    paged: false,
+    reader: Reader::Confined(|bytes| mail::parse(&bytes)),
+};
+
+/// Notebooks of Jupyter.
+pub static NOTEBOOK: Format = Format {
+    name: "IPYNB",
+    media_type: "application/x-ipynb+json",
+    aliases: &[],
+    extensions: &["ipynb"],
+    also: &[],
+    signature: never,
+    paged: false,
+    reader: Reader::Text(json::notebook, Form::Markdown),
+};
+
+/// JSON, and files of several JSON values.
+pub static JSON: Format = Format {
+    name: "JSON",
+    media_type: "application/json",
+    aliases: &["text/json", "application/x-ndjson", "application/jsonl"],
+    extensions: &[],
+    also: &["json", "jsonl", "ndjson"],
+    signature: never,
+    paged: false,
+    reader: Reader::Confined(|bytes| json::parse(&bytes)),
+};
+
+/// Subtitles.
+pub static SUBTITLES: Format = Format {
+    name: "SRT",
+    media_type: "application/x-subrip",
+    aliases: &["text/vtt", "text/srt"],
+    extensions: &["srt", "vtt"],
+    also: &[],
+    signature: |bytes| bytes.starts_with(b"WEBVTT"),
+    paged: false,
+    reader: Reader::Text(subtitles::to_markdown, Form::Markdown),
+};
+
 /// All formats. A new one is a file in this folder and a row here.
-pub static FORMATS: [&Format; 5] = [&PLAIN, &MARKDOWN, &HTML, &PDF, &EPUB];
+pub static FORMATS: [&Format; 19] = [
+    &PLAIN, &MARKDOWN, &HTML, &PDF, &EPUB, &DOCX, &XLSX, &PPTX, &ODT, &ODS, &ODP, &RTF, &CSV, &RST, &ASCIIDOC, &MAIL, &NOTEBOOK,
+    &JSON, &SUBTITLES,
+];
 
 /// The names of all formats, as a message lists them.
 pub(crate) fn readable() -> String {
@@ -177,9 +373,18 @@ impl Format {
     /// # Errors
     /// The reader's fault.
     pub fn parse(&self, bytes: Vec<u8>) -> Result<Parsed, Fault> {
+        self.parse_in(bytes, None)
+    }
+
+    /// Like [`parse`](Self::parse); `charset`: the encoding of a text, as the sender names it.
+    ///
+    /// # Errors
+    /// The reader's fault.
+    pub fn parse_in(&self, bytes: Vec<u8>, charset: Option<&str>) -> Result<Parsed, Fault> {
         match self.reader {
             Reader::Text(read, _) => {
-                let (text, note) = decode(&bytes);
+                let in_document = if *self == HTML { Declaration::InHtml } else { Declaration::InXml };
+                let (text, note) = encoding::decode(&bytes, charset.map_or(in_document, Declaration::Beside))?;
                 let parsed = read(&text::unix_lines(&text))?;
                 Ok(Parsed { note: note.or(parsed.note), ..parsed })
             }
@@ -193,67 +398,14 @@ pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Text from bytes: UTF-8 and UTF-16 by their byte order mark, else UTF-8, else Windows-1252 (the superset of Latin-1 that most
-/// Latin-1 files use). The second part is a note if Windows-1252 was guessed or UTF-16 had broken pairs.
-pub fn decode(bytes: &[u8]) -> (String, Option<String>) {
-    if let Some(rest) = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]) {
-        return decode(rest);
-    }
-    if let Some(rest) = bytes.strip_prefix(&[0xFF, 0xFE]) {
-        return decode_utf16(rest, u16::from_le_bytes);
-    }
-    if let Some(rest) = bytes.strip_prefix(&[0xFE, 0xFF]) {
-        return decode_utf16(rest, u16::from_be_bytes);
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (text.to_owned(), None),
-        Err(_) => (
-            bytes.iter().map(|&byte| windows_1252(byte)).collect(),
-            Some("not UTF-8: read as Latin-1 (Windows-1252); save it as UTF-8 if letters look wrong".into()),
-        ),
-    }
+/// Text that begins with a byte order mark.
+#[cfg(feature = "pdf")]
+fn decode(bytes: &[u8]) -> (String, Option<String>) {
+    encoding::decode(bytes, Declaration::InXml).unwrap_or_default()
 }
 
-fn decode_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> (String, Option<String>) {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let mut broken = !rest.is_empty();
-    let text = char::decode_utf16(pairs.iter().map(|&pair| unit(pair)))
-        .map(|unit| {
-            unit.unwrap_or_else(|_| {
-                broken = true;
-                char::REPLACEMENT_CHARACTER
-            })
-        })
-        .collect();
-    (text, broken.then(|| "UTF-16 with broken characters, which were replaced".into()))
-}
-
-/// Windows-1252: Latin-1 but for 0x80 to 0x9F (table: <https://encoding.spec.whatwg.org/index-windows-1252.txt>).
-fn windows_1252(byte: u8) -> char {
-    const HIGH: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8D}', 'Ž', '\u{8F}', '\u{90}', '‘', '’', '“',
-        '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9D}', 'ž', 'Ÿ',
-    ];
-    match byte {
-        0x80..=0x9F => HIGH[usize::from(byte - 0x80)],
-        _ => char::from(byte),
-    }
-}
-
+/// A given case, for tests.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn byte_order_marks_and_latin_1_are_decoded() {
-        assert_eq!(decode("\u{FEFF}für".as_bytes()), ("für".into(), None));
-        let little: Vec<u8> = [0xFF, 0xFE].into_iter().chain("für€".encode_utf16().flat_map(u16::to_le_bytes)).collect();
-        let big: Vec<u8> = [0xFE, 0xFF].into_iter().chain("für€".encode_utf16().flat_map(u16::to_be_bytes)).collect();
-        assert_eq!(decode(&little), ("für€".into(), None));
-        assert_eq!(decode(&big), ("für€".into(), None));
-        let (text, note) = decode(b"f\xFCr 5 \x80");
-        assert_eq!(text, "für 5 €");
-        assert!(note.unwrap().contains("Latin-1"));
-        assert!(decode(&[0xFF, 0xFE, 0x00, 0xD8]).1.is_some());
-    }
+pub(crate) fn example(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"))).expect(name)
 }

@@ -42,8 +42,8 @@ pub(super) struct Args {
     re_embed: bool,
 }
 
-const NOTHING: &str = "no readable files found; name files, or folders that hold .pdf, .epub, .html, .md, .txt, .rst or \
-    .adoc files (others: --include; links are followed inside the folder only); convert manual pages (`mandoc -T html FILE`) and \
+const REMEDY: &str = "name files, or folders that hold .pdf, .docx, .odt, .xlsx, .pptx, .epub, .html, .md, .txt or similar files \
+    (others: --include; links are followed inside the folder only); convert manual pages (`mandoc -T html FILE`) and \
     DocBook (`xmlto html-nochunks FILE`) to HTML first";
 
 /// The destination of documents.
@@ -74,10 +74,12 @@ fn ingest(config: &Config, args: &Args) -> Result<Summary, Failure> {
     let include = given(&args.include, &config.ingest.include);
     let walked =
         walk(&args.paths, &include, &given(&args.exclude, &config.ingest.exclude)).map_err(|e| Failure::Other(e.to_string()))?;
-    let mut summary = Summary { failed: walked.failed, ..Summary::default() };
+    let mut summary = Summary { failed: walked.failed, passed_over: walked.passed_over, ..Summary::default() };
     if walked.entries.is_empty() {
         if summary.failed.is_empty() {
-            return Err(Failure::Other(NOTHING.into()));
+            let passed_over = &summary.passed_over;
+            let seen = if passed_over.count > 0 { format!(" ({passed_over})") } else { String::new() };
+            return Err(Failure::Other(format!("no readable files found{seen}; {REMEDY}")));
         }
         return Ok(summary);
     }

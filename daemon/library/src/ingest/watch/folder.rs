@@ -9,7 +9,7 @@ use wire::FileState;
 
 use super::disk::{Disk, Stamp};
 use crate::{
-    ingest::FoundFile,
+    ingest::{FoundFile, PassedOver},
     store::{Document, FailedDocument, SourceFile},
 };
 
@@ -57,12 +57,21 @@ pub(super) struct Tracked {
     trusted: Option<(u64, u64)>,
     /// Failures that the log was told of: a folder is searched often.
     told: BTreeSet<String>,
+    /// Files that no glob takes, as the log was told.
+    passed_over: PassedOver,
 }
 
 impl Tracked {
     /// A folder with the library's documents from it, and with the files that failed, which are tried again.
     pub(super) fn new(folder: Folder, documents: &[Document], failed: &[FailedDocument]) -> Self {
-        let mut tracked = Self { folder, files: BTreeMap::new(), mounted: false, trusted: None, told: BTreeSet::new() };
+        let mut tracked = Self {
+            folder,
+            files: BTreeMap::new(),
+            mounted: false,
+            trusted: None,
+            told: BTreeSet::new(),
+            passed_over: PassedOver::default(),
+        };
         let failed = failed.iter().map(|failed| (&failed.document, FileState::Pending));
         // A document overrides the failure of a later version of its file.
         for (document, state) in failed.chain(documents.iter().map(|document| (document, FileState::Ok))) {
@@ -106,6 +115,17 @@ impl Tracked {
         let told: BTreeSet<String> = walk.failed.iter().map(|(path, reason)| format!("{path}: {reason}")).collect();
         for news in told.difference(&self.told) {
             log::warn!("watched folder {}: {news}", root.display());
+        }
+        // A search of the whole folder counts them all.
+        if path == root && walk.passed_over != self.passed_over {
+            if walk.passed_over.count > 0 {
+                log::info!(
+                    "watched folder {}: {}; add their endings to `ingest.include` to take them",
+                    root.display(),
+                    walk.passed_over
+                );
+            }
+            self.passed_over = walk.passed_over;
         }
         if path == root {
             self.told = told;
