@@ -345,7 +345,9 @@ impl Retriever {
         if passages.is_empty() {
             return Ok(0.0);
         }
-        let mut confidence = self.calibration(collection)?.confidence(&ranking.features);
+        let fluent = ranking.candidates.first().map_or(1.0, |best| best.fluent);
+        let calibration = self.own_calibration(collection)?.unwrap_or_else(|| confidence::DEFAULT.for_fluency(fluent));
+        let mut confidence = calibration.confidence(&ranking.features);
         if ranking.question.unknown_code || !ranking.holds_code {
             return Ok(confidence.min(confidence::UNKNOWN_CODE));
         }
@@ -357,7 +359,7 @@ impl Retriever {
         }
         let vectors = passages.iter().flat_map(|passage| &passage.statements).filter_map(|said| said.vector.as_ref());
         let cosine = |vector: &Vec<f32>| question.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
-        Ok(confidence.max(confidence::of_statement(vectors.map(cosine).fold(0.0, f32::max))))
+        Ok(confidence.max(fluent * confidence::of_statement(vectors.map(cosine).fold(0.0, f32::max))))
     }
 
     /// The constants fitted to a collection with any encoder; `None` when there are none.
@@ -374,8 +376,13 @@ impl Retriever {
 
     /// The constants of a collection's confidence: those fitted to it with this encoder, or the defaults.
     pub fn calibration(&self, collection: &str) -> Result<Calibration, RetrieveError> {
+        Ok(self.own_calibration(collection)?.unwrap_or(confidence::DEFAULT))
+    }
+
+    /// The constants fitted to a collection with this encoder.
+    fn own_calibration(&self, collection: &str) -> Result<Option<Calibration>, RetrieveError> {
         match self.fitted(collection)? {
-            Some(fitted) if fitted.embedder == self.encoder.fingerprint() => Ok(fitted.calibration),
+            Some(fitted) if fitted.embedder == self.encoder.fingerprint() => Ok(Some(fitted.calibration)),
             Some(_) => {
                 self.warned.call_once(|| {
                     log::warn!(
@@ -383,9 +390,9 @@ impl Retriever {
                          run `vademecum calibrate`"
                     );
                 });
-                Ok(confidence::DEFAULT)
+                Ok(None)
             }
-            None => Ok(confidence::DEFAULT),
+            None => Ok(None),
         }
     }
 

@@ -297,8 +297,8 @@ table! {
         /// Globs of the files to read in folders. Empty: every readable kind.
         ///
         /// A glob without `/` matches names at any depth, one with `/` the path below the folder. Readable are `.md`, `.html`,
-        /// `.txt`, `.rst`, `.adoc`, `.pdf`, `.epub` and the like. Convert manual pages (`mandoc -T html`) and DocBook
-        /// (`xmlto html-nochunks`) to HTML first.
+        /// `.txt`, `.rst`, `.adoc`, `.pdf`, `.epub`, `.docx`, `.xlsx`, `.pptx`, `.odt`, `.csv` and the like. Convert manual pages
+        /// (`mandoc -T html`) and DocBook (`xmlto html-nochunks`) to HTML first.
         include: Vec<String> = [], live: true, check: |c| checks::globs(&c.ingest.include);
 
         /// Globs of the files to leave out.
