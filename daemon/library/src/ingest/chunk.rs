@@ -71,11 +71,10 @@ pub fn chunk<'a>(reading: &'a Reading, max_tokens: usize, count: &'a dyn Fn(&str
         Form::Markdown => outline::markdown(&reading.text),
         Form::Plain => outline::plain(&reading.text),
     };
-    // The title is in front of every chunk already.
-    for section in &mut sections {
-        if section.path.first() == Some(&reading.title) {
-            section.path.remove(0);
-        }
+    // The title is in front of every chunk already. The first of several headings of its level is no title of the others.
+    let mut paths = sections.iter().map(|section| &section.path).filter(|path| !path.is_empty());
+    if paths.all(|path| path.first() == Some(&reading.title)) {
+        sections.iter_mut().filter(|section| !section.path.is_empty()).for_each(|section| drop(section.path.remove(0)));
     }
     let mut drafts = Vec::new();
     for (index, section) in sections.iter().enumerate() {

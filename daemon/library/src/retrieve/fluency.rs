@@ -12,6 +12,9 @@ use crate::store::terms::Language;
 /// Chunks of a language that are looked at.
 pub(super) const SAMPLED: usize = 8;
 
+/// Fewer letters tell nothing: a sentence of short words has few letters per token in any language.
+const LEAST_LETTERS: usize = 100;
+
 /// Letters per token of a vocabulary that knows nothing of a language, and of one that knows it.
 const STRANGE: f32 = 1.0;
 const FAMILIAR: f32 = 3.4;
@@ -29,9 +32,9 @@ impl Fluencies {
     /// From some texts of each language.
     pub(super) fn of(texts: BTreeMap<Language, Vec<String>>, letters_per_token: impl Fn(&str) -> f32) -> Self {
         let of = |texts: Vec<String>| {
-            let letters = letters_per_token(&texts.join("\n"));
-            // Tables of numbers have no words.
-            if letters > 0.0 { fluency(letters) } else { 1.0 }
+            let text = texts.join("\n");
+            let letters = text.chars().filter(|c| c.is_alphabetic()).count();
+            if letters < LEAST_LETTERS { 1.0 } else { fluency(letters_per_token(&text)) }
         };
         Self(texts.into_iter().map(|(language, texts)| (language, of(texts))).collect())
     }
@@ -72,11 +75,15 @@ mod tests {
 
     #[test]
     fn each_language_has_its_own() {
-        let texts = [(Language::English, vec!["aaaa".into()]), (Language::German, vec!["b".into()]), (Language::Greek, vec![])];
-        let of = Fluencies::of(texts.into(), |text| text.len() as f32);
+        let texts = [
+            (Language::English, vec!["a".repeat(400)]),
+            (Language::German, vec!["b".repeat(50), "b".repeat(49)]),
+            (Language::Greek, vec!["c".repeat(100)]),
+        ];
+        let of = Fluencies::of(texts.into(), |text| text.len() as f32 / 100.0);
         assert!((of.in_language(Language::English) - 1.0).abs() < 1e-6);
-        assert!(of.in_language(Language::German).abs() < 1e-6);
-        assert!((of.in_language(Language::Greek) - 1.0).abs() < 1e-6, "no words, no doubt");
+        assert!(of.in_language(Language::Greek).abs() < 1e-6);
+        assert!((of.in_language(Language::German) - 1.0).abs() < 1e-6, "few words, no doubt");
         assert!((of.in_language(Language::Turkish) - 1.0).abs() < 1e-6);
     }
 
