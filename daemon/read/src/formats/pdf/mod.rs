@@ -26,6 +26,7 @@ mod bookmarks;
 mod columns;
 mod content;
 mod damage;
+mod fonts;
 mod furniture;
 mod headings;
 mod leaders;
@@ -66,7 +67,7 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Parsed, Fault> {
     if count > MAX_PAGES {
         return Err(Fault::Damaged(format!("it has {count} pages, more than the {MAX_PAGES} that are read; split it")));
     }
-    let mut fonts = content::Fonts::new();
+    let mut fonts = fonts::Fonts::new();
     let mut order = bidi::Order::default();
     let mut sheets: Vec<Sheet> = pdf.pages().iter().map(|page| Sheet::new(content::draw(page, &mut fonts), &mut order)).collect();
     let census = damage::census(&pdf);
