@@ -89,22 +89,28 @@ impl Selector {
         let without = passages.iter().flat_map(|passage| &passage.statements).filter(|statement| statement.vector.is_none());
         let computed = self.vectors(without.map(|statement| statement.text.as_str()))?;
         let codes = codes_of(question);
-        let names = |statement: &Statement| words_of(&statement.text).any(|word| codes.contains(&word));
-        let coded = !codes.is_empty() && passages.iter().flat_map(|passage| &passage.statements).any(names);
+        // The heading of a section speaks for its sentences: a manual may have one error per page.
+        let names = |passage: &Passage, statement: &Statement| {
+            let mut words = words_of(&statement.text).chain(words_of(passage.heading_at(statement.at)));
+            words.any(|word| codes.contains(&word))
+        };
+        let any_names = |passage: &Passage| passage.statements.iter().any(|statement| names(passage, statement));
+        let coded = !codes.is_empty() && passages.iter().any(any_names);
         let begins = |statement: &Statement| words_of(&statement.shown).next().is_some_and(|word| codes.contains(&word));
-        let code_weight = |statement: &Statement| {
+        let code_weight = |passage: &Passage, statement: &Statement| {
             if coded && begins(statement) {
                 OWN_ROW
-            } else if coded && !names(statement) {
+            } else if coded && !names(passage, statement) {
                 OTHER_CODE
             } else {
                 1.0
             }
         };
-        let score = |statement: &Statement, heading: f32| {
+        let score = |passage: &Passage, statement: &Statement, heading: f32| {
             let vector = statement.vector.as_deref().or_else(|| computed.get(statement.text.as_str()).map(AsRef::as_ref));
             let cosine = vector.map_or(0.0, |vector| asked.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>());
-            let score = (cosine + COVERAGE_WEIGHT * statement.coverage + heading_weight * heading) * code_weight(statement);
+            let score =
+                (cosine + COVERAGE_WEIGHT * statement.coverage + heading_weight * heading) * code_weight(passage, statement);
             // A question is no answer, however alike it is to the one that was asked.
             if statement.text.trim_end().ends_with(['?', '？', '؟']) { QUESTION_WEIGHT * score } else { score }
         };
@@ -117,7 +123,7 @@ impl Selector {
                 let heading = *headings.entry(section).or_insert_with(|| {
                     share(&terms, &format!("{} {}", passage.title, passage.heading_at(statement.at)), passage.language)
                 });
-                Scored { at: statement.at, text: statement.shown.clone(), score: score(statement, heading), section }
+                Scored { at: statement.at, text: statement.shown.clone(), score: score(passage, statement, heading), section }
             };
             let mut ranked: Vec<Scored> = passage.statements.iter().map(scored).collect();
             ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -157,14 +163,15 @@ impl Selector {
     }
 }
 
-/// Whether one statement of the passages holds every code that a question names; false without codes.
+/// Whether one statement of the passages, with its heading, holds every code that a question names; false without codes.
 pub(super) fn hold_codes(question: &str, passages: &[Passage]) -> bool {
     let codes = codes_of(question);
-    let holds = |statement: &Statement| {
-        let words: HashSet<String> = words_of(&statement.text).collect();
+    let holds = |passage: &Passage, statement: &Statement| {
+        let words: HashSet<String> = words_of(&statement.text).chain(words_of(passage.heading_at(statement.at))).collect();
         codes.iter().all(|code| words.contains(code))
     };
-    !codes.is_empty() && passages.iter().flat_map(|passage| &passage.statements).any(holds)
+    let any_holds = |passage: &Passage| passage.statements.iter().any(|statement| holds(passage, statement));
+    !codes.is_empty() && passages.iter().any(any_holds)
 }
 
 /// Share of a question's terms that a text holds, 0 to 1.
@@ -402,6 +409,28 @@ mod tests {
         assert_eq!(best("What does E-99 mean?").len(), 4, "a code that nothing holds changes nothing");
         let held = |question: &str| hold_codes(question, std::slice::from_ref(&passage));
         assert!(held("What does e-17 mean?") && !held("What does E-99 mean?") && !held("E-16 and E-17?") && !held("Why?"));
+    }
+
+    #[test]
+    fn a_heading_with_the_code_speaks_for_its_section() {
+        let embedder = Embedder::load(&llm::gguf::test_model("embedder.gguf"), &EmbedOptions::default()).expect("loads");
+        let said = |at: usize, text: &str, alike: f32| Statement {
+            at,
+            text: text.into(),
+            shown: text.into(),
+            coverage: 0.2,
+            vector: Some(vec![alike, 0.0]),
+        };
+        let passage = Passage {
+            title: "Error E-17".into(),
+            headings: vec![(0, "Error E-17".into()), (100, "Error E-19".into())],
+            statements: vec![said(0, "Meaning: pressure too low.", 0.5), said(100, "Meaning: ignition failed.", 0.9)],
+            ..Passage::default()
+        };
+        let question = "What does error E-17 mean?";
+        let ranked = Selector::new(embedder).rank(question, Kind::Code, &[1.0, 0.0], std::slice::from_ref(&passage));
+        assert_eq!(ranked.expect("ranks")[0][0].text, "Meaning: pressure too low.");
+        assert!(hold_codes(question, std::slice::from_ref(&passage)));
     }
 
     #[test]
