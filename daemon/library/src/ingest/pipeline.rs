@@ -28,7 +28,7 @@ const MAX_CHUNKS: usize = 65_536;
 
 /// Version of the readers and the chunker. Raise it with every change that documents already in a library should get: they are
 /// read again at their next put.
-const READER_VERSION: u32 = 3;
+const READER_VERSION: u32 = 4;
 
 /// Cutting a document of more chunks leaves much free memory. It is given back before embedding, which takes minutes.
 const LONG_CHUNKS: usize = 1024;
