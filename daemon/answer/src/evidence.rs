@@ -89,11 +89,8 @@ impl Selector {
         let without = passages.iter().flat_map(|passage| &passage.statements).filter(|statement| statement.vector.is_none());
         let computed = self.vectors(without.map(|statement| statement.text.as_str()))?;
         let codes = codes_of(question);
-        // The heading of a section speaks for its sentences: a manual may have one error per page.
-        let names = |passage: &Passage, statement: &Statement| {
-            let mut words = words_of(&statement.text).chain(words_of(passage.heading_at(statement.at)));
-            words.any(|word| codes.contains(&word))
-        };
+        let names =
+            |passage: &Passage, statement: &Statement| words_with_heading(passage, statement).any(|word| codes.contains(&word));
         let any_names = |passage: &Passage| passage.statements.iter().any(|statement| names(passage, statement));
         let coded = !codes.is_empty() && passages.iter().any(any_names);
         let begins = |statement: &Statement| words_of(&statement.shown).next().is_some_and(|word| codes.contains(&word));
@@ -163,11 +160,16 @@ impl Selector {
     }
 }
 
+/// The words of a statement and of the heading above it. The heading speaks for its sentences: a manual may have one error per page.
+fn words_with_heading<'a>(passage: &'a Passage, statement: &'a Statement) -> impl Iterator<Item = String> + 'a {
+    words_of(&statement.text).chain(words_of(passage.heading_at(statement.at)))
+}
+
 /// Whether one statement of the passages, with its heading, holds every code that a question names; false without codes.
 pub(super) fn hold_codes(question: &str, passages: &[Passage]) -> bool {
     let codes = codes_of(question);
     let holds = |passage: &Passage, statement: &Statement| {
-        let words: HashSet<String> = words_of(&statement.text).chain(words_of(passage.heading_at(statement.at))).collect();
+        let words: HashSet<String> = words_with_heading(passage, statement).collect();
         codes.iter().all(|code| words.contains(code))
     };
     let any_holds = |passage: &Passage| passage.statements.iter().any(|statement| holds(passage, statement));

@@ -127,12 +127,11 @@ fn cells(line: &str) -> String {
 /// A text of the library as an answer: its lines without Markdown, with the signs of their lists.
 pub(super) fn readable(text: &str) -> String {
     let line = |line: &str| {
-        let indent = &line[..line.len() - line.trim_start().len()];
         // A star is a list mark here, no emphasis.
         let (item, words) = item_of(line.trim_start());
-        let mark = &line.trim_start()[..line.trim_start().len() - words.len()];
+        let indent_and_mark = &line[..line.len() - words.len()];
         let words = plain(words);
-        if item.is_some() || !words.is_empty() { format!("{indent}{mark}{words}") } else { String::new() }
+        if item.is_some() || !words.is_empty() { format!("{indent_and_mark}{words}") } else { String::new() }
     };
     let said = text.lines().filter(|line| !line.trim_start().starts_with("```"));
     said.map(line).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")

@@ -184,6 +184,16 @@ mod tests {
             self.chairs.search(&mut waiting, &self.cancel, too_late, begins, search).await
         }
 
+        /// Asks, and lets the last document come after the first search.
+        async fn ask_until_whole(&self, wanted: u32) -> Searched<u32> {
+            let coming = self.comes("a");
+            let come = async {
+                self.until_searched(1).await;
+                drop(coming);
+            };
+            tokio::join!(self.ask(wanted, std::future::pending()), come).0.expect("searched")
+        }
+
         /// Lets the question get as far as it can.
         async fn until_searched(&self, times: u32) {
             while self.searches.get() < times {
@@ -237,13 +247,7 @@ mod tests {
         let room = Room::new(1);
         room.holds.set(7);
         room.unsure.set(true);
-        let coming = room.comes("a");
-        let come = async {
-            room.until_searched(1).await;
-            drop(coming);
-        };
-        let (searched, ()) = tokio::join!(room.ask(7, std::future::pending()), come);
-        let searched = searched.expect("searched");
+        let searched = room.ask_until_whole(7).await;
         assert!(searched.found && !searched.sure && room.begun.get(), "what there is goes on to reading at last");
         assert_eq!(room.searches.get(), 2);
     }
@@ -251,13 +255,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_document_ends_the_wait() {
         let room = Room::new(1);
-        let coming = room.comes("a");
-        let come = async {
-            room.until_searched(1).await;
-            drop(coming);
-        };
-        let (searched, ()) = tokio::join!(room.ask(7, std::future::pending()), come);
-        let searched = searched.expect("searched");
+        let searched = room.ask_until_whole(7).await;
         assert!(!searched.found && searched.library.is_none(), "now it is final");
     }
 

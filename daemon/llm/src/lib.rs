@@ -17,3 +17,9 @@ pub mod tune;
 
 #[cfg(all(test, feature = "openmp", not(feature = "dynamic-backends")))]
 define_openmp!();
+
+/// Whether a character belongs to a script that puts no spaces between words.
+pub(crate) fn has_no_spaces(c: char) -> bool {
+    matches!(u32::from(c),
+        0x0E00..=0x0EFF | 0x1000..=0x109F | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x9FFF | 0xF900..=0xFAFF | 0x20000..=0x3FFFF)
+}

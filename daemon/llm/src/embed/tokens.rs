@@ -11,6 +11,7 @@ use tokenizers::{Model, Tokenizer};
 
 use super::EmbedError;
 use crate::gguf::{Gguf, TOKENIZER_JSON};
+use crate::has_no_spaces;
 
 /// Longest text that is tokenised, in bytes: no supported model takes a hundredth of that.
 const MAX_TEXT_BYTES: usize = 1 << 20;
@@ -163,13 +164,7 @@ fn is_letter(c: char) -> bool {
 fn letter_weight(c: char) -> f32 {
     match u32::from(c) {
         0..=0x036F | 0x1E00..=0x1EFF => 1.0,
-        0x0E00..=0x0EFF
-        | 0x1000..=0x109F
-        | 0x1780..=0x17FF
-        | 0x3040..=0x30FF
-        | 0x3400..=0x9FFF
-        | 0xF900..=0xFAFF
-        | 0x20000..=0x3FFFF => 4.0,
+        _ if has_no_spaces(c) => 4.0,
         _ => 1.3,
     }
 }

@@ -6,6 +6,7 @@
 
 use super::lane::log_sum;
 use super::prompt::data_tokens;
+use crate::has_no_spaces;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use std::sync::Arc;
@@ -170,12 +171,6 @@ fn starts(text: &str) -> Vec<usize> {
 /// Whether a sign before a number or a word changes its meaning.
 fn is_sign(c: char) -> bool {
     matches!(c, '$' | '€' | '£' | '-' | '−' | '+' | '<' | '>' | '≤' | '≥' | '±' | '~')
-}
-
-/// Whether a character belongs to a script that puts no spaces between words.
-fn has_no_spaces(c: char) -> bool {
-    matches!(u32::from(c),
-        0x0E00..=0x0EFF | 0x1000..=0x109F | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x9FFF | 0xF900..=0xFAFF | 0x20000..=0x3FFFF)
 }
 
 /// Whether a run may end before the byte `at`: not in a word, and not in a number such as `51.6%`.

@@ -13,7 +13,7 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 const MAX_ARCHIVE_BYTES: u64 = 256 << 20;
 
 /// The bytes of an archive's directory, which names its files; of a damaged archive all bytes, and nothing of another file.
-pub(super) fn directory(bytes: &[u8]) -> &[u8] {
+fn directory(bytes: &[u8]) -> &[u8] {
     const END: &[u8] = b"PK\x05\x06";
     if !bytes.starts_with(b"PK\x03\x04") {
         return &[];
@@ -25,6 +25,30 @@ pub(super) fn directory(bytes: &[u8]) -> &[u8] {
         usize::try_from(u32::from_le_bytes(field.try_into().ok()?)).ok()
     });
     place.and_then(|place| bytes.get(place..)).unwrap_or(bytes)
+}
+
+/// Whether an archive's directory has a file whose name begins so. Files of the archive may be archives themselves: slides hold
+/// the sheets of their charts.
+pub(super) fn holds(bytes: &[u8], name: &str) -> bool {
+    let directory = directory(bytes);
+    [name.to_owned(), name.replace('/', "\\")]
+        .iter()
+        .any(|name| directory.windows(name.len()).any(|window| window == name.as_bytes()))
+}
+
+/// The name of the file that a reference leads to, from a file in `folder`.
+pub(super) fn resolved(folder: &str, reference: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in reference.split('/') {
+        match part {
+            ".." => {
+                parts.pop();
+            }
+            "" | "." => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 /// An archive in memory.

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     Fault, Parsed,
-    archive::Archive,
+    archive::{self, Archive, resolved},
     html, one_line,
     xml::{Element, Token, Xml},
 };
@@ -19,7 +19,7 @@ const MAX_ELEMENTS: usize = 100_000;
 /// Most bytes of all pages together: the largest books have a tenth of that.
 const MAX_BOOK_BYTES: usize = 30 << 20;
 
-/// The file of an EPUB that names its package. An archive holds names uncompressed.
+/// The file of an EPUB that names its package.
 const CONTAINER: &str = "META-INF/container.xml";
 
 /// Ciphers that hide fonts from copying, and nothing else.
@@ -27,7 +27,7 @@ const FONT_CIPHERS: [&str; 2] = ["http://www.idpf.org/2008/embedding", "http://n
 
 /// Whether an archive has that file. An EPUB's first file should name the type, but not every tool puts it first.
 pub(super) fn is_epub(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"PK\x03\x04") && bytes.windows(CONTAINER.len()).any(|name| name == CONTAINER.as_bytes())
+    archive::holds(bytes, CONTAINER)
 }
 
 /// Reads an EPUB.
@@ -105,18 +105,7 @@ impl Book {
 
 /// A reference as the name of a file in the archive.
 fn path(folder: &str, reference: &str) -> String {
-    let reference = unescape(reference.split('#').next().unwrap_or(""));
-    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
-    for part in reference.split('/') {
-        match part {
-            ".." => {
-                parts.pop();
-            }
-            "" | "." => {}
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
+    resolved(folder, &unescape(reference.split('#').next().unwrap_or("")))
 }
 
 /// Decodes `%20` and the like.

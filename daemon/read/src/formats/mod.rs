@@ -168,7 +168,7 @@ pub static DOCX: Format = Format {
     ],
     extensions: &["docx"],
     also: &["docm", "dotx", "dotm"],
-    signature: |bytes| office::holds(bytes, "word/document"),
+    signature: |bytes| archive::holds(bytes, "word/document"),
     paged: false,
     reader: Reader::Confined(|bytes| office::docx(&bytes)),
 };
@@ -183,7 +183,7 @@ pub static XLSX: Format = Format {
     ],
     extensions: &["xlsx"],
     also: &["xlsm", "xltx", "xltm"],
-    signature: |bytes| office::holds(bytes, "xl/workbook.xml"),
+    signature: |bytes| archive::holds(bytes, "xl/workbook.xml"),
     paged: false,
     reader: Reader::Confined(|bytes| office::xlsx(&bytes)),
 };
@@ -198,7 +198,7 @@ pub static PPTX: Format = Format {
     ],
     extensions: &["pptx"],
     also: &["pptm", "ppsx", "potx"],
-    signature: |bytes| office::holds(bytes, "ppt/presentation.xml"),
+    signature: |bytes| archive::holds(bytes, "ppt/presentation.xml"),
     paged: true,
     reader: Reader::Confined(|bytes| office::pptx(&bytes)),
 };

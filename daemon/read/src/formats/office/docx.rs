@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::{Skip, broken, main_part, own_title, relations, too_much};
+use super::{Skip, main_part, next_token, own_title, relations};
 use crate::formats::{
     Fault, Parsed,
     archive::Archive,
     html::Writer,
-    office::MAX_TEXT_BYTES,
     one_line,
-    xml::{Element, NotWellFormed, Token, Xml},
+    xml::{Element, Token, Xml},
 };
 
 /// Levels of a list.
@@ -326,20 +325,7 @@ impl Reader {
     fn read(&mut self, text: &str) -> Result<(), Fault> {
         let (mut xml, mut skip) = (Xml::new(text), Skip::default());
         let (mut in_text, mut raised) = (false, false);
-        loop {
-            let token = match xml.next() {
-                Ok(Some(token)) => token,
-                Ok(None) => break,
-                // The text before the damage is worth more than nothing.
-                Err(NotWellFormed) if self.writer.has_text() => {
-                    self.writer.note("the document is damaged; the text behind the damage is missing");
-                    break;
-                }
-                Err(fault) => return Err(broken("document")(fault)),
-            };
-            if skip.takes(&token, is_left_out) {
-                continue;
-            }
+        while let Some(token) = next_token(&mut xml, &mut skip, is_left_out, &mut self.writer, "document")? {
             match token {
                 Token::Open(element) => {
                     match element.name() {
@@ -365,9 +351,6 @@ impl Reader {
                     self.words(&words);
                 }
                 Token::Words(_) => {}
-            }
-            if self.writer.has_more_than(MAX_TEXT_BYTES) {
-                return Err(too_much());
             }
         }
         self.writer.end_lists(0);

@@ -15,21 +15,13 @@ use std::collections::HashMap;
 
 use super::{
     Fault, Parsed,
-    archive::{self, Archive},
+    archive::{Archive, resolved},
+    html::Writer,
     xml::{NotWellFormed, Token, Xml},
 };
 
 /// Most characters of one document's text.
 const MAX_TEXT_BYTES: usize = 30 << 20;
-
-/// Whether an archive's directory has a file whose name begins so. Files of the archive may be archives themselves: slides hold
-/// the sheets of their charts.
-pub(super) fn holds(bytes: &[u8], name: &str) -> bool {
-    let directory = archive::directory(bytes);
-    [name.to_owned(), name.replace('/', "\\")]
-        .iter()
-        .any(|name| directory.windows(name.len()).any(|window| window == name.as_bytes()))
-}
 
 /// Whether an archive's first file declares one of OpenDocument's types.
 pub(super) fn is_odf(bytes: &[u8], kind: &str) -> bool {
@@ -100,26 +92,11 @@ fn relations(archive: &mut Archive, part: &str) -> HashMap<String, Relation> {
             && let (Some(id), Some(kind), Some(target)) = (element.get("Id"), element.get("Type"), element.get("Target"))
         {
             let kind = kind.rsplit('/').next().unwrap_or_default().to_owned();
-            relations.insert(id, Relation { kind, target: resolve(folder, &target) });
+            let from = if target.starts_with('/') { "" } else { folder };
+            relations.insert(id, Relation { kind, target: resolved(from, &target) });
         }
     }
     relations
-}
-
-/// The name of a part that a reference leads to.
-fn resolve(folder: &str, target: &str) -> String {
-    let from = if target.starts_with('/') { "" } else { folder };
-    let mut parts: Vec<&str> = from.split('/').filter(|part| !part.is_empty()).collect();
-    for part in target.split('/') {
-        match part {
-            ".." => {
-                parts.pop();
-            }
-            "" | "." => {}
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
 
 /// The main part of an archive.
@@ -183,6 +160,30 @@ impl Skip {
             self.0 = None;
         }
         true
+    }
+}
+
+/// The next token of a text that counts; `None` at the end. The text before a damage is worth more than nothing.
+fn next_token<'a>(
+    xml: &mut Xml<'a>,
+    skip: &mut Skip,
+    is_left_out: fn(&str) -> bool,
+    writer: &mut Writer,
+    part: &str,
+) -> Result<Option<Token<'a>>, Fault> {
+    loop {
+        if writer.has_more_than(MAX_TEXT_BYTES) {
+            return Err(too_much());
+        }
+        match xml.next() {
+            Ok(Some(token)) if skip.takes(&token, is_left_out) => {}
+            Ok(token) => return Ok(token),
+            Err(NotWellFormed) if writer.has_text() => {
+                writer.note("the document is damaged; the text behind the damage is missing");
+                return Ok(None);
+            }
+            Err(fault) => return Err(broken(part)(fault)),
+        }
     }
 }
 

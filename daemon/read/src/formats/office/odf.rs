@@ -3,16 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    MAX_TEXT_BYTES, Skip, broken, own_title,
+    Skip, broken, next_token, own_title,
     sheet::{Cells, Sheet, write_sheets},
-    too_much,
 };
 use crate::formats::{
     Fault, Parsed,
     archive::Archive,
     html::Writer,
     one_line,
-    xml::{Element, NotWellFormed, Token, Xml},
+    xml::{Element, Token, Xml},
 };
 
 /// Most times that a cell or row is repeated: a sheet fills its empty end with a million.
@@ -152,19 +151,7 @@ impl Reader {
 
     fn read(mut self, text: &str) -> Result<Parsed, Fault> {
         let (mut xml, mut skip) = (Xml::new(text), Skip::default());
-        loop {
-            let token = match xml.next() {
-                Ok(Some(token)) => token,
-                Ok(None) => break,
-                Err(NotWellFormed) if self.writer.has_text() => {
-                    self.writer.note("the document is damaged; the text behind the damage is missing");
-                    break;
-                }
-                Err(fault) => return Err(broken("content.xml")(fault)),
-            };
-            if skip.takes(&token, is_left_out) {
-                continue;
-            }
+        while let Some(token) = next_token(&mut xml, &mut skip, is_left_out, &mut self.writer, "content.xml")? {
             match token {
                 Token::Open(element) => self.open(&element),
                 Token::Close(name) => self.close(&name),
@@ -176,9 +163,6 @@ impl Reader {
                         self.writer.words(&words);
                     }
                 }
-            }
-            if self.writer.has_more_than(MAX_TEXT_BYTES) {
-                return Err(too_much());
             }
         }
         Ok(self.writer.finish())

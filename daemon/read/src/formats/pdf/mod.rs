@@ -229,17 +229,11 @@ fn title(pdf: &Pdf) -> Option<String> {
     (title.chars().filter(|char| char.is_alphabetic()).count() >= 3 && !made_up).then_some(title)
 }
 
-/// The largest text on the first page with text, if it is large. On pages that have one each, it is a heading like the others.
+/// The largest text on the first page with text, if it is large.
 fn title_by_size(sheets: &[Sheet], body: f32) -> Option<String> {
     let sheet = sheets.iter().take(3).find(|sheet| !sheet.rows.is_empty())?;
     let largest = sheet.rows.iter().flat_map(|row| &row.words).filter(|word| word.length() >= 3).map(|word| word.size);
     let largest = largest.fold(0.0, f32::max);
-    let is_large =
-        |sheet: &&Sheet| sheet.rows.iter().flat_map(|row| &row.words).any(|word| word.length() >= 3 && word.size > largest - 0.5);
-    let others = sheets.iter().skip_while(|other| !std::ptr::eq(*other, sheet)).skip(1).filter(|sheet| !sheet.rows.is_empty());
-    if others.clone().count() >= 2 && 2 * others.clone().filter(is_large).count() > others.count() {
-        return None;
-    }
     let large = |row: &rows::Row| row.words.iter().filter(|word| word.size > largest - 0.5).copied().collect::<Vec<_>>();
     let lines = sheet.rows.iter().map(large).skip_while(Vec::is_empty).take_while(|words| !words.is_empty()).take(3);
     let title = one_line(&lines.map(|words| sheet.line(&words)).collect::<Vec<_>>().join(" "));
